@@ -1,0 +1,204 @@
+// The main thread: it waits for connections, accepts them and hands them to
+// the workers, and keeps the clock. From memcached.c: conn_listening of
+// drive_machine, do_accept_new_conns, maxconns_handler, clock_handler, the
+// event loop of main.
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+type stopReasons int32
+
+const (
+	notStop stopReasons = iota
+	graceStop
+	exitNormally
+)
+
+var (
+	mainPoll     poll
+	stopMainLoop atomic.Int32 // a stopReasons
+	stopSendFd   int          // a byte written here wakes the main thread
+
+	currentTime    atomic.Uint32 // relTime; written by the main thread once a second
+	processStarted int64         // Unix time of relTime 0, seconds
+	clockBase      time.Time     // the same moment by the monotonic clock
+	clockTick      relTime       // last second that clockHandler saw
+
+	maxconnsEntered time.Time // when listening was last given up
+	maxconnsPolling bool      // it is given up; see maxconnsHandler
+	noAccept4       bool      // the kernel lacks it
+)
+
+// Connections accepted for one event of a listening socket. The rest waits
+// for the next round, behind the other sockets and the clock.
+const acceptsPerEvent = 64
+
+// mainInit makes what the main thread waits with.
+func mainInit() {
+	var fds [2]int
+	if pollInit(&mainPoll) != nil || unix.Pipe2(fds[:], unix.O_CLOEXEC) != nil ||
+		pollAdd(&mainPoll, fds[0], evRead) != nil {
+		sysfatal(1, "Can't allocate event base")
+	}
+	stopSendFd = fds[1]
+}
+
+// clockInit starts the clock. relTime begins early enough that an expiry
+// time which has passed is never 0, and 2 seconds before that, since
+// settings.oldestLive and others take 0 for false.
+func clockInit() {
+	now := time.Now()
+	processStarted = now.Unix() - itemUpdateInterval - 2
+	clockBase = now.Add(-(itemUpdateInterval + 2) * time.Second)
+	currentTime.Store(itemUpdateInterval + 2)
+}
+
+// clockHandler advances the clock, and does what is to be done once a
+// second. It goes by the monotonic clock: items do not expire because
+// somebody sets the machine's time.
+func clockHandler() {
+	now := relTime(time.Since(clockBase) / time.Second)
+	if now == clockTick {
+		return
+	}
+	clockTick = now
+	_, currItems, _ := itemStatsCurr()
+	assocStartExpand(currItems)
+	if debugBuild {
+		now = clockAdjust(now)
+	}
+	currentTime.Store(now)
+}
+
+// acceptorLoop is the main thread's event loop. It returns when acceptorStop
+// has been called, with the reason.
+func acceptorLoop() stopReasons {
+	runtime.LockOSThread()
+	for {
+		msec := 1000 - int(time.Since(clockBase)%time.Second/time.Millisecond) // to the next second
+		if maxconnsPolling {
+			msec = min(msec, 10)
+		}
+		events, err := pollWait(&mainPoll, msec)
+		if err != nil {
+			panic(fmt.Sprintf("epoll_wait: %v", err))
+		}
+		for i := range events {
+			if c := conns[events[i].Fd].Load(); c != nil && c.state == connListening {
+				driveMachine(c)
+			}
+		}
+		clockHandler()
+		if maxconnsPolling {
+			maxconnsHandler()
+		}
+		if reason := stopReasons(stopMainLoop.Load()); reason != notStop {
+			return reason
+		}
+	}
+}
+
+// acceptorStop makes acceptorLoop return. Any thread may call it.
+func acceptorStop(reason stopReasons) {
+	stopMainLoop.Store(int32(reason))
+	unix.Write(stopSendFd, []byte{'s'})
+}
+
+// driveListening accepts what has come to the listening c. It returns true:
+// c always waits for more.
+func driveListening(c *conn) bool {
+	allowNewConns.Store(false) // who closes from now on makes room for us
+	for range acceptsPerEvent {
+		sfd, err := acceptConn(c.sfd)
+		switch err {
+		case nil:
+		case unix.EINTR, unix.ECONNABORTED:
+			continue
+		case unix.EAGAIN:
+			return true
+		case unix.EMFILE, unix.ENFILE:
+			if settings.verbose.Load() > 0 {
+				fmt.Fprintf(os.Stderr, "Too many open connections\n")
+			}
+			acceptNewConns(false)
+			return true
+		default:
+			fmt.Fprintf(os.Stderr, "accept(): %v\n", err)
+			return true
+		}
+		if settings.maxconnsFast && sfd >= settings.maxconns-1 {
+			statsLock.Lock()
+			stats.rejectedConns++
+			statsLock.Unlock()
+			unix.Write(sfd, []byte("ERROR Too many open connections\r\n"))
+			unix.Close(sfd)
+			continue
+		}
+		dispatchConnNew(sfd, connNewCmd, c.transport, c.protocol)
+	}
+	return true
+}
+
+// acceptConn accepts a connection, which does not block and does not outlive
+// an exec.
+func acceptConn(fd int) (int, error) {
+	if !noAccept4 {
+		sfd, _, err := unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		if err != unix.ENOSYS {
+			return sfd, err
+		}
+		noAccept4 = true
+	}
+	sfd, _, err := unix.Accept(fd)
+	if err != nil {
+		return -1, err
+	}
+	unix.CloseOnExec(sfd)
+	if err := unix.SetNonblock(sfd, true); err != nil {
+		fmt.Fprintf(os.Stderr, "setting O_NONBLOCK: %v\n", err)
+		unix.Close(sfd)
+		return -1, err
+	}
+	return sfd, nil
+}
+
+// acceptNewConns sets whether we listen for new connections.
+func acceptNewConns(doAccept bool) {
+	backlog, events := 0, uint32(0)
+	if doAccept {
+		backlog, events = settings.backlog, evRead
+	}
+	for c := listenConn; c != nil; c = c.next {
+		updateEvent(c, events)
+		if err := unix.Listen(c.sfd, backlog); err != nil {
+			fmt.Fprintf(os.Stderr, "listen: %v\n", err)
+		}
+	}
+	statsLock.Lock()
+	statsState.acceptingConns = doAccept
+	if doAccept {
+		stats.timeInListenDisabledUs += uint64(time.Since(maxconnsEntered) / time.Microsecond)
+	} else {
+		maxconnsEntered = time.Now()
+		stats.listenDisabledNum++
+	}
+	statsLock.Unlock()
+	maxconnsPolling = !doAccept
+}
+
+// maxconnsHandler looks, every 10 ms while listening is given up, whether a
+// descriptor has come free.
+func maxconnsHandler() {
+	if allowNewConns.Load() {
+		acceptNewConns(true)
+	}
+}

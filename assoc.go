@@ -1,0 +1,267 @@
+// The hash table of items, and the thread that grows it. From assoc.c; hash
+// is hash.c.
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"hash/maphash"
+	"os"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	hashpowerDefault = 16
+	hashpowerMax     = 32
+)
+
+// A bucket belongs to who holds the item lock of its number, the tables to
+// all as long as no pauseThreads(pauseAllThreads) is in force.
+var (
+	hashpower        int // log2 of the number of buckets
+	primaryHashtable []ref
+
+	// The table grows with bucket granularity: from bucket expandBucket on,
+	// up to the half of the buckets that there were before, chains still
+	// hang in oldHashtable. At rest all of it lies behind expandBucket.
+	oldHashtable []ref
+	expandBucket atomic.Uint32
+
+	hashSeed maphash.Seed
+)
+
+// Held by the maintenance thread except while it has nothing to do, and by
+// who iterates over the table.
+var (
+	maintenanceLock        sync.Mutex
+	maintenanceCond        = sync.NewCond(&maintenanceLock)
+	expanding              bool
+	doRunMaintenanceThread bool
+	maintenanceDone        chan struct{} // closed when the thread has ended
+)
+
+// hash is seeded at start, so that nobody can choose keys that collide.
+func hash(key []byte) uint32 { return uint32(maphash.Bytes(hashSeed, key)) }
+
+func hashsize(n int) int { return 1 << n }
+
+// assocInit makes an empty table of 1<<power buckets; of the default size if
+// power is 0.
+func assocInit(power int) {
+	if power == 0 {
+		power = hashpowerDefault
+	}
+	if primaryHashtable != nil {
+		refsFree(primaryHashtable)
+	}
+	if oldHashtable != nil {
+		refsFree(oldHashtable)
+		oldHashtable = nil
+	}
+	t, err := refsAlloc(hashsize(power))
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "Failed to init hashtable.\n")
+		os.Exit(1)
+	}
+	hashpower = power
+	primaryHashtable = t
+	expanding = false
+	expandBucket.Store(uint32(hashsize(power) / 2))
+	hashSeed = maphash.MakeSeed()
+	statsLock.Lock()
+	statsState.hashPowerLevel = uint64(power)
+	statsState.hashBytes = uint64(len(t) * refSize)
+	statsState.hashIsExpanding = false
+	statsLock.Unlock()
+}
+
+// hashBucket is where the chain of hv hangs. An expandBucket that has become
+// stale is harmless: it can't pass the bucket whose lock the caller holds.
+func hashBucket(hv uint32) *ref {
+	mask := uint32(len(primaryHashtable) - 1)
+	if b := hv & (mask >> 1); b >= expandBucket.Load() {
+		return &oldHashtable[b]
+	}
+	return &primaryHashtable[hv&mask]
+}
+
+func assocFind(key []byte, hv uint32) *item {
+	it := hashBucket(hv).item()
+	for it != nil {
+		if int(it.nkey) == len(key) && bytes.Equal(it.key(), key) {
+			return it
+		}
+		it = it.hNext.item()
+	}
+	return nil
+}
+
+// assocExpand begins to grow the table to the next power of 2. All threads
+// are paused.
+func assocExpand() {
+	t, err := refsAlloc(hashsize(hashpower + 1))
+	if err != nil {
+		return // bad news, but we can keep running
+	}
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, "Hash table expansion starting\n")
+	}
+	oldHashtable = primaryHashtable
+	primaryHashtable = t
+	hashpower++
+	expanding = true
+	expandBucket.Store(0)
+	statsLock.Lock()
+	statsState.hashPowerLevel = uint64(hashpower)
+	statsState.hashBytes += uint64(len(t) * refSize)
+	statsState.hashIsExpanding = true
+	statsLock.Unlock()
+}
+
+// assocStartExpand has the table grown if that many items are too many for
+// it. If the maintenance thread is busy the caller asks again later.
+func assocStartExpand(currItems uint64) {
+	if maintenanceLock.TryLock() {
+		if currItems > uint64(hashsize(hashpower))*3/2 && hashpower < hashpowerMax {
+			maintenanceCond.Signal()
+		}
+		maintenanceLock.Unlock()
+	}
+}
+
+// assocInsert expects that the key is not there yet.
+func assocInsert(it *item, hv uint32) {
+	pos := hashBucket(hv)
+	it.hNext = *pos
+	*pos = it.ref()
+}
+
+// assocDelete expects that the item is there. Not as in C, it looks for the
+// item, not for its key.
+func assocDelete(it *item, hv uint32) {
+	r := it.ref()
+	pos := hashBucket(hv)
+	for *pos != r {
+		pos = &(*pos).item().hNext
+	}
+	*pos = it.hNext
+	it.hNext = 0
+}
+
+// assocMoveBucket moves the chain of one bucket to the new table. The
+// numbers of buckets and of item locks are the low bits of the hash, and
+// there are fewer locks: one lock covers the bucket in both tables.
+// Not as in C, it waits for that lock; there it sleeps 10 ms if it is held.
+func assocMoveBucket() {
+	b := expandBucket.Load()
+	itemLock(b)
+	var next *item
+	for it := oldHashtable[b].item(); it != nil; it = next {
+		next = it.hNext.item()
+		pos := &primaryHashtable[hash(it.key())&uint32(len(primaryHashtable)-1)]
+		it.hNext = *pos
+		*pos = it.ref()
+	}
+	oldHashtable[b] = 0
+	expandBucket.Store(b + 1)
+	itemUnlock(b)
+	if int(b)+1 == len(oldHashtable) {
+		assocExpandDone()
+	}
+}
+
+func assocExpandDone() {
+	expanding = false
+	statsLock.Lock()
+	statsState.hashBytes -= uint64(len(oldHashtable) * refSize)
+	statsState.hashIsExpanding = false
+	statsLock.Unlock()
+	refsFree(oldHashtable)
+	oldHashtable = nil
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, "Hash table expansion done\n")
+	}
+}
+
+func assocMaintenanceThread() {
+	maintenanceLock.Lock()
+	for doRunMaintenanceThread {
+		for expanding {
+			assocMoveBucket()
+		}
+		// assocExpand swaps the table, so nobody may hold a reference into
+		// it meanwhile.
+		maintenanceCond.Wait()
+		if doRunMaintenanceThread {
+			pauseThreads(pauseAllThreads)
+			assocExpand()
+			pauseThreads(resumeAllThreads)
+		}
+	}
+	maintenanceLock.Unlock()
+	close(maintenanceDone)
+}
+
+func startAssocMaintenanceThread() {
+	maintenanceLock.Lock()
+	doRunMaintenanceThread = true
+	maintenanceDone = make(chan struct{})
+	maintenanceLock.Unlock()
+	go assocMaintenanceThread()
+}
+
+func stopAssocMaintenanceThread() {
+	maintenanceLock.Lock()
+	doRunMaintenanceThread = false
+	maintenanceCond.Signal()
+	maintenanceLock.Unlock()
+	<-maintenanceDone
+}
+
+// An assocIterator walks over all buckets, for the crawler. While there is
+// one the table can't grow.
+type assocIterator struct {
+	bucket       int
+	next         *item
+	bucketLocked bool
+}
+
+// assocGetIterator returns nil while the table grows.
+func assocGetIterator() *assocIterator {
+	if maintenanceLock.TryLock() {
+		return new(assocIterator)
+	}
+	return nil
+}
+
+// assocIterate returns the next item, with its lock held until the next
+// call. It returns nil between two buckets, when no lock is held, and false
+// at the end.
+func assocIterate(iter *assocIterator) (*item, bool) {
+	if !iter.bucketLocked {
+		if iter.bucket == len(primaryHashtable) {
+			return nil, false
+		}
+		itemLock(uint32(iter.bucket))
+		iter.bucketLocked = true
+		iter.next = primaryHashtable[iter.bucket].item()
+	}
+	it := iter.next
+	if it != nil {
+		iter.next = it.hNext.item()
+	} else {
+		itemUnlock(uint32(iter.bucket))
+		iter.bucketLocked = false
+		iter.bucket++
+	}
+	return it, true
+}
+
+func assocIterateFinal(iter *assocIterator) {
+	if iter.bucketLocked {
+		itemUnlock(uint32(iter.bucket))
+	}
+	maintenanceLock.Unlock()
+}

@@ -1,0 +1,94 @@
+//go:build debug
+
+// Built with -tags debug, as memcached-debug is: commands for tests. From
+// proto_text.c: process_debugtime_command, process_debugitem_command.
+
+package main
+
+import "sync/atomic"
+
+const debugBuild = true
+
+var (
+	isPaused atomic.Bool  // the clock stands
+	delta    atomic.Int64 // seconds that it has been moved
+)
+
+// clockAdjust returns what the clock shows when it is really now.
+func clockAdjust(now relTime) relTime {
+	if isPaused.Load() {
+		return currentTime.Load()
+	}
+	return now + relTime(delta.Load())
+}
+
+// processDebugCommand returns false if the line is none of these commands.
+func processDebugCommand(c *conn, pr *parser) bool {
+	switch string(pr.token(commandToken)) {
+	case "debugtime":
+		processDebugtimeCommand(c, pr)
+	case "debugitem":
+		processDebugitemCommand(c, pr)
+	default:
+		return false
+	}
+	return true
+}
+
+// processDebugtimeCommand: debugtime p|r|<seconds>
+func processDebugtimeCommand(c *conn, pr *parser) {
+	switch {
+	case pr.prcmp(subcommandToken, "p"):
+		isPaused.Store(true)
+	case pr.prcmp(subcommandToken, "r"):
+		isPaused.Store(false)
+	default:
+		n, ok := tokto64(pr.token(subcommandToken))
+		if !ok {
+			outString(c, "ERROR")
+			return
+		}
+		currentTime.Add(relTime(delta.Add(n)))
+	}
+	outString(c, "OK")
+}
+
+// processDebugitemCommand: debugitem lock|unlock|ref|unref <key>. It breaks
+// the rules for locks and references; that is its purpose.
+func processDebugitemCommand(c *conn, pr *parser) {
+	key := pr.token(2)
+	if key == nil {
+		outString(c, "ERROR")
+		return
+	}
+	switch {
+	case pr.prcmp(subcommandToken, "lock"):
+		itemLock(hash(key))
+	case pr.prcmp(subcommandToken, "unlock"):
+		itemUnlock(hash(key))
+	case pr.prcmp(subcommandToken, "ref"):
+		it := itemGet(key, c.thread, dontUpdate)
+		if it == nil {
+			outString(c, "MISS")
+			return
+		}
+		debugItemReffed = it
+	case pr.prcmp(subcommandToken, "unref"):
+		it := debugItemReffed
+		if string(key) != "reffed" {
+			if it = itemGet(key, c.thread, dontUpdate); it == nil {
+				outString(c, "MISS")
+				return
+			}
+			doItemRemove(it)
+		}
+		doItemRemove(it)
+	default:
+		outString(c, "ERROR")
+		return
+	}
+	outString(c, "OK")
+}
+
+// What debugitem ref took last. C keeps one for each connection.
+var debugItemReffed *item

@@ -1,0 +1,409 @@
+// Sockets that listen. From memcached.c: new_socket, maximize_sndbuf,
+// server_socket, server_sockets, new_socket_unix, server_socket_unix, and
+// main's file of port numbers; getaddrinfo(3).
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const maxSendbufSize = 256 << 20 // bytes
+
+// A listener is a socket that listens, or takes datagrams. serverConns makes
+// conns of it.
+type listener struct {
+	sfd       int
+	transport transport
+	bproto    protocol
+}
+
+// The sockets in the order of their making. A daemon inherits them from the
+// mc9 that was asked for it, as descriptors from 3 on.
+var listeners []listener
+
+const socketsName = "MC9_SOCKETS"
+
+// socketsEnv tells the daemon what its descriptors are.
+func socketsEnv() string {
+	s := socketsName + "="
+	for _, l := range listeners {
+		s += fmt.Sprintf("%d:%d ", l.transport, l.bproto)
+	}
+	return s
+}
+
+// inheritSockets reports whether we are the daemon.
+func inheritSockets() bool {
+	env, ok := os.LookupEnv(socketsName)
+	os.Unsetenv(socketsName)
+	for i, s := range strings.Fields(env) {
+		l := listener{sfd: 3 + i}
+		fmt.Sscanf(s, "%d:%d", &l.transport, &l.bproto)
+		unix.CloseOnExec(l.sfd)
+		listeners = append(listeners, l)
+	}
+	return ok
+}
+
+func newSocket(family, socktype int) (int, error) {
+	return unix.Socket(family, socktype|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+}
+
+// maximizeSndbuf makes the send buffer as large as the system lets us, which
+// it only tells when asked for too much.
+func maximizeSndbuf(sfd int) {
+	oldSize, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+	if err != nil {
+		if settings.verbose.Load() > 0 {
+			perror("getsockopt(SO_SNDBUF)", err)
+		}
+		return
+	}
+	lastGood := 0
+	for lo, hi := oldSize, maxSendbufSize; lo <= hi; {
+		avg := (lo + hi) / 2
+		if unix.SetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_SNDBUF, avg) == nil {
+			lastGood = avg
+			lo = avg + 1
+		} else {
+			hi = avg - 1
+		}
+	}
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, "<%d send buffer was %d, now %d\n", sfd, oldSize, lastGood)
+	}
+}
+
+// getaddrinfo returns the addresses of host. * stands for all of this
+// machine, in the order of C's library.
+func getaddrinfo(host string) ([]netip.Addr, error) {
+	if host == "*" {
+		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, nil
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{addr}, nil
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(context.Background(), "ip", host)
+	var dns *net.DNSError
+	switch {
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return nil, errors.New("name or service not known")
+	case errors.As(err, &dns) && dns.IsTemporary:
+		return nil, errors.New("temporary failure in name resolution")
+	}
+	return addrs, err
+}
+
+// sockaddr returns addr in the form that bind takes.
+func sockaddr(addr netip.Addr, port int) (family int, sa unix.Sockaddr) {
+	if addr = addr.Unmap(); addr.Is4() {
+		return unix.AF_INET, &unix.SockaddrInet4{Port: port, Addr: addr.As4()}
+	}
+	sa6 := &unix.SockaddrInet6{Port: port, Addr: addr.As16()}
+	if ifi, err := net.InterfaceByName(addr.Zone()); err == nil {
+		sa6.ZoneId = uint32(ifi.Index)
+	} else {
+		sa6.ZoneId = uint32(atoi(addr.Zone()))
+	}
+	return unix.AF_INET6, sa6
+}
+
+// serverSocket makes a socket for each address of host. It fails if there is
+// not one that works.
+func serverSocket(host string, port int, transport transport, bproto protocol) error {
+	if port == -1 {
+		port = 0
+	}
+	if port < 0 || port > 65535 {
+		fmt.Fprintf(os.Stderr, "getaddrinfo(): Servname not supported for ai_socktype\n")
+		return unix.EINVAL
+	}
+	addrs, err := getaddrinfo(host)
+	if err != nil {
+		perror("getaddrinfo()", err)
+		return unix.EADDRNOTAVAIL
+	}
+	socktype := unix.SOCK_STREAM
+	if transport == udpTransport {
+		socktype = unix.SOCK_DGRAM
+	}
+	success := false
+	for _, addr := range addrs {
+		family, sa := sockaddr(addr, port)
+		sfd, e := newSocket(family, socktype)
+		if e != nil {
+			if e == unix.EMFILE {
+				sysfatal(exOserr, "server_socket: %s", strerror(e))
+			}
+			err = e // this machine may not have IPv6
+			continue
+		}
+		if e := serverSocketOptions(sfd, family, transport); e != nil {
+			perror("setsockopt", e)
+			unix.Close(sfd)
+			err = e
+			continue
+		}
+		if e := unix.Bind(sfd, sa); e != nil {
+			unix.Close(sfd)
+			if e != unix.EADDRINUSE {
+				perror("bind()", e)
+				return e
+			}
+			err = e
+			continue
+		}
+		if transport != udpTransport {
+			if e := unix.Listen(sfd, settings.backlog); e != nil {
+				perror("listen()", e)
+				unix.Close(sfd)
+				return e
+			}
+		}
+		success = true
+		listeners = append(listeners, listener{sfd, transport, bproto})
+	}
+	if success {
+		return nil
+	}
+	return err
+}
+
+// serverSocketOptions fails only if the socket cannot be used.
+func serverSocketOptions(sfd, family int, transport transport) error {
+	set := func(level, option, value int) {
+		if err := unix.SetsockoptInt(sfd, level, option, value); err != nil {
+			perror("setsockopt", err)
+		}
+	}
+	if settings.numNapiIds != 0 {
+		if _, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_INCOMING_NAPI_ID); err != nil {
+			sysfatal(1, "-N <num_napi_ids> option not supported")
+		}
+	}
+	if family == unix.AF_INET6 {
+		if err := unix.SetsockoptInt(sfd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+			return err
+		}
+	}
+	if settings.sockCookieId != 0 {
+		set(unix.SOL_SOCKET, unix.SO_MARK, int(settings.sockCookieId))
+	}
+	set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if transport == udpTransport {
+		maximizeSndbuf(sfd)
+		return nil
+	}
+	set(unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	if err := unix.SetsockoptLinger(sfd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{}); err != nil {
+		perror("setsockopt", err)
+	}
+	set(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	return nil
+}
+
+func isListSeparator(r rune) bool { return r == ';' || r == ',' }
+
+// serverSockets makes the sockets for all of -l, or for every address. It
+// goes on after one that does not work, and returns the first error.
+func serverSockets(port int, transport transport) error {
+	if settings.inter == "" {
+		return serverSocket("*", port, transport, settings.bindingProtocol)
+	}
+	var first error
+	for _, p := range strings.FieldsFunc(settings.inter, isListSeparator) {
+		host, thePort, bproto, err := splitListen(p, port)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%v\n", err)
+			return unix.EINVAL
+		}
+		if err := serverSocket(host, thePort, transport, bproto); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// splitListen takes an entry of -l apart: proto[NAME]:tag[NAME]:ADDRESS:PORT,
+// of which only the address must be there.
+func splitListen(p string, port int) (host string, thePort int, bproto protocol, err error) {
+	bproto = settings.bindingProtocol
+	fail := func(format string, arg string) (string, int, protocol, error) {
+		return "", 0, 0, fmt.Errorf(format, arg)
+	}
+	for _, tls := range []string{"notls", "btls", "mtls"} {
+		if strings.HasPrefix(p, tls+":") {
+			return fail("'%s' option is valid only when SSL is enabled", tls)
+		}
+	}
+
+	if spec, ok := strings.CutPrefix(p, "proto["); ok {
+		name, rest, ok := strings.Cut(spec, "]")
+		switch {
+		case !ok:
+			return fail("Invalid protocol spec: \"[%s\"", spec)
+		case name == "ascii":
+			bproto = asciiProt
+		case name == "negotiating":
+			bproto = negotiatingProt
+		case name == "binary":
+			return fail("This server is not built with the binary protocol: \"%s\"", p) // for the time being
+		case name == "proxy":
+			return fail("Server not built with proxy: \"%s\"", p)
+		default: // which C takes for no spec
+			return fail("Invalid protocol spec: \"[%s\"", spec)
+		}
+		p = strings.TrimPrefix(rest, ":")
+	}
+
+	// Only C's proxy looks at the tag of a connection.
+	if strings.HasPrefix(p, "tag[") || strings.HasPrefix(p, "tag_") {
+		end := "]"
+		if p[3] == '_' {
+			end = "_"
+		}
+		tag, rest, ok := strings.Cut(p[4:], end)
+		if !ok {
+			return fail("Invalid tag in socket config: \"%s\"", p[3:])
+		}
+		if len(tag) > 8 || len(tag) < 1 {
+			return fail("Listener tags must be between 1 and 8 characters: \"%s\"", tag)
+		}
+		p = strings.TrimPrefix(rest, ":")
+	}
+
+	bracketed := false
+	if strings.HasPrefix(p, "[") {
+		if host, p, bracketed = strings.Cut(p[1:], "]"); !bracketed {
+			return fail("Invalid IPV6 address: \"[%s\"", host)
+		}
+	}
+	// Two colons without brackets are an IPv6 address without a port.
+	before, after, ok := strings.Cut(p, ":")
+	if ok && (bracketed || !strings.Contains(after, ":")) {
+		p = before
+		port, err = strconv.Atoi(after)
+		if err != nil || port < -1 || port > 65535 {
+			return fail("Invalid port number: \"%s\"", after)
+		}
+	}
+	if !bracketed {
+		host = p
+	}
+	return host, port, bproto, nil
+}
+
+// serverSocketUnix makes the Unix socket of -s.
+func serverSocketUnix(path string, accessMask int) error {
+	sfd, err := newSocket(unix.AF_UNIX, unix.SOCK_STREAM)
+	if err != nil {
+		perror("socket()", err)
+		return err
+	}
+	// Clean up a socket that was left from before.
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK {
+		unix.Unlink(path)
+	}
+	unix.SetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	unix.SetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	unix.SetsockoptLinger(sfd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+	oldUmask := unix.Umask(^(accessMask & 0777) & 0777)
+	err = unix.Bind(sfd, &unix.SockaddrUnix{Name: path})
+	unix.Umask(oldUmask)
+	if err != nil {
+		perror("bind()", err)
+		return err
+	}
+	if err := unix.Listen(sfd, settings.backlog); err != nil {
+		perror("listen()", err)
+		return err
+	}
+	listeners = append(listeners, listener{sfd, localTransport, settings.bindingProtocol})
+	return nil
+}
+
+// openSockets makes the sockets on the network.
+func openSockets() {
+	var err error
+	which := ""
+	if settings.port != 0 {
+		which = fmt.Sprintf("TCP port %d", settings.port)
+		err = serverSockets(settings.port, tcpTransport)
+	}
+	if settings.udpport != 0 && err == nil {
+		which = fmt.Sprintf("UDP port %d", settings.udpport)
+		err = serverSockets(settings.udpport, udpTransport)
+	}
+	if err != nil {
+		if settings.inter != "" {
+			which = "one of interface(s) " + settings.inter
+		}
+		sysfatal(exOserr, "failed to listen on %s: %s", which, strerror(err))
+	}
+	if name := os.Getenv("MEMCACHED_PORT_FILENAME"); name != "" {
+		savePortnumbers(name)
+	}
+}
+
+// savePortnumbers writes to the file called name, in one step, on which ports
+// we listen.
+func savePortnumbers(name string) {
+	var ports []byte
+	for _, l := range listeners {
+		proto := "TCP"
+		if l.transport == udpTransport {
+			proto = "UDP"
+		}
+		switch sa, _ := unix.Getsockname(l.sfd); sa := sa.(type) {
+		case *unix.SockaddrInet4:
+			ports = fmt.Appendf(ports, "%s INET: %d\n", proto, sa.Port)
+		case *unix.SockaddrInet6:
+			ports = fmt.Appendf(ports, "%s INET6: %d\n", proto, sa.Port)
+		}
+	}
+	tmp := name + ".lck"
+	if err := os.WriteFile(tmp, ports, 0666); err != nil {
+		fmt.Fprintf(os.Stderr, "Failed to open \"%s\": %s\n", tmp, strerror(err))
+		return
+	}
+	os.Rename(tmp, name)
+}
+
+// serverConns makes conns of the sockets, now that there are threads: for
+// the main thread where clients connect; of a UDP socket as many as there are
+// workers to serve it, each with a descriptor of its own, so that "stats
+// conns" shows what each is at.
+func serverConns() {
+	for _, l := range listeners {
+		if l.transport == udpTransport {
+			for i := range settings.numThreadsPerUdp {
+				sfd := l.sfd
+				if i > 0 {
+					var err error
+					if sfd, err = unix.FcntlInt(uintptr(sfd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+						sysfatal(1, "Failed to duplicate file descriptor: %s", strerror(err))
+					}
+				}
+				dispatchConnNew(sfd, connRead, l.transport, l.bproto)
+			}
+			continue
+		}
+		c := connNew(l.sfd, connListening, l.transport, nil, l.bproto)
+		if c == nil {
+			sysfatal(1, "failed to create listening connection")
+		}
+		c.next = listenConn
+		listenConn = c
+	}
+}

@@ -1,0 +1,492 @@
+// The LRUs: pulling their tails, the maintainer thread and its bump buffers,
+// and the links of the crawlers. From items.c from lru_pull_tail on, with
+// the static variables at its head.
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const powerLargest = 256 // number of LRUs: slabsClsid of an item says which
+
+// The four LRUs of a slab class.
+const (
+	hotLru  = 0
+	warmLru = 64
+	coldLru = 128
+	tempLru = 192
+)
+
+var lruTypeMap = [4]int{hotLru, warmLru, coldLru, tempLru}
+
+// Flags of lruPullTail.
+const (
+	lruPullEvict       = 1
+	lruPullCrawlBlocks = 2
+)
+
+// Counters of an LRU (itemstats_t), in the order of stats items.
+const (
+	itemsTotal = iota // linked ever; for total_items
+	itemsEvicted
+	itemsEvictedNonzero
+	itemsEvictedTime // not a counter: seconds without use, of the last one evicted
+	itemsOutofmemory
+	itemsTailrepairs
+	itemsReclaimed
+	itemsExpiredUnfetched // reclaimed but never touched
+	itemsEvictedUnfetched // evicted but never touched
+	itemsEvictedActive    // evicted that should have been shuffled
+	itemsCrawlerReclaimed
+	itemsCrawlerItemsChecked
+	itemsLrutailReflocked
+	itemsMovesToCold
+	itemsMovesToWarm
+	itemsMovesWithinLru
+	itemsDirectReclaims
+	numItemstats
+)
+
+// Not as in C, where each of these is an array and the lock another: what
+// linking an item touches is together.
+type lru struct {
+	lock       sync.Mutex // for all of it, and next and prev of its items
+	head, tail ref
+	size       int    // items (sizes)
+	sizeBytes  uint64 // of them all (sizes_bytes)
+	n          [numItemstats]uint64
+	_          [24]byte // to a multiple of a cache line
+}
+
+var lrus [powerLargest]lru
+
+// crawlerItem is the crawler's stand-in in LRU i. It belongs to that LRU's
+// lock.
+func crawlerItem(i int) *item { return memItem((i + 1) * memAlign(itemSize)) }
+
+// isCrawler tells a crawler in an LRU from an item, of which nothing but its
+// links and its lock may be looked at before it is locked.
+func isCrawler(it *item) bool { return memOff(it) < slabsStart }
+
+// doTailAge returns for how many seconds the last item was not used. Its
+// time is written by who holds its lock, but atomically.
+func doTailAge(l *lru) relTime {
+	it := l.tail.item()
+	for it != nil && isCrawler(it) {
+		it = it.prev.item()
+	}
+	if it == nil {
+		return 0
+	}
+	return currentTime.Load() - atomic.LoadUint32(&it.time)
+}
+
+// lruPullTail looks at the last items of an LRU, removes what has expired,
+// and moves one to where it belongs, or evicts it. It returns how many were
+// removed or moved. Callable from workers, who may hold the lock of another
+// item, and from background threads. totalBytes is of all LRUs of the class.
+func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTime) int {
+	if origId == 0 {
+		return 0
+	}
+	l := &lrus[origId|curLru]
+	removed := 0
+	var next *item
+	l.lock.Lock()
+	// We walk up only for locked items, and if bottom is expired.
+	for tries, it := 5, l.tail.item(); tries > 0 && it != nil; tries, it = tries-1, next {
+		next = it.prev.item() // it might be relinked
+		if isCrawler(it) {
+			if flags&lruPullCrawlBlocks != 0 {
+				break
+			}
+			tries++
+			continue
+		}
+		// The order of locks is the other one, so only try. The caller
+		// itself may be who holds it.
+		hold := itemTrylock(uint32(it.lock))
+		if hold == nil {
+			continue
+		}
+		it.refcount++
+		moveTo, n := doPullItem(l, it, curLru, totalBytes, flags, maxAge)
+		removed += n
+		if moveTo == curLru {
+			doItemRemove(it)
+			hold.Unlock()
+			continue
+		}
+		l.lock.Unlock()
+		if moveTo >= 0 {
+			it.slabsClsid = it.clsid() | uint8(moveTo)
+			itemLinkQ(it)
+		}
+		doItemRemove(it)
+		hold.Unlock()
+		return removed
+	}
+	l.lock.Unlock()
+	return removed
+}
+
+// doPullItem is lruPullTail for one item, which is locked, as is l, and has a
+// reference of ours. It returns what came of it: the LRU to link it into, if
+// it was unlinked to move; curLru if the search may go on; -1 if it is over.
+func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxAge relTime) (moveTo, removed int) {
+	now := currentTime.Load()
+	if it.refcount != 2 {
+		// It can still be unlinked, but its memory is not free yet.
+		l.n[itemsLrutailReflocked]++
+		// Not as in C, a reference that has leaked keeps its memory.
+		if settings.tailRepairTime != 0 && it.time+settings.tailRepairTime < now {
+			l.n[itemsTailrepairs]++
+			doItemUnlinkNolock(it, hash(it.key()))
+			return curLru, 0
+		}
+	}
+	if it.exptime != 0 && it.exptime < now || itemIsFlushed(it) {
+		l.n[itemsReclaimed]++
+		if it.itFlags&itemFetched == 0 {
+			l.n[itemsExpiredUnfetched]++
+		}
+		doItemUnlinkNolock(it, hash(it.key()))
+		return curLru, 1
+	}
+	switch curLru {
+	case hotLru, warmLru:
+		pct := settings.warmLruPct.Load()
+		if curLru == hotLru {
+			pct = settings.hotLruPct.Load()
+		}
+		switch {
+		case it.itFlags&itemActive != 0:
+			// Rescue ACTIVE items aggressively.
+			it.itFlags &^= itemActive
+			doItemUnlinkQ(it)
+			if curLru == hotLru {
+				l.n[itemsMovesToWarm]++
+			} else {
+				l.n[itemsMovesWithinLru]++
+				doItemLinkQ(it)
+			}
+			return warmLru, 1
+		case l.sizeBytes > totalBytes*uint64(pct)/100 || now-it.time > maxAge:
+			l.n[itemsMovesToCold]++
+			doItemUnlinkQ(it)
+			return coldLru, 1
+		}
+	case coldLru:
+		if flags&lruPullEvict != 0 {
+			if settings.evictToFree {
+				doPullEvict(l, it)
+				return -1, 1
+			}
+		} else if it.itFlags&itemActive != 0 && settings.lruSegmented.Load() {
+			l.n[itemsMovesToWarm]++
+			it.itFlags &^= itemActive
+			doItemUnlinkQ(it)
+			return warmLru, 1
+		}
+	}
+	return -1, 0
+}
+
+func doPullEvict(l *lru, it *item) {
+	l.n[itemsEvicted]++
+	l.n[itemsEvictedTime] = uint64(currentTime.Load() - it.time)
+	if it.exptime != 0 {
+		l.n[itemsEvictedNonzero]++
+	}
+	if it.itFlags&itemFetched == 0 {
+		l.n[itemsEvictedUnfetched]++
+	}
+	if it.itFlags&itemActive != 0 {
+		l.n[itemsEvictedActive]++
+	}
+	doItemUnlinkNolock(it, hash(it.key()))
+}
+
+// Hits to items in COLD are not dealt with at once: the worker notes them in
+// a ring of its own, for the maintainer to move the items to WARM.
+const lruBumpBufSize = 8192 // entries
+
+// An entry holds a reference to the item.
+type lruBumpEntry struct {
+	it ref
+	hv uint32
+}
+
+type lruBumpBuf struct {
+	mutex   sync.Mutex
+	head    int // the oldest entry
+	used    int // entries
+	dropped uint64
+	ring    [lruBumpBufSize]lruBumpEntry
+}
+
+var (
+	bumpBufLock sync.Mutex
+	bumpBufs    []*lruBumpBuf // of all workers
+)
+
+func itemLruBumpBufCreate() *lruBumpBuf {
+	b := new(lruBumpBuf)
+	bumpBufLock.Lock()
+	bumpBufs = append(bumpBufs, b)
+	bumpBufLock.Unlock()
+	return b
+}
+
+// lruBumpAsync expects that the item is locked. It returns false if the ring
+// is full.
+func lruBumpAsync(b *lruBumpBuf, it *item, hv uint32) bool {
+	b.mutex.Lock()
+	ok := b.used < lruBumpBufSize
+	if ok {
+		it.refcount++
+		b.ring[(b.head+b.used)%lruBumpBufSize] = lruBumpEntry{it.ref(), hv}
+		b.used++
+	} else {
+		b.dropped++
+	}
+	b.mutex.Unlock()
+	return ok
+}
+
+// lruMaintainerBumps does what the workers have noted. It returns whether
+// there was anything.
+func lruMaintainerBumps() bool {
+	bumped := false
+	bumpBufLock.Lock()
+	for _, b := range bumpBufs {
+		b.mutex.Lock()
+		head, todo := b.head, b.used
+		b.mutex.Unlock()
+		if todo == 0 {
+			continue
+		}
+		bumped = true
+		// The worker only writes behind these entries.
+		for i := range todo {
+			be := b.ring[(head+i)%lruBumpBufSize]
+			it := be.it.item()
+			itemLock(be.hv)
+			doItemUpdate(it)
+			doItemRemove(it)
+			itemUnlock(be.hv)
+		}
+		b.mutex.Lock()
+		b.head = (head + todo) % lruBumpBufSize
+		b.used -= todo
+		b.mutex.Unlock()
+	}
+	bumpBufLock.Unlock()
+	return bumped
+}
+
+func lruTotalBumpsDropped() uint64 {
+	var total uint64
+	bumpBufLock.Lock()
+	for _, b := range bumpBufs {
+		b.mutex.Lock()
+		total += b.dropped
+		b.mutex.Unlock()
+	}
+	bumpBufLock.Unlock()
+	return total
+}
+
+// lruMaintainerJuggle balances the LRUs of a slab class: what is too much in
+// HOT or WARM goes to COLD, what is active in COLD to WARM. It returns the
+// number of rounds that moved something. lruMaintainerLock is held.
+func lruMaintainerJuggle(clsid int) int {
+	didMoves := 0
+	if settings.tempLru.Load() {
+		// Only looking for reclaims. Run before we size the LRU.
+		for didMoves < 500 && lruPullTail(clsid, tempLru, 0, 0, 0) > 0 {
+			didMoves++
+		}
+	}
+	// If the LRU is in flat mode, force items to drain into COLD via an age
+	// of 0.
+	var hotAge, warmAge relTime
+	var totalBytes uint64
+	segmented := settings.lruSegmented.Load()
+	if segmented {
+		for _, id := range [...]int{coldLru, hotLru, warmLru} {
+			l := &lrus[clsid|id]
+			l.lock.Lock()
+			totalBytes += l.sizeBytes
+			if id == coldLru {
+				coldAge := float64(doTailAge(l))
+				hotAge = relTime(coldAge * settings.hotMaxFactor)
+				warmAge = relTime(coldAge * settings.warmMaxFactor)
+			}
+			l.lock.Unlock()
+		}
+	}
+	for range 500 {
+		doMore := lruPullTail(clsid, hotLru, totalBytes, lruPullCrawlBlocks, hotAge)
+		if doMore == 0 {
+			doMore = lruPullTail(clsid, warmLru, totalBytes, lruPullCrawlBlocks, warmAge)
+		}
+		if segmented {
+			doMore += lruPullTail(clsid, coldLru, totalBytes, lruPullCrawlBlocks, 0)
+		}
+		if doMore == 0 {
+			break
+		}
+		didMoves++
+	}
+	return didMoves
+}
+
+// Microseconds.
+const (
+	maxLruMaintainerSleep = 1000000 - 1
+	minLruMaintainerSleep = 1000
+)
+
+var (
+	// Held by the maintainer while it is awake.
+	lruMaintainerLock        sync.Mutex
+	doRunLruMaintainerThread bool
+	lruMaintainerDone        chan struct{} // closed when the thread has ended
+)
+
+// A juggler tells when a slab class wants to be juggled next. Each has its
+// own sleep, to avoid hammering locks.
+type juggler struct{ next, backoff int } // microseconds
+
+// jugglerRun juggles the class if its time has come, slept microseconds
+// after the last call.
+func jugglerRun(j *juggler, clsid, slept int) {
+	if j.next = max(j.next-slept, 0); j.next > 0 {
+		return
+	}
+	if lruMaintainerJuggle(clsid) == 0 {
+		if j.backoff != 0 {
+			j.backoff += j.backoff / 8
+		} else {
+			j.backoff = minLruMaintainerSleep
+		}
+		j.backoff = min(j.backoff, maxLruMaintainerSleep)
+	} else if j.backoff /= 2; j.backoff < minLruMaintainerSleep {
+		j.backoff = 0
+	}
+	j.next = j.backoff
+}
+
+func lruMaintainerThread() {
+	var jugglers [maxNumberOfSlabClasses]juggler
+	toSleep := minLruMaintainerSleep
+	lruMaintainerLock.Lock()
+	if settings.verbose.Load() > 2 {
+		fmt.Fprintf(os.Stderr, "Starting LRU maintainer background thread\n")
+	}
+	for doRunLruMaintainerThread {
+		lruMaintainerLock.Unlock()
+		time.Sleep(time.Duration(toSleep) * time.Microsecond)
+		lruMaintainerLock.Lock()
+		// A sleep of zero counts as a minimum of a 1ms wait.
+		slept := max(toSleep, 1000)
+		toSleep = maxLruMaintainerSleep
+
+		statsLock.Lock()
+		stats.lruMaintainerJuggles++
+		statsLock.Unlock()
+
+		for i := powerSmallest; i < maxNumberOfSlabClasses; i++ {
+			jugglerRun(&jugglers[i], i, slept)
+			toSleep = min(toSleep, jugglers[i].next)
+		}
+
+		// Minimize the sleep if we had async LRU bumps to process.
+		if settings.lruSegmented.Load() && lruMaintainerBumps() {
+			toSleep = min(toSleep, 1000)
+		}
+	}
+	lruMaintainerLock.Unlock()
+	if settings.verbose.Load() > 2 {
+		fmt.Fprintf(os.Stderr, "LRU maintainer thread stopping\n")
+	}
+	close(lruMaintainerDone)
+}
+
+// stopLruMaintainerThread waits for it to end, which takes up to a second.
+func stopLruMaintainerThread() {
+	lruMaintainerLock.Lock()
+	doRunLruMaintainerThread = false
+	lruMaintainerLock.Unlock()
+	<-lruMaintainerDone
+	settings.lruMaintainerThread = false
+}
+
+func startLruMaintainerThread() {
+	lruMaintainerLock.Lock()
+	doRunLruMaintainerThread = true
+	settings.lruMaintainerThread = true
+	lruMaintainerDone = make(chan struct{})
+	lruMaintainerLock.Unlock()
+	go lruMaintainerThread()
+}
+
+// While the lock is held the maintainer can't wake up or move.
+func lruMaintainerPause() { lruMaintainerLock.Lock() }
+
+func lruMaintainerResume() { lruMaintainerLock.Unlock() }
+
+// doItemLinktailQ makes a crawler the new tail of its LRU, which is locked.
+// It does not count as an item.
+func doItemLinktailQ(it *item) {
+	l := &lrus[it.slabsClsid]
+	it.prev = l.tail
+	it.next = 0
+	if it.prev != 0 {
+		it.prev.item().next = it.ref()
+	} else {
+		l.head = it.ref()
+	}
+	l.tail = it.ref()
+}
+
+// doItemUnlinktailQ takes a crawler, or an item, off the list.
+func doItemUnlinktailQ(it *item) {
+	l := &lrus[it.slabsClsid]
+	if it.prev != 0 {
+		it.prev.item().next = it.next
+	} else {
+		l.head = it.next
+	}
+	if it.next != 0 {
+		it.next.item().prev = it.prev
+	} else {
+		l.tail = it.prev
+	}
+}
+
+// doItemCrawlQ moves a crawler past the item before it, which it returns. At
+// the head it returns nil, and stays. Its LRU is locked.
+func doItemCrawlQ(it *item) *item {
+	r := it.prev
+	if r == 0 {
+		return nil
+	}
+	passed := r.item()
+	doItemUnlinktailQ(it)
+	it.next = r
+	it.prev = passed.prev
+	passed.prev = it.ref()
+	if it.prev != 0 {
+		it.prev.item().next = it.ref()
+	} else {
+		lrus[it.slabsClsid].head = it.ref()
+	}
+	return passed
+}

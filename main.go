@@ -1,0 +1,329 @@
+// The start and the end of mc9. From memcached.c: main, save_pid,
+// remove_pidfile, sig_handler, enable_large_pages; daemon.c; perror(3). The
+// exits are here, and in what is called from here before mc9 serves anyone.
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Exit codes, from sysexits.h.
+const (
+	exUsage  = 64
+	exNouser = 67
+	exOserr  = 71
+)
+
+// Background threads, with the main one: clock and accepting, hash
+// expansion, crawler, maintainer, page mover, idle timeouts, logger, signals.
+const backgroundThreads = 8
+
+// sysfatal says why mc9 cannot start, and ends it.
+func sysfatal(code int, format string, args ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
+	os.Exit(code)
+}
+
+func perror(what string, err error) {
+	fmt.Fprintf(os.Stderr, "%s: %s\n", what, strerror(err))
+}
+
+// strerror words an error as C does: what the system said, with a capital.
+func strerror(err error) string {
+	s := err.Error()
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		s = errno.Error()
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// savePid writes our process id to pidFile, in one step, so that nobody
+// reads half of it.
+func savePid(pidFile string) {
+	if old, err := os.ReadFile(pidFile); err == nil {
+		line, _, _ := bytes.Cut(old, []byte("\n"))
+		pid, err := strconv.ParseUint(string(line), 10, 31)
+		if err == nil && syscall.Kill(int(pid), 0) == nil {
+			fmt.Fprintf(os.Stderr, "WARNING: The pid file contained the following (running) pid: %d\n", pid)
+		}
+	}
+	tmp := pidFile + ".tmp"
+	if err := os.WriteFile(tmp, fmt.Appendf(nil, "%d\n", os.Getpid()), 0666); err != nil {
+		perror(fmt.Sprintf("Could not open the pid file %s for writing", tmp), err)
+		return
+	}
+	if err := os.Rename(tmp, pidFile); err != nil {
+		perror(fmt.Sprintf("Could not rename the pid file from %s to %s", tmp, pidFile), err)
+	}
+}
+
+func removePidfile(pidFile string) {
+	if err := syscall.Unlink(pidFile); err != nil {
+		perror(fmt.Sprintf("Could not remove the pid file %s", pidFile), err)
+	}
+}
+
+// sigHandler serves the signals that main has asked for.
+func sigHandler(sigs <-chan os.Signal) {
+	for sig := range sigs {
+		switch sig {
+		case syscall.SIGHUP:
+			// There is nothing to read again.
+		case syscall.SIGUSR1:
+			acceptorStop(graceStop)
+		default:
+			acceptorStop(exitNormally)
+		}
+	}
+}
+
+// enableLargePages reports whether the kernel has large pages to give. mem.go
+// asks for them in any case.
+func enableLargePages() bool {
+	thp, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
+	if err != nil {
+		thp, err = os.ReadFile("/sys/kernel/mm/redhat_transparent_hugepage/enabled")
+	}
+	why := ""
+	switch {
+	case err != nil:
+		why = "Transparent huge pages support not detected."
+	case len(thp) == 0:
+		why = "Transparent huge pages could not read the configuration."
+	case bytes.Contains(thp, []byte("[never]")):
+		why = "Transparent huge pages support disabled."
+	default:
+		return true
+	}
+	fmt.Fprintf(os.Stderr, "%s\nWill use default page size.\n", why)
+	return false
+}
+
+// maximizeCore lets core files be as large as they may be (-r).
+func maximizeCore() {
+	const infinity = ^uint64(0)
+	var rlim syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_CORE, &rlim) == nil &&
+		syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{Cur: infinity, Max: infinity}) != nil {
+		rlim.Cur = rlim.Max
+		syscall.Setrlimit(syscall.RLIMIT_CORE, &rlim)
+	}
+	if syscall.Getrlimit(syscall.RLIMIT_CORE, &rlim) != nil || rlim.Cur == 0 {
+		sysfatal(exOserr, "failed to ensure corefile creation")
+	}
+	debug.SetTraceback("crash") // without which a panic leaves no core
+}
+
+// limitFiles sets the limit on descriptors to -c. Not as in C: if it cannot
+// be raised so far -c is lowered.
+func limitFiles() {
+	var rlim syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &rlim) != nil {
+		sysfatal(exOserr, "failed to getrlimit number of files")
+	}
+	n := uint64(settings.maxconns)
+	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: n, Max: n}) == nil {
+		return
+	}
+	rlim.Cur = rlim.Max
+	syscall.Setrlimit(syscall.RLIMIT_NOFILE, &rlim)
+	settings.maxconns = int(rlim.Cur)
+	fmt.Fprintf(os.Stderr, "WARNING: failed to set rlimit for open files, going on with -c %d. "+
+		"Try starting as root or requesting smaller maxconns value.\n", settings.maxconns)
+}
+
+// getpwnam finds a user by name or number. It reads /etc/passwd itself, as
+// os/user believes what $USER says of us. Not as in C: numbers need no entry,
+// neither do root and nobody.
+func getpwnam(name string) (uid, gid int, ok bool) {
+	passwd, _ := os.ReadFile("/etc/passwd")
+	for line := range strings.Lines(string(passwd)) {
+		f := strings.Split(line, ":")
+		if len(f) < 4 || f[0] != name && f[2] != name {
+			continue
+		}
+		uid, err := strconv.Atoi(f[2])
+		gid, err2 := strconv.Atoi(f[3])
+		if err == nil && err2 == nil {
+			return uid, gid, true
+		}
+	}
+	switch name {
+	case "root":
+		return 0, 0, true
+	case "nobody":
+		return 65534, 65534, true
+	}
+	id, err := strconv.ParseUint(name, 10, 31)
+	return int(id), int(id), err == nil
+}
+
+// loseRoot becomes the user of -u. Not as in C: without -u we become nobody.
+func loseRoot() {
+	if syscall.Getuid() != 0 && syscall.Geteuid() != 0 {
+		return
+	}
+	username := options.username
+	if username == "" {
+		username = "nobody"
+	}
+	uid, gid, ok := getpwnam(username)
+	if !ok {
+		sysfatal(exNouser, "can't find the user %s to switch to", username)
+	}
+	if err := syscall.Setgroups(nil); err != nil {
+		fmt.Fprintf(os.Stderr, "failed to drop supplementary groups: %s\n", strerror(err))
+		if err != syscall.EPERM { // with which we have few privileges already
+			os.Exit(exOserr)
+		}
+	}
+	if syscall.Setgid(gid) != nil || syscall.Setuid(uid) != nil {
+		sysfatal(exOserr, "failed to assume identity of user %s", username)
+	}
+}
+
+// daemonize leaves the terminal. A Go program cannot fork, so a second mc9
+// starts with the same words, inherits the sockets and goes on from there.
+func daemonize(nochdir, noclose bool) error {
+	attr := syscall.ProcAttr{
+		Files: []uintptr{0, 1, 2},
+		Env:   append(os.Environ(), socketsEnv()),
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	}
+	if !nochdir {
+		attr.Dir = "/"
+	}
+	if !noclose {
+		null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+		if err == nil {
+			attr.Files = []uintptr{uintptr(null), uintptr(null), uintptr(null)}
+		}
+	}
+	for _, l := range listeners {
+		attr.Files = append(attr.Files, uintptr(l.sfd))
+	}
+	_, err := syscall.ForkExec("/proc/self/exe", os.Args, &attr)
+	return err
+}
+
+func main() {
+	sigs := make(chan os.Signal, 8)
+	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1)
+
+	settingsInit()
+	parseOptions(os.Args)
+	checkOptions()
+	if options.maxcore {
+		maximizeCore()
+	}
+	limitFiles()
+
+	// First the listening sockets, which may need root for a low port, then
+	// lose root, then go to the background. Not as in C, where the sockets
+	// come last. The Unix socket belongs to the user that we become.
+	if options.daemonize && inheritSockets() {
+		os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
+	} else {
+		if settings.socketpath == "" {
+			openSockets()
+		}
+		loseRoot()
+		if settings.socketpath != "" {
+			if err := serverSocketUnix(settings.socketpath, settings.access); err != nil {
+				sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.socketpath, strerror(err))
+			}
+		}
+		if options.daemonize {
+			if err := daemonize(options.maxcore, settings.verbose.Load() > 0); err != nil {
+				sysfatal(1, "failed to daemon() in order to daemonize: %s", strerror(err))
+			}
+			return
+		}
+	}
+
+	if options.lockMemory {
+		if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE); err != nil {
+			fmt.Fprintf(os.Stderr, "warning: -k invalid, mlockall() failed: %s\n", strerror(err))
+		}
+	}
+
+	mainInit()
+	statsInit()
+	loggerInit()
+	connInit()
+	assocInit(settings.hashpowerInit)
+	slabsInit(int(settings.maxbytes.Load()), settings.factor, options.preallocate, options.slabSizes)
+	if options.trackSizes {
+		itemStatsSizesInit()
+	}
+	clockInit()
+
+	signal.Ignore(syscall.SIGPIPE)
+	startThreads()
+	serverConns()
+
+	// Give the workers a moment to take their UDP sockets.
+	time.Sleep(time.Millisecond)
+	statsLock.Lock()
+	used := int(statsState.currConns + statsState.reservedFds)
+	statsLock.Unlock()
+	if used >= settings.maxconns-1 {
+		sysfatal(1, "Maxconns setting is too low, use -c to increase.")
+	}
+
+	if options.pidFile != "" {
+		savePid(options.pidFile)
+	}
+
+	go sigHandler(sigs)
+	switch acceptorLoop() {
+	case graceStop:
+		fmt.Fprintf(os.Stderr, "Gracefully stopping\n")
+		pauseThreads(pauseWorkerThreads) // each has served what it was at
+	case exitNormally:
+		if settings.verbose.Load() > 0 {
+			fmt.Fprintf(os.Stderr, "Exiting normally\n")
+		}
+	}
+	if options.daemonize && options.pidFile != "" {
+		removePidfile(options.pidFile)
+	}
+}
+
+// startThreads starts the workers and the threads in the background.
+func startThreads() {
+	// A thread that waits in epoll_wait keeps its P until sysmon takes it
+	// away: there have to be enough for all.
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), settings.numThreads+backgroundThreads))
+
+	memcachedThreadInit(settings.numThreads)
+	initLruCrawler()
+	if options.startAssocMaint {
+		startAssocMaintenanceThread()
+	}
+	if options.startLruCrawler && startItemCrawlerThread() != 0 {
+		sysfatal(1, "Failed to enable LRU crawler thread")
+	}
+	if options.startLruMaintainer {
+		startLruMaintainerThread()
+	}
+	if settings.slabReassign {
+		startSlabMaintenanceThread()
+	}
+	startConnTimeoutThread()
+}

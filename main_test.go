@@ -1,0 +1,653 @@
+// The tests' harness, and the conversations in testdata. The test binary is
+// mc9 itself when MC9_MAIN is set, so the tests start it as a child, with any
+// flags.
+//
+// A conversation, testdata/NAME.mc, is played to mc9 and, where MEMCACHED
+// names one or the PATH has one, to memcached, whose replies it holds. It is
+// made of exchanges: lines to send, then the lines expected in return. An
+// exchange ends where the next line to send follows its replies, at an empty
+// line and at the end of the file.
+//
+//	text       is sent, with \r\n; {x 1000} stands for a thousand x
+//	<tab>text  is expected; after ~ it is a regular expression for the whole
+//	           line; bytes that do not print read as in Go, and 32 or more of
+//	           one byte as {x 32}; a hang-up reads -- closed --
+//	# ...      is a comment
+//	% mc9 -m 8            on the first line: the server's flags
+//	% send "a\x00\r\n"    sends this, a Go string, and nothing after it
+//	% half                closes our side for writing
+//	% conn NAME           goes on with this connection, made when first named
+//	% close               hangs up; so does what follows a -- closed --
+//	% grep REGEXP         look only at these lines of the next reply
+//	% until               repeat the next exchange until the reply is right
+//	% need VERSION        the next exchange is not for an older memcached;
+//	                      at the head of the file: the file
+//	% differ REASON       the next exchange, or file, is for mc9 alone
+//
+// Behind an exchange that ends in a line of text goes a version command: what
+// comes before its answer is the reply, none of it missing and nothing more.
+// Where % send or % half is last as many lines are read as are expected, and
+// what is left is part of the next reply.
+//
+// go test -update rewrites the replies from memcached.
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	patience = 10 * time.Second // with a server; it is only spent on failures
+	closed   = "-- closed --"
+	silence  = "-- silence --"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata from memcached's replies")
+
+func TestMain(m *testing.M) {
+	if os.Getenv("MC9_MAIN") != "" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// A server is a child: mc9, or memcached where path says so.
+type server struct {
+	t    testing.TB
+	path string
+	cmd  *exec.Cmd
+	addr string // of its Unix socket or, if that is empty,
+	port map[string]string
+	done chan struct{} // closed when it has exited
+	out  output
+}
+
+// An output gathers what a child prints.
+type output struct {
+	sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.Lock()
+	defer o.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.Lock()
+	defer o.Unlock()
+	return o.buf.String()
+}
+
+// command is mc9 or the server at path, with flags.
+func command(path string, flags ...string) *exec.Cmd {
+	env := os.Environ()
+	if path == "" {
+		path, _ = os.Executable()
+		env = append(env, "MC9_MAIN=1", "GORACE=atexit_sleep_ms=0")
+	}
+	if os.Getuid() == 0 {
+		flags = append([]string{"-u", "root"}, flags...)
+	}
+	cmd := exec.Command(path, flags...)
+	cmd.Env = env
+	return cmd
+}
+
+// start runs mc9, or the server at path, on a Unix socket, or where net is
+// set on ports of its choice, and returns when it listens.
+func start(t testing.TB, path string, net bool, flags ...string) *server {
+	t.Helper()
+	s := &server{t: t, path: path, done: make(chan struct{})}
+	// Not t.TempDir: a socket's name must be short.
+	dir, err := os.MkdirTemp("", "mc9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	file := filepath.Join(dir, "sock")
+	if net {
+		s.cmd = command(path, flags...)
+		s.cmd.Env = append(s.cmd.Env, "MEMCACHED_PORT_FILENAME="+file)
+	} else {
+		s.addr = file
+		s.cmd = command(path, append(flags, "-s", file)...)
+	}
+	s.cmd.Stdout = &s.out
+	s.cmd.Stderr = &s.out
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		s.cmd.Wait()
+		close(s.done)
+	}()
+	t.Cleanup(s.stop)
+	eventually(t, "the server listens", func() bool {
+		select {
+		case <-s.done:
+			t.Fatalf("%v: %v\n%s", flags, s.cmd.ProcessState, s.out.String())
+		default:
+		}
+		if net {
+			s.port = ports(file)
+			return s.port != nil
+		}
+		c, err := s.dial()
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	return s
+}
+
+// ports reads the file that MEMCACHED_PORT_FILENAME named.
+func ports(file string) map[string]string {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	port := map[string]string{}
+	for _, line := range strings.Split(string(text), "\n") {
+		if name, n, ok := strings.Cut(line, ": "); ok {
+			port[name] = n
+		}
+	}
+	return port
+}
+
+func mc9(t testing.TB, flags ...string) *server {
+	t.Helper()
+	return start(t, "", false, flags...)
+}
+
+func (s *server) dial() (net.Conn, error) {
+	if s.addr == "" {
+		return net.Dial("tcp", "127.0.0.1:"+s.port["TCP INET"])
+	}
+	return net.Dial("unix", s.addr)
+}
+
+// stop ends the child. mc9 has to go in peace.
+func (s *server) stop() {
+	if s.path != "" {
+		s.cmd.Process.Kill()
+		<-s.done
+		return
+	}
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-s.done:
+	case <-time.After(patience):
+		s.cmd.Process.Signal(syscall.SIGQUIT)
+		<-s.done
+		s.t.Error("does not stop on SIGTERM")
+	}
+	out := s.out.String()
+	if !s.cmd.ProcessState.Success() || strings.Contains(out, "DATA RACE") {
+		s.t.Errorf("%v\n%s", s.cmd.ProcessState, out)
+	}
+}
+
+// eventually waits for something that another process does.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("still not true: %s", what)
+		}
+	}
+}
+
+// A client is one connection.
+type client struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func newClient(c net.Conn) *client { return &client{c, bufio.NewReader(c)} }
+
+func (s *server) client() *client {
+	s.t.Helper()
+	c, err := s.dial()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { c.Close() })
+	return newClient(c)
+}
+
+// line reads a line of a reply, \r\n included.
+func (c *client) line() string {
+	c.SetReadDeadline(time.Now().Add(patience))
+	line, err := c.r.ReadString('\n')
+	switch {
+	case err == nil:
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		line += silence
+	default:
+		line += closed
+	}
+	return line
+}
+
+var versions = regexp.MustCompile(`(?m)^version[ \r]`)
+
+// ask sends text, whole commands, and returns the replies.
+func (c *client) ask(text string) string {
+	fence := len(versions.FindAllString(text, -1)) + 1
+	io.WriteString(c, text+"version\r\n")
+	var reply strings.Builder
+	for {
+		line := c.line()
+		if strings.HasPrefix(line, "VERSION ") {
+			if fence--; fence == 0 {
+				return reply.String()
+			}
+		}
+		reply.WriteString(line)
+		if strings.HasSuffix(line, closed) || strings.HasSuffix(line, silence) {
+			return reply.String()
+		}
+	}
+}
+
+// stat returns the value that a stats command, such as "items", has for name.
+func (c *client) stat(command, name string) string {
+	for _, line := range strings.Split(c.ask("stats "+command+"\r\n"), "\r\n") {
+		if v, ok := strings.CutPrefix(line, "STAT "+name+" "); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+var runs = regexp.MustCompile(`\{([^{}]+) ([0-9]+)\}`)
+
+// expand writes out the runs of a line to send.
+func expand(s string) string {
+	return runs.ReplaceAllStringFunc(s, func(s string) string {
+		m := runs.FindStringSubmatch(s)
+		n, _ := strconv.Atoi(m[2])
+		return strings.Repeat(m[1], n)
+	})
+}
+
+// show makes a line of a reply fit to print.
+func show(s string) string {
+	s = strings.TrimSuffix(s, "\r\n")
+	var b strings.Builder
+	for i, n := 0, 0; i < len(s); i += n {
+		for n = 1; i+n < len(s) && s[i+n] == s[i]; n++ {
+		}
+		c := strconv.QuoteToASCII(s[i : i+1])
+		if c = c[1 : len(c)-1]; c == `\"` {
+			c = `"`
+		}
+		if n < 32 {
+			b.WriteString(strings.Repeat(c, n))
+		} else {
+			fmt.Fprintf(&b, "{%s %d}", c, n)
+		}
+	}
+	return b.String()
+}
+
+// newer reports whether version want is newer than have; none is newer than
+// mc9, which has "".
+func newer(want, have string) bool {
+	if have == "" {
+		return false
+	}
+	w, h := strings.Split(want, "."), strings.Split(have, ".")
+	for i := range min(len(w), len(h)) {
+		a, _ := strconv.Atoi(w[i])
+		b, _ := strconv.Atoi(h[i])
+		if a != b {
+			return a > b
+		}
+	}
+	return len(w) > len(h)
+}
+
+// A player plays a conversation to one server.
+type player struct {
+	file    string
+	version string // of memcached, "" for mc9
+	update  bool
+	dial    func() (net.Conn, error)
+
+	conns   map[string]*client
+	name    string // of the connection in use
+	x       exchange
+	skip    bool     // the whole file
+	text    []string // the conversation as it should read
+	complai []string
+}
+
+type exchange struct {
+	begun       bool
+	send        string
+	half        bool // then half close
+	raw         bool // no fence
+	want        []string
+	line        int // number of the first of want, or of the last sent
+	skip, until bool
+	grep        *regexp.Regexp
+}
+
+// play returns the text of the conversation as the server would have it, and
+// what was not as expected.
+func (p *player) play(text string) (string, []string) {
+	p.conns = map[string]*client{}
+	p.name = "a"
+	played := false
+	for i, line := range strings.Split(text, "\n") {
+		want, isWant := strings.CutPrefix(line, "\t")
+		if !isWant && (len(p.x.want) > 0 || line == "") {
+			played = played || p.x.begun
+			p.end()
+		}
+		verb, arg := line, ""
+		if strings.HasPrefix(line, "%") {
+			verb, arg, _ = strings.Cut(strings.TrimSpace(line[1:]), " ")
+			verb = "% " + verb
+		}
+		x := &p.x
+		switch {
+		case isWant:
+			if len(x.want) == 0 {
+				x.line = i + 1
+			}
+			x.want = append(x.want, want)
+			continue
+		case line == "", line[0] == '#', verb == "% mc9":
+		case verb == "% send":
+			s, err := strconv.Unquote(arg)
+			if err != nil {
+				p.complain(i+1, "bad string")
+			}
+			x.begun, x.raw, x.send, x.line = true, true, x.send+expand(s), i+1
+		case verb == "% half":
+			x.begun, x.raw, x.half, x.line = true, true, true, i+1
+		case verb == "% conn":
+			p.end()
+			p.name = arg
+		case verb == "% close":
+			p.end()
+			p.hangup()
+		case verb == "% grep":
+			x.grep = regexp.MustCompile(arg)
+		case verb == "% until":
+			x.until = true
+		case verb == "% need", verb == "% differ":
+			skip := p.version != "" && (verb == "% differ" || newer(arg, p.version))
+			if played || x.begun {
+				x.skip = skip
+			} else {
+				p.skip = skip
+			}
+		case line[0] == '%':
+			p.complain(i+1, "unknown: "+line)
+		default:
+			x.begun, x.raw, x.send, x.line = true, false, x.send+expand(line)+"\r\n", i+1
+		}
+		p.text = append(p.text, line)
+	}
+	p.end()
+	for _, c := range p.conns {
+		c.Close()
+	}
+	return strings.Join(p.text, "\n"), p.complai
+}
+
+func (p *player) complain(line int, what string) {
+	p.complai = append(p.complai, fmt.Sprintf("%s:%d: %s", p.file, line, what))
+}
+
+func (p *player) hangup() {
+	if c := p.conns[p.name]; c != nil {
+		c.Close()
+		delete(p.conns, p.name)
+	}
+}
+
+// end plays the exchange that has been read.
+func (p *player) end() {
+	x := p.x
+	if !x.begun && len(x.want) == 0 {
+		return
+	}
+	p.x = exchange{}
+	have := x.want
+	if !p.skip && !x.skip {
+		have = p.exchange(&x)
+		for end := time.Now().Add(patience); x.until && !same(have, x.want) && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+			have = p.exchange(&x)
+		}
+		for i := 0; !p.update && i < max(len(have), len(x.want)); i++ {
+			h, w := "nothing", "nothing"
+			if i < len(have) {
+				h = have[i]
+			}
+			if i < len(x.want) {
+				w = x.want[i]
+			}
+			if !match(h, w) {
+				p.complain(x.line+i, fmt.Sprintf("\n\thave %s\n\twant %s", h, w))
+				break
+			}
+		}
+	}
+	if !p.update || same(have, x.want) {
+		have = x.want // with its patterns
+	}
+	for _, h := range have {
+		p.text = append(p.text, "\t"+h)
+	}
+}
+
+// exchange sends what is to be sent and returns the reply as it prints.
+func (p *player) exchange(x *exchange) (have []string) {
+	c := p.conns[p.name]
+	if c == nil {
+		nc, err := p.dial()
+		if err != nil {
+			return []string{err.Error()}
+		}
+		c = newClient(nc)
+		p.conns[p.name] = c
+	}
+	var lines []string
+	if !x.raw {
+		lines = strings.SplitAfter(c.ask(x.send), "\n")
+	} else {
+		io.WriteString(c, x.send)
+		if x.half {
+			c.Conn.(interface{ CloseWrite() error }).CloseWrite()
+		}
+		for range x.want {
+			lines = append(lines, c.line())
+			if strings.HasSuffix(lines[len(lines)-1], closed) {
+				break
+			}
+		}
+	}
+	for _, line := range lines {
+		if line != "" && (x.grep == nil || x.grep.MatchString(line)) {
+			have = append(have, show(line))
+		}
+	}
+	if n := len(have); n > 0 && (strings.HasSuffix(have[n-1], closed) || strings.HasSuffix(have[n-1], silence)) {
+		p.hangup()
+	}
+	return have
+}
+
+func match(have, want string) bool {
+	if re, ok := strings.CutPrefix(want, "~"); ok {
+		ok, err := regexp.MatchString("^(?:"+re+")$", have)
+		return ok && err == nil
+	}
+	return have == want
+}
+
+func same(have, want []string) bool {
+	for i := range have {
+		if i >= len(want) || !match(have[i], want[i]) {
+			return false
+		}
+	}
+	return len(have) == len(want)
+}
+
+// oracle returns the path and version of memcached, or "".
+func oracle() (path, version string) {
+	path = os.Getenv("MEMCACHED")
+	if path == "" {
+		path, _ = exec.LookPath("memcached")
+	}
+	if path == "" {
+		return "", ""
+	}
+	out, _ := exec.Command(path, "-V").Output()
+	return path, strings.TrimPrefix(strings.TrimSpace(string(out)), "memcached ")
+}
+
+func TestConversations(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.mc")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no conversations")
+	}
+	memcached, version := oracle()
+	if memcached == "" {
+		t.Log("no memcached here: played to mc9 alone")
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var flags []string
+		if first, _, _ := strings.Cut(string(text), "\n"); strings.HasPrefix(first, "% mc9") {
+			flags = strings.Fields(first)[2:]
+		}
+		try := func(name, path, version string) {
+			t.Run(strings.TrimSuffix(filepath.Base(file), ".mc")+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				s := start(t, path, false, flags...)
+				p := &player{file: file, version: version, update: *update, dial: s.dial}
+				now, complaints := p.play(string(text))
+				for _, c := range complaints {
+					t.Error(c)
+				}
+				if now != string(text) {
+					if err := os.WriteFile(file, []byte(now), 0o666); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		if memcached != "" {
+			try("memcached", memcached, version)
+		}
+		if !*update {
+			try("mc9", "", "")
+		}
+	}
+}
+
+// The harness finds what is wrong: played against a server made up here.
+func TestHarness(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for in := bufio.NewScanner(c); in.Scan(); {
+					switch word, _, _ := strings.Cut(in.Text(), " "); word {
+					case "version":
+						io.WriteString(c, "VERSION 1.6.20\r\n")
+					case "two":
+						io.WriteString(c, "ONE\r\nTWO \x00\r\n")
+					case "quit":
+						return
+					default:
+						io.WriteString(c, in.Text()+"\r\n")
+					}
+				}
+			}()
+		}
+	}()
+	dial := func() (net.Conn, error) { return net.Dial("unix", l.Addr().String()) }
+
+	for _, tt := range []struct{ text, complaint, updated string }{
+		{"two\n\tONE\n\tTWO \\x00\n", "", ""},
+		{"two\n\t~O.E\n\t~TWO.*\n", "", ""},
+		{"two\n\t~N\n\tTWO \\x00\n", "f:2", "two\n\tONE\n\tTWO \\x00\n"},
+		{"# c\ntwo\n\tONE\n\tTWO\n", "f:4", "# c\ntwo\n\tONE\n\tTWO \\x00\n"},
+		{"two\n\tONE\n", "f:3", "two\n\tONE\n\tTWO \\x00\n"},
+		{"x\n", "f:1", "x\n\tx\n"},
+		{"x\n\tx\n\ty\n\nz\n\tz\n", "f:3", "x\n\tx\n\nz\n\tz\n"},
+		{"x\ny\n\tx\n\ty\n", "", ""},
+		{"{x 32}\n\t{x 32}\n", "", ""},
+		{"quit\n\tOK\n", "f:2", "quit\n\t-- closed --\n"},
+		{"quit\n\t-- closed --\nx\n\tx\n", "", ""},
+		{"% send \"qu\"\n% half\n\tqu\n\t-- closed --\n", "", ""},
+		{"% send \"tw\"\n\no\n\tONE\n\tTWO \\x00\n", "", ""},
+		{"% send \"two\\n\"\n\tONE\n\nx\n\tx\n", "f:5", ""},
+		{"version\nx\n\t~VERSION .*\n\tx\n", "", ""},
+		{"version\n", "f:1", "version\n\tVERSION 1.6.20\n"},
+		{"% grep TWO\ntwo\n\tTWO \\x00\n", "", ""},
+		{"% conn b\nx\n\tx\n% close\n% conn a\nx\n\tx\n", "", ""},
+		{"% need 1.6.20\nx\n\ty\n", "f:3", "% need 1.6.20\nx\n\tx\n"},
+		{"% need 1.6.21\nx\n\ty\n", "", ""},
+		{"% differ why\nx\n\ty\n", "", ""},
+		{"x\n\tx\n% differ why\nx\n\ty\nx\n\tz\n", "f:7", "x\n\tx\n% differ why\nx\n\ty\nx\n\tx\n"},
+		{"% what\n", "f:1", ""},
+	} {
+		p := &player{file: "f", version: "1.6.20", dial: dial}
+		text, complaints := p.play(tt.text)
+		if len(complaints) > 1 || !strings.HasPrefix(strings.Join(complaints, ""), tt.complaint) || len(complaints) == 0 && tt.complaint != "" {
+			t.Errorf("%q: have %q, want %q", tt.text, complaints, tt.complaint)
+		}
+		if len(complaints) == 0 && text != tt.text {
+			t.Errorf("%q: reads back as %q", tt.text, text)
+		}
+		if tt.updated != "" {
+			p := &player{file: "f", version: "1.6.20", dial: dial, update: true}
+			if text, _ := p.play(tt.text); text != tt.updated {
+				t.Errorf("%q: updated to %q, want %q", tt.text, text, tt.updated)
+			}
+		}
+	}
+}

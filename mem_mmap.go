@@ -1,0 +1,82 @@
+//go:build !race
+
+// Where memory comes from: the arena of slab pages and the hash tables are
+// mapped outside Go's heap, where the collector never looks.
+
+package main
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	hugePage = 2 << 20  // bytes; the arena grows in these
+	memRoom  = 32 << 30 // bytes to reserve at least, if it can be had
+)
+
+var arena []byte // as it was mapped
+
+// memReserve reserves size bytes of address space for the arena, none of it
+// accessible yet. Address space is free: the reservation may be many times
+// what will be used. Nothing in the arena moves once memBase is set. An arena
+// that was there before is gone.
+func memReserve(size int) error {
+	if arena != nil {
+		unix.Munmap(arena)
+		arena = nil
+	}
+	b, err := unix.Mmap(-1, 0, size+hugePage, unix.PROT_NONE,
+		unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	if err != nil {
+		return err
+	}
+	arena = b
+	skip := -uintptr(unsafe.Pointer(&b[0])) & (hugePage - 1)
+	memBase = unsafe.Pointer(&b[skip])
+	memSize = size
+	memOpen = 0
+	return nil
+}
+
+// memOpenTo makes the first n bytes of the arena readable and writable.
+func memOpenTo(n int) error {
+	if n <= memOpen {
+		return nil
+	}
+	n = (n + hugePage - 1) &^ (hugePage - 1)
+	b := memBytes(memOpen, n-memOpen)
+	if err := unix.Mprotect(b, unix.PROT_READ|unix.PROT_WRITE); err != nil {
+		return err
+	}
+	if memOpen > 0 {
+		// The first huge page holds little but the crawlers' items.
+		unix.Madvise(b, unix.MADV_HUGEPAGE)
+	}
+	memOpen = n
+	return nil
+}
+
+// memDiscard gives the memory of b back to the system; b then reads as zeroes.
+func memDiscard(b []byte) {
+	unix.Madvise(b, unix.MADV_DONTNEED)
+}
+
+// refsAlloc returns n zero refs, for a hash table.
+func refsAlloc(n int) ([]ref, error) {
+	b, err := unix.Mmap(-1, 0, n*refSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return nil, err
+	}
+	if len(b) >= hugePage {
+		unix.Madvise(b, unix.MADV_HUGEPAGE)
+	}
+	return unsafe.Slice((*ref)(unsafe.Pointer(&b[0])), n), nil
+}
+
+// refsFree undoes refsAlloc.
+func refsFree(r []ref) {
+	unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(&r[0])), len(r)*refSize))
+}

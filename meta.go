@@ -1,0 +1,788 @@
+// The meta commands: mg, ms, md, ma, mn and me. From proto_parser.c: struct
+// _meta_flags, process_mget_cmd .. process_marithmetic_cmd; proto_text.c:
+// _finalize_mset, process_meta_command, process_mset_command; base64.c.
+
+package main
+
+import (
+	"encoding/base64"
+	"fmt"
+	"strconv"
+)
+
+const (
+	mflagMaxOptLength    = 20 // words on a line
+	mflagMaxOpaqueLength = 32 // bytes, with the O before it
+)
+
+// metaFlags is what the flags of a command ask for.
+type metaFlags struct {
+	noUpdate  bool // u
+	vivify    bool // N
+	value     bool // v
+	setStale  bool // I
+	noReply   bool // q
+	hasCas    bool // C
+	hasCasIn  bool // E
+	newTtl    bool // T
+	keyBinary bool // b
+	removeVal bool // x
+
+	mode           byte // of M, 0 for none
+	clientFlags    uint32
+	exptime        relTime
+	autovivExptime relTime
+	recacheTime    relTime
+	key            []byte
+	reqCasId       uint64
+	casIdIn        uint64 // the unique that the client wants to have set
+	delta, initial uint64 // of ma
+}
+
+// casIn is the unique for an item that the command changes.
+func (of *metaFlags) casIn() uint64 {
+	if of.hasCasIn {
+		return of.casIdIn
+	}
+	return getCasId()
+}
+
+// A metaReply is what ms keeps for the time when its value has come.
+type metaReply struct {
+	mset     bool // the command is an ms
+	setStale bool // the value may be stored as a stale one
+	nflags   uint8
+	nopaque  uint8
+	flags    [4]byte // to answer in this order: some of O, k, c, s
+	opaque   [mflagMaxOpaqueLength]byte
+}
+
+// metaFlagPreparse reads the flags, which begin at word start. It returns
+// what is wrong with them, or "". A key in base64 is decoded where it stands.
+func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
+	of.key = pr.key()
+	if len(of.key) > keyMaxLength {
+		return "CLIENT_ERROR bad command line format"
+	}
+	if pr.ntokens > mflagMaxOptLength {
+		return "CLIENT_ERROR options flags are too long"
+	}
+	// The last thing wrong is told, unless a flag is wrong itself.
+	const badToken = "CLIENT_ERROR bad token in command line format"
+	errstr := "CLIENT_ERROR bad command line format"
+	hasError := false
+	var seen uint64
+	for i := start; i < pr.ntokens; i++ {
+		tok := pr.token(i)
+		o, arg := tok[0], tok[1:]
+		bit := uint64(1) << (o - 'A') // 0 for a digit
+		if seen&bit != 0 {
+			return "CLIENT_ERROR duplicate flag"
+		}
+		seen |= bit
+		ok, what := true, badToken
+		switch o {
+		case 'b':
+			of.key = base64Decode(of.key)
+			of.keyBinary = true
+			ok, what = of.key != nil, "CLIENT_ERROR error decoding key"
+		case 'N':
+			of.vivify = true
+			of.autovivExptime, ok = metaExptime(arg)
+		case 'T':
+			of.newTtl = true
+			of.exptime, ok = metaExptime(arg)
+		case 'R':
+			of.recacheTime, ok = metaExptime(arg)
+		case 'O', 'P', 'L', 'k', 's', 't', 'c', 'f', 'l', 'h':
+			// Known, but there is nothing to do yet.
+		case 'v':
+			of.value = true
+		case 'u':
+			of.noUpdate = true
+		case 'q':
+			of.noReply = true
+		case 'x':
+			of.removeVal = true
+		case 'F':
+			of.clientFlags, ok = toktou32(arg)
+			what = errstr
+		case 'C':
+			of.hasCas = true
+			of.reqCasId, ok = toktou64(arg)
+		case 'E':
+			of.hasCasIn = true
+			of.casIdIn, ok = toktou64(arg)
+		case 'M':
+			// Only the letter after it counts, which may be a blank.
+			of.mode = pr.request[pr.tokens[i].start+1]
+		case 'J':
+			of.initial, ok = toktou64(arg)
+			what = "CLIENT_ERROR invalid numeric initial value"
+		case 'D':
+			of.delta, ok = toktou64(arg)
+			what = "CLIENT_ERROR invalid numeric delta value"
+		case 'I':
+			of.setStale = true
+		default:
+			return "CLIENT_ERROR invalid flag"
+		}
+		if !ok {
+			errstr, hasError = what, true
+		}
+	}
+	if hasError {
+		return errstr
+	}
+	return ""
+}
+
+// metaExptime reads the time that is the argument of a flag.
+func metaExptime(arg []byte) (relTime, bool) {
+	exptime, ok := tokto32(arg)
+	return realtime(exptimeToPositiveTime(exptime)), ok
+}
+
+// The following append a part of a reply to b.
+
+func metaKey(b, key []byte, binary bool) []byte {
+	b = append(b, " k"...)
+	if !binary {
+		return append(b, key...)
+	}
+	return append(base64.StdEncoding.AppendEncode(b, key), " b"...)
+}
+
+// metaOpaque returns false if the token is too long.
+func metaOpaque(b, tok []byte) ([]byte, bool) {
+	return append(append(b, ' '), tok...), len(tok) <= mflagMaxOpaqueLength
+}
+
+func metaUint(b []byte, flag byte, n uint64) []byte {
+	return strconv.AppendUint(append(b, ' ', flag), n, 10)
+}
+
+// metaTtl tells the seconds left as of now, since clocks may differ.
+func metaTtl(b []byte, it *item) []byte {
+	if it.exptime == 0 {
+		return append(b, " t-1"...)
+	}
+	return metaUint(b, 't', uint64(it.exptime-currentTime.Load()))
+}
+
+// metaNoItem appends the opaque and the key, as there is no item to tell
+// more of.
+func metaNoItem(b []byte, pr *parser, of *metaFlags) (_ []byte, ok bool) {
+	for i := keyToken + 1; i < pr.ntokens; i++ {
+		switch tok := pr.token(i); tok[0] {
+		case 'O':
+			if b, ok = metaOpaque(b, tok); !ok {
+				return b, false
+			}
+		case 'k':
+			b = metaKey(b, of.key, of.keyBinary)
+		}
+	}
+	return b, true
+}
+
+const opaqueTooLong = "CLIENT_ERROR opaque token too long"
+
+// metaFinish ends a reply that has no value to it. With quiet nothing is
+// answered.
+func metaFinish(c *conn, b []byte, quiet bool) {
+	if !quiet {
+		c.resp.wbuf = append(b, "\r\n"...)
+	}
+	connSetState(c, connNewCmd)
+}
+
+// processMgetCmd serves mg. Not as in C, which locks the item only for some
+// of the flags: it stays locked until its value is copied.
+func processMgetCmd(c *conn, pr *parser) {
+	var of metaFlags
+	if errstr := metaFlagPreparse(pr, 2, &of); errstr != "" {
+		outErrstring(c, errstr)
+		return
+	}
+	t := c.thread
+	n := &t.stats.pending.n
+	it, hv, overflow := limitedGetLocked(of.key, t, dontUpdate)
+	if overflow {
+		// We don't want to vivify by accident.
+		outErrstring(c, "SERVER_ERROR refcount overflow during fetch")
+		return
+	}
+	itemCreated := false
+	if it == nil && of.vivify {
+		it = doItemAlloc(of.key, hv, 0, 0, 2) // its time is filled in later
+		if it != nil {
+			copy(it.data(), "\r\n")
+			doItemLink(it, hv, of.casIn())
+			itemCreated = true
+		}
+	}
+	if it == nil {
+		itemUnlock(hv)
+		n[statGetCmds]++
+		n[statGetMisses]++
+		if b, ok := metaNoItem(append(c.resp.wbuf, "EN"...), pr, &of); ok {
+			metaFinish(c, b, of.noReply)
+		} else {
+			outErrstring(c, opaqueTooLong)
+		}
+		return
+	}
+	if of.hasCas && it.cas() == of.reqCasId {
+		of.value = false // the client has it
+	}
+	b, ok := mgetReply(c.resp.wbuf, pr, &of, it, itemCreated)
+	if !ok {
+		doItemRemove(it)
+		itemUnlock(hv)
+		outErrstring(c, opaqueTooLong)
+		return
+	}
+	c.resp.wbuf = b
+	if !of.noUpdate {
+		doItemBump(t, it, hv) // so late because h and l tell of the time before
+	}
+	if of.newTtl {
+		n[statTouchCmds]++
+		t.stats.slab(it, slabTouchHits)
+	} else {
+		n[statGetCmds]++
+		t.stats.lruHit(it)
+	}
+	if of.value {
+		respAddValue(c, it, int(it.nbytes))
+	} else {
+		doItemRemove(it)
+	}
+	itemUnlock(hv)
+	connSetState(c, connNewCmd)
+}
+
+// mgetReply appends the line that answers mg for an item, and does to the
+// item what the flags ask for, in their order. It returns false if the
+// opaque is too long.
+func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) (_ []byte, ok bool) {
+	wonToken := false
+	if of.value {
+		b = append(b, "VA "...)
+		b = strconv.AppendUint(b, uint64(it.nbytes-2), 10)
+	} else {
+		b = append(b, "HD"...)
+	}
+	for i := keyToken + 1; i < pr.ntokens; i++ {
+		switch tok := pr.token(i); tok[0] {
+		case 'T':
+			it.exptime = of.exptime
+		case 'N':
+			if itemCreated {
+				it.exptime = of.autovivExptime
+				wonToken = true
+			}
+		case 'R':
+			// Less time is left than the client wants.
+			if it.itFlags&itemTokenSent == 0 && !itemCreated &&
+				it.exptime != 0 && it.exptime < of.recacheTime {
+				wonToken = true
+			}
+		case 's':
+			b = metaUint(b, 's', uint64(it.nbytes-2))
+		case 't':
+			b = metaTtl(b, it)
+		case 'c':
+			b = metaUint(b, 'c', it.cas())
+		case 'f':
+			b = metaUint(b, 'f', uint64(it.clientFlags()))
+		case 'l':
+			b = metaUint(b, 'l', uint64(currentTime.Load()-it.time))
+		case 'h':
+			fetched := uint64(0)
+			if it.itFlags&itemFetched != 0 {
+				fetched = 1
+			}
+			b = metaUint(b, 'h', fetched)
+		case 'O':
+			if b, ok = metaOpaque(b, tok); !ok {
+				return b, false
+			}
+		case 'k':
+			b = metaKey(b, it.key(), it.itFlags&itemKeyBinary != 0)
+		}
+	}
+	// Z is looked at first so that no client is told both W and Z.
+	if it.itFlags&itemTokenSent != 0 {
+		b = append(b, " Z"...)
+	}
+	if it.itFlags&itemStale != 0 {
+		b = append(b, " X"...)
+		if it.itFlags&itemTokenSent == 0 {
+			wonToken = true
+		}
+	}
+	if wonToken {
+		b = append(b, " W"...)
+		it.itFlags |= itemTokenSent
+	}
+	return append(b, "\r\n"...), true
+}
+
+// processMsetCmdStart returns the item that the value is to be read into and
+// how to store it, or nil when it has answered why there is none.
+func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
+	t := c.thread
+	var of metaFlags
+	if errstr := metaFlagPreparse(pr, 3, &of); errstr != "" {
+		outErrstring(c, errstr)
+		return nil, 0
+	}
+	exptime := of.exptime
+	comm = nreadSet
+	switch of.mode {
+	case 0, 'S':
+	case 'E':
+		comm = nreadAdd
+	case 'A':
+		comm = nreadAppend
+		if of.vivify {
+			comm = nreadAppendviv
+			exptime = of.autovivExptime
+		}
+	case 'P':
+		comm = nreadPrepend
+		if of.vivify {
+			comm = nreadPrependviv
+			exptime = of.autovivExptime
+		}
+	case 'R':
+		comm = nreadReplace
+	default:
+		outErrstring(c, "CLIENT_ERROR invalid mode for ms M token")
+		return nil, 0
+	}
+	// A replace with a unique is the same as a cas. The other modes look at
+	// the unique by themselves.
+	if of.hasCas && (comm == nreadSet || comm == nreadReplace) {
+		comm = nreadCas
+	}
+	it = itemAlloc(of.key, of.clientFlags, exptime, pr.vlen)
+	if it == nil {
+		if !itemSizeOk(len(of.key), of.clientFlags, pr.vlen) {
+			outErrstring(c, "SERVER_ERROR object too large for cache")
+			t.stats.pending.n[statStoreTooLarge]++
+		} else {
+			outErrstring(c, "SERVER_ERROR out of memory storing object")
+			t.stats.pending.n[statStoreNoMemory]++
+		}
+		// An ms that fails leaves nothing stale behind.
+		old, hv := itemGetLocked(of.key, t, dontUpdate)
+		if old != nil {
+			doItemUnlink(old, hv)
+			doItemRemove(old)
+		}
+		itemUnlock(hv)
+		return nil, 0
+	}
+	it.setCas(of.reqCasId)
+	if of.keyBinary {
+		it.itFlags |= itemKeyBinary
+	}
+	t.stats.slab(it, slabSetCmds)
+	c.noreply = of.noReply
+	c.cas = of.casIn()
+	c.meta = metaReply{mset: true, setStale: of.setStale && comm == nreadCas}
+	return it, comm
+}
+
+// processMdeleteCmd serves md.
+func processMdeleteCmd(c *conn, pr *parser) {
+	var of metaFlags
+	if errstr := metaFlagPreparse(pr, 2, &of); errstr != "" {
+		outErrstring(c, errstr)
+		return
+	}
+	t := c.thread
+	n := &t.stats.pending.n
+	b, ok := metaNoItem(append(c.resp.wbuf, "HD"...), pr, &of)
+	if !ok {
+		outErrstring(c, opaqueTooLong)
+		return
+	}
+	code := b[len(c.resp.wbuf):]
+	quiet := false
+	it, hv := itemGetLocked(of.key, t, dontUpdate)
+	switch {
+	case it == nil:
+		n[statDeleteMisses]++
+		copy(code, "NF")
+	case of.hasCas && it.cas() != of.reqCasId:
+		n[statDeleteMisses]++
+		copy(code, "EX")
+	default:
+		quiet = of.noReply
+		if of.removeVal {
+			newIt := mdeleteValue(it, hv, t, &of)
+			doItemRemove(it)
+			if newIt == nil {
+				itemUnlock(hv)
+				outErrstring(c, "SERVER_ERROR out of memory")
+				return
+			}
+			it = newIt
+		}
+		if of.setStale {
+			if of.newTtl {
+				it.exptime = of.exptime
+			}
+			it.itFlags |= itemStale
+			it.itFlags &^= itemTokenSent // so that the next client can win
+			it.setCas(of.casIn())
+		} else {
+			t.stats.slab(it, slabDeleteHits)
+			if !of.removeVal {
+				doItemUnlink(it, hv)
+			}
+		}
+	}
+	if it != nil {
+		doItemRemove(it)
+	}
+	itemUnlock(hv)
+	metaFinish(c, b, quiet)
+}
+
+// mdeleteValue puts an empty item in the place of it. It returns nil if
+// there is no memory.
+func mdeleteValue(it *item, hv uint32, t *thread, of *metaFlags) *item {
+	newIt := doItemAlloc(of.key, hv, of.clientFlags, of.exptime, 2)
+	if newIt == nil {
+		return nil
+	}
+	copy(newIt.data(), "\r\n")
+	cas := it.cas()
+	if of.hasCasIn {
+		cas = of.casIdIn
+	}
+	doStoreItem(newIt, nreadSet, t, hv, nil, nil, cas, false)
+	return newIt
+}
+
+// processMarithmeticCmd serves ma.
+func processMarithmeticCmd(c *conn, pr *parser) {
+	of := metaFlags{delta: 1}
+	if metaFlagPreparse(pr, 2, &of) != "" {
+		outErrstring(c, "CLIENT_ERROR invalid or duplicate flag")
+		return
+	}
+	incr := true
+	switch of.mode {
+	case 0, 'I', '+':
+	case 'D', '-':
+		incr = false
+	default:
+		outErrstring(c, "CLIENT_ERROR invalid mode for ma M token")
+		return
+	}
+	t := c.thread
+	hv := hash(of.key)
+	itemLock(hv)
+	var (
+		it     *item // with the number in it
+		buf    [incrMaxStorageLen]byte
+		code   string // in place of an item
+		errstr string
+	)
+	itemCreated := false
+	cas := of.reqCasId
+	n, ret := doAddDelta(t, of.key, incr, of.delta, buf[:], &cas, hv, &it)
+	num := buf[:n]
+	switch ret {
+	case deltaOk:
+		if of.hasCasIn {
+			it.setCas(of.casIdIn)
+		}
+		cas = it.cas()
+	case nonNumeric:
+		errstr = "CLIENT_ERROR cannot increment or decrement non-numeric value"
+	case eom:
+		errstr = "SERVER_ERROR out of memory"
+	case deltaItemNotFound:
+		if !of.vivify {
+			if incr {
+				t.stats.pending.n[statIncrMisses]++
+			} else {
+				t.stats.pending.n[statDecrMisses]++
+			}
+			code = "NF"
+			break
+		}
+		num = strconv.AppendUint(buf[:0], of.initial, 10)
+		it = doItemAlloc(of.key, hv, 0, 0, len(num)+2) // its time is filled in later
+		if it == nil {
+			errstr = "SERVER_ERROR Out of memory allocating new item"
+			break
+		}
+		copy(it.data(), num)
+		copy(it.data()[len(num):], "\r\n")
+		doStoreItem(it, nreadAdd, t, hv, nil, &cas, of.casIn(), false)
+		itemCreated = true
+	case deltaItemCasMismatch:
+		code = "EX"
+	}
+	b, ok := c.resp.wbuf, true
+	quiet := false
+	if it != nil {
+		quiet = of.noReply
+		b, ok = marithmeticReply(b, pr, &of, it, num, cas, itemCreated)
+		doItemRemove(it)
+	} else if errstr == "" {
+		b, ok = metaNoItem(append(b, code...), pr, &of)
+	}
+	itemUnlock(hv)
+	if !ok {
+		errstr = opaqueTooLong
+	}
+	if errstr != "" {
+		outErrstring(c, errstr)
+		return
+	}
+	metaFinish(c, b, quiet)
+}
+
+// marithmeticReply appends the answer to ma for an item, whose value is now
+// num, but for the last \r\n. It returns false if the opaque is too long.
+func marithmeticReply(b []byte, pr *parser, of *metaFlags, it *item, num []byte, cas uint64, itemCreated bool) (_ []byte, ok bool) {
+	if of.value {
+		b = append(b, "VA "...)
+		b = strconv.AppendUint(b, uint64(len(num)), 10)
+	} else {
+		b = append(b, "HD"...)
+	}
+	for i := keyToken + 1; i < pr.ntokens; i++ {
+		switch tok := pr.token(i); tok[0] {
+		case 'c':
+			b = metaUint(b, 'c', cas)
+		case 't':
+			b = metaTtl(b, it)
+		case 'T':
+			it.exptime = of.exptime
+		case 'N':
+			if itemCreated {
+				it.exptime = of.autovivExptime
+			}
+		case 'O':
+			if b, ok = metaOpaque(b, tok); !ok {
+				return b, false
+			}
+		case 'k':
+			b = metaKey(b, of.key, of.keyBinary)
+		}
+	}
+	if of.value {
+		b = append(append(b, "\r\n"...), num...)
+	}
+	return b, true
+}
+
+// finalizeMset answers ms, whose value has come and been stored or not. The
+// item is locked.
+func finalizeMset(c *conn, it *item, nbytes int, ret storeItemType, cas uint64) {
+	b := c.resp.wbuf
+	quiet := false
+	switch ret {
+	case stored:
+		b = append(b, "HD"...)
+		quiet = c.noreply
+	case exists:
+		b = append(b, "EX"...)
+	case notFound:
+		b = append(b, "NF"...)
+	case notStored:
+		b = append(b, "NS"...)
+	default:
+		outErrstring(c, "SERVER_ERROR Unhandled storage type.")
+		return
+	}
+	if ret != stored {
+		cas = 0
+	}
+	if nbytes == 0 { // or what an append made of it
+		nbytes = int(it.nbytes)
+	}
+	m := &c.meta
+	for _, f := range m.flags[:m.nflags] {
+		switch f {
+		case 'O':
+			b = append(append(b, ' '), m.opaque[:m.nopaque]...)
+		case 'k':
+			b = metaKey(b, it.key(), it.itFlags&itemKeyBinary != 0)
+		case 'c':
+			b = metaUint(b, 'c', cas)
+		case 's':
+			b = metaUint(b, 's', uint64(nbytes-2))
+		}
+	}
+	metaFinish(c, b, quiet)
+}
+
+// processMetaCommand serves me, which tells what is known of an item.
+func processMetaCommand(c *conn, pr *parser) {
+	key := pr.key()
+	if len(key) > keyMaxLength {
+		outString(c, "CLIENT_ERROR bad command line format")
+		return
+	}
+	// C, too, wants another word behind the b.
+	if pr.ntokens >= 4 && string(pr.token(2)) == "b" {
+		if key = base64Decode(key); key == nil {
+			outString(c, "CLIENT_ERROR bad command line format")
+			return
+		}
+	}
+	it, hv, overflow := limitedGetLocked(key, c.thread, dontUpdate)
+	if it != nil {
+		b := append(c.resp.wbuf, "ME "...)
+		if it.itFlags&itemKeyBinary != 0 {
+			b = base64.StdEncoding.AppendEncode(b, it.key())
+		} else {
+			b = append(b, it.key()...)
+		}
+		exp := int32(-1)
+		if it.exptime != 0 {
+			exp = int32(it.exptime - currentTime.Load())
+		}
+		fetch := "no"
+		if it.itFlags&itemFetched != 0 {
+			fetch = "yes"
+		}
+		c.resp.wbuf = fmt.Appendf(b, " exp=%d la=%d cas=%d fetch=%s cls=%d size=%d\r\n",
+			exp, currentTime.Load()-it.time, it.cas(), fetch, it.clsid(), it.ntotal())
+		doItemRemove(it)
+		connSetState(c, connNewCmd)
+	} else {
+		outString(c, "EN")
+	}
+	if !overflow {
+		itemUnlock(hv)
+	}
+	c.thread.stats.pending.n[statMetaCmds]++
+}
+
+// processMsetCommand begins to read the value of ms.
+func processMsetCommand(c *conn, pr *parser) {
+	it, comm := processMsetCmdStart(c, pr)
+	if it != nil && !msetNote(&c.meta, pr) {
+		itemRemove(it)
+		it = nil
+		outErrstring(c, opaqueTooLong)
+	}
+	if it == nil {
+		c.sbytes = pr.vlen
+		connSetState(c, connSwallow)
+		return
+	}
+	connReadValue(c, it, comm)
+}
+
+// msetNote keeps the flags that will be answered. It returns false if the
+// opaque is too long.
+func msetNote(m *metaReply, pr *parser) bool {
+	for i := 3; i < pr.ntokens; i++ {
+		tok := pr.token(i)
+		switch tok[0] {
+		case 'O':
+			if len(tok) > mflagMaxOpaqueLength {
+				return false
+			}
+			m.nopaque = uint8(copy(m.opaque[:], tok))
+		case 'k', 'c', 's':
+		default:
+			continue
+		}
+		m.flags[m.nflags] = tok[0]
+		m.nflags++
+	}
+	return true
+}
+
+// processMetaRequest serves the command m<cmd>. It returns known if there is
+// one, and ok if it has the words that it needs.
+func processMetaRequest(c *conn, pr *parser, cmd byte) (known, ok bool) {
+	switch cmd {
+	case 'g', 'd', 'a', 'e':
+		ok = processRequestMeta(pr)
+	case 's':
+		ok = processRequestMset(pr)
+	case 'n':
+		ok = true
+	default:
+		return false, false
+	}
+	if !ok {
+		return true, false
+	}
+	switch cmd {
+	case 'g':
+		processMgetCmd(c, pr)
+	case 's':
+		processMsetCommand(c, pr)
+	case 'd':
+		processMdeleteCmd(c, pr)
+	case 'a':
+		processMarithmeticCmd(c, pr)
+	case 'e':
+		processMetaCommand(c, pr)
+	case 'n':
+		outString(c, "MN")
+		connSetState(c, connMwrite) // what was gathered leaves now
+	}
+	return true, true
+}
+
+const notBase64 = 1 << 7
+
+var base64Value = func() (values [256]uint8) {
+	for i := range values {
+		values[i] = notBase64
+	}
+	for i, ch := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/" {
+		values[ch] = uint8(i)
+	}
+	values['='] = 0
+	return values
+}()
+
+// base64Decode decodes b in its place, or returns nil. It is as lenient as
+// C: bytes that are no digits do not count, and no more is looked at than
+// the first four digits with padding among them.
+func base64Decode(b []byte) []byte {
+	n, count, pad := 0, 0, 0
+	ended := false
+	var block uint32
+	for _, ch := range b {
+		v := base64Value[ch]
+		if v == notBase64 {
+			continue
+		}
+		count++
+		if ended {
+			continue
+		}
+		block = block<<6 | uint32(v)
+		if ch == '=' {
+			pad++
+		}
+		if count%4 == 0 {
+			b[n], b[n+1], b[n+2] = byte(block>>16), byte(block>>8), byte(block)
+			n += 3 - pad
+			ended = pad > 0
+		}
+	}
+	if count == 0 || count%4 != 0 || pad > 2 {
+		return nil
+	}
+	return b[:n]
+}

@@ -1,0 +1,461 @@
+// Connections: how many, how they end, who waits for whom.
+
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// fds counts the descriptors of the server.
+func (s *server) fds() int {
+	names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return len(names)
+}
+
+// want asks for text and expects this reply.
+func (c *client) want(t testing.TB, text, reply string) {
+	t.Helper()
+	if have := c.ask(text); have != reply {
+		t.Fatalf("%.50q:\nhave %.200q\nwant %.200q", text, have, reply)
+	}
+}
+
+// wantStat waits until stats says that name is value.
+func (c *client) wantStat(t testing.TB, name, value string) {
+	t.Helper()
+	eventually(t, name+" "+value, func() bool { return c.stat("", name) == value })
+}
+
+func TestTenThousand(t *testing.T) {
+	const n = 10000
+	var old syscall.Rlimit
+	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old)
+	lim := syscall.Rlimit{Cur: n + 200, Max: max(old.Max, n+200)}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
+		t.Skipf("%d descriptors: %v", lim.Cur, err)
+	}
+	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: old.Cur, Max: lim.Max})
+
+	s := mc9(t, "-c", strconv.Itoa(n+100))
+	c := s.client()
+	c.wantStat(t, "curr_connections", "1")
+	fds := s.fds()
+	var conns []net.Conn
+	for range n {
+		nc, err := s.dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		conns = append(conns, nc)
+	}
+	c.wantStat(t, "curr_connections", strconv.Itoa(n+1))
+	c.want(t, "set foo 0 0 3\r\nbar\r\n", "STORED\r\n")
+	for _, nc := range conns {
+		io.WriteString(nc, "get foo\r\n")
+	}
+	want := "VALUE foo 0 3\r\nbar\r\nEND\r\n"
+	for i, nc := range conns {
+		b := make([]byte, len(want))
+		nc.SetReadDeadline(time.Now().Add(patience))
+		if _, err := io.ReadFull(nc, b); err != nil || string(b) != want {
+			t.Fatalf("connection %d: %q, %v", i, b, err)
+		}
+		nc.Close()
+	}
+	c.wantStat(t, "curr_connections", "1")
+	eventually(t, "descriptors are closed", func() bool { return s.fds() == fds })
+	if r := c.stat("", "rejected_connections"); r != "0" {
+		t.Error("rejected_connections", r)
+	}
+}
+
+// Clients that hang up anywhere leave nothing behind: no connection, no
+// descriptor, no memory, no reference to an item.
+func TestHangups(t *testing.T) {
+	s := mc9(t, "-m", "256", "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove")
+	c := s.client()
+	value := strings.Repeat("x", 200000)
+	c.want(t, "set big 0 0 200000\r\n"+value+"\r\nset n 0 0 1\r\n1\r\n", "STORED\r\nSTORED\r\n")
+	c.wantStat(t, "curr_connections", "1")
+	fds := s.fds()
+	states := []string{
+		"",
+		"get bi",
+		"get n\r\nget bi",
+		"get" + strings.Repeat(" none", 5000),
+		"set a 0 0 10\r\n",
+		"set a 0 0 10\r\n12345",
+		"set a 0 0 100000\r\n" + value[:50000],
+		"append big 0 0 100000\r\n" + value[:50000],
+		"get n\r\nset a 0 0 10\r\n12345",
+		"set a 0 0 2000000\r\n" + value,
+		"set a 0 x 10\r\n12345",
+		strings.Repeat("get big\r\n", 20),
+		"get big" + strings.Repeat(" big", 100) + "\r\n",
+		"stats\r\nincr n 1\r\nquit\r\n",
+		strings.Repeat("x", 3000),
+	}
+	for i := range 1000 {
+		nc, err := s.dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(nc, states[i%len(states)])
+		switch {
+		case i%3 == 0: // half closed, it is still read to its end
+			nc.(*net.UnixConn).CloseWrite()
+			nc.SetReadDeadline(time.Now().Add(patience))
+			if _, err := io.Copy(io.Discard, nc); os.IsTimeout(err) {
+				t.Fatalf("%.30q: %v", states[i%len(states)], err)
+			}
+		case i%3 == 1: // some of the reply is read
+			nc.SetReadDeadline(time.Now().Add(time.Millisecond))
+			nc.Read(make([]byte, 1000))
+		}
+		nc.Close()
+	}
+	c.wantStat(t, "curr_connections", "1")
+	eventually(t, "descriptors are closed", func() bool { return s.fds() == fds })
+	c.want(t, "delete big\r\ndelete n\r\ndelete a\r\n", "DELETED\r\nDELETED\r\nNOT_FOUND\r\n")
+	c.wantStat(t, "curr_items", "0")
+	for _, line := range strings.Split(c.ask("stats slabs\r\n"), "\r\n") {
+		if strings.Contains(line, ":used_chunks ") && !strings.HasSuffix(line, " 0") {
+			t.Error("leaked: ", line)
+		}
+	}
+}
+
+func TestMaxconns(t *testing.T) {
+	s := mc9(t, "-c", "100")
+	c := s.client()
+	var in []*client
+	for {
+		nc := s.client()
+		nc.SetDeadline(time.Now().Add(patience))
+		io.WriteString(nc, "version\r\n")
+		line, err := nc.r.ReadString('\n')
+		if line == "ERROR Too many open connections\r\n" {
+			if rest, _ := io.ReadAll(nc.r); len(rest) != 0 {
+				t.Errorf("and then %q", rest)
+			}
+			break
+		}
+		if err != nil || !strings.HasPrefix(line, "VERSION") || len(in) > 100 {
+			t.Fatalf("connection %d: %q, %v", len(in), line, err)
+		}
+		in = append(in, nc)
+	}
+	if len(in) < 50 {
+		t.Errorf("only %d connections", len(in))
+	}
+	c.want(t, "get foo\r\n", "END\r\n")
+	c.wantStat(t, "rejected_connections", "1")
+	c.wantStat(t, "curr_connections", strconv.Itoa(1+len(in)))
+	in[0].Close()
+	c.wantStat(t, "curr_connections", strconv.Itoa(len(in)))
+	s.client().want(t, "get foo\r\n", "END\r\n")
+}
+
+// With no descriptor left mc9 stops listening until there is one.
+func TestNoDescriptors(t *testing.T) {
+	s := mc9(t, "-o", "no_maxconns_fast")
+	c := s.client()
+	c.wantStat(t, "curr_connections", "1")
+	limit := unix.Rlimit{Cur: uint64(s.fds() + 4), Max: 1024}
+	if err := unix.Prlimit(s.cmd.Process.Pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
+		t.Fatal(err)
+	}
+	c.wantStat(t, "accepting_conns", "1")
+	var conns []*client
+	for i := 0; c.stat("", "accepting_conns") == "1"; i++ {
+		if i == 100 {
+			t.Fatal("still accepts")
+		}
+		nc := s.client()
+		n := strconv.Itoa(i + 2)
+		eventually(t, "accepted, or nothing is", func() bool {
+			return c.stat("", "curr_connections") == n || c.stat("", "accepting_conns") == "0"
+		})
+		conns = append(conns, nc)
+	}
+	if c.stat("", "rejected_connections") != "" {
+		t.Error("rejected_connections without maxconns_fast")
+	}
+	c.wantStat(t, "listen_disabled_num", "1")
+	conns[0].Close()
+	c.wantStat(t, "accepting_conns", "1")
+	for _, nc := range conns[1:] {
+		nc.want(t, "get foo\r\n", "END\r\n")
+	}
+	if c.stat("", "time_in_listen_disabled_us") == "0" {
+		t.Error("time_in_listen_disabled_us is 0")
+	}
+}
+
+func TestIdleTimeout(t *testing.T) {
+	t.Parallel()
+	s := start(t, "", true, "-l", "127.0.0.1", "-p", "-1", "-o", "idle_timeout=1")
+	busy, idle := s.client(), s.client()
+	half := s.client()
+	idle.want(t, "get foo\r\n", "END\r\n")
+	half.want(t, "get foo\r\n", "END\r\n")
+	io.WriteString(half, "set foo 0 0 10\r\n123") // it waits for data, and may
+	busy.wantStat(t, "idle_kicks", "1")
+	if line := idle.line(); line != closed {
+		t.Errorf("%q", line)
+	}
+	half.want(t, "4567890\r\n", "STORED\r\n")
+}
+
+func TestYields(t *testing.T) {
+	s := mc9(t, "-R", "1")
+	c := s.client()
+	c.want(t, strings.Repeat("set foo 0 0 3\r\nbar\r\n", 6), strings.Repeat("STORED\r\n", 6))
+	n, _ := strconv.Atoi(c.stat("", "conn_yields"))
+	if n < 5 {
+		t.Error("conn_yields", n)
+	}
+	// Many commands arrive in order and whole however often they yield.
+	var text, reply strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&text, "set k%d 0 0 4\r\n%04d\r\nget k%d\r\n", i, i, i)
+		fmt.Fprintf(&reply, "STORED\r\nVALUE k%d 0 4\r\n%04d\r\nEND\r\n", i, i)
+	}
+	c.want(t, text.String(), reply.String())
+}
+
+// A client that does not read its reply is no burden to others, even of the
+// same worker, and gets all of it in the end, as it was when it asked.
+func TestSlowReader(t *testing.T) {
+	s := mc9(t, "-t", "1", "-m", "100")
+	c, slow := s.client(), s.client()
+	var get, reply strings.Builder
+	get.WriteString("get")
+	for i := range 40 {
+		value := strings.Repeat(fmt.Sprintf("value %02d,", i), 50000)
+		c.want(t, fmt.Sprintf("set k%d 7 0 %d\r\n%s\r\n", i, len(value), value), "STORED\r\n")
+		fmt.Fprintf(&get, " k%d", i)
+		fmt.Fprintf(&reply, "VALUE k%d 7 %d\r\n%s\r\n", i, len(value), value)
+	}
+	reply.WriteString("END\r\n")
+	io.WriteString(slow, get.String()+"\r\n")
+	if line := slow.line(); line != "VALUE k0 7 450000\r\n" {
+		t.Fatalf("%q", line)
+	}
+	for range 100 {
+		c.want(t, "incr n 1\r\n", "NOT_FOUND\r\n")
+	}
+	c.want(t, "delete k0\r\nset k0 0 0 3\r\nnew\r\n", "DELETED\r\nSTORED\r\n")
+	want := strings.TrimPrefix(reply.String(), "VALUE k0 7 450000\r\n")
+	if have := slow.ask(""); have != want {
+		t.Errorf("%d bytes, want %d, or not the same", len(have), len(want))
+	}
+	slow.want(t, "get k0\r\n", "VALUE k0 0 3\r\nnew\r\nEND\r\n")
+}
+
+// Many clients at once: their own keys are theirs, and what they share adds up.
+func TestManyClients(t *testing.T) {
+	const clients, rounds = 16, 100
+	s := mc9(t, "-t", "4")
+	c := s.client()
+	c.want(t, "set sum 0 0 1\r\n0\r\nset list 0 0 0\r\n\r\nset cas 0 0 1\r\n0\r\n", "STORED\r\nSTORED\r\nSTORED\r\n")
+	var wg sync.WaitGroup
+	for id := range clients {
+		c := s.client()
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := range rounds {
+				value := strings.Repeat(fmt.Sprintf("%d.%d.", id, i), 1+i*i/3)
+				key := fmt.Sprintf("key%d.%d", id, i%10)
+				set := fmt.Sprintf("set %s %d 0 %d\r\n%s\r\n", key, i, len(value), value)
+				want := fmt.Sprintf("STORED\r\nVALUE %s %d %d\r\n%s\r\nEND\r\nSTORED\r\n", key, i, len(value), value)
+				have := c.ask(set + "get " + key + "\r\nappend list 0 0 1\r\n.\r\nincr sum 1 noreply\r\n")
+				if have != want {
+					t.Errorf("have %.100q, want %.100q", have, want)
+					return
+				}
+				for {
+					var old int
+					var unique uint64
+					gets := c.ask("gets cas\r\n")
+					fmt.Sscanf(strings.ReplaceAll(gets, "\r\n", " "), "VALUE cas 0 %d %d %d", new(int), &unique, &old)
+					now := strconv.Itoa(old + 1)
+					res := c.ask(fmt.Sprintf("cas cas 0 0 %d %d\r\n%s\r\n", len(now), unique, now))
+					if res == "STORED\r\n" {
+						break
+					}
+					if res != "EXISTS\r\n" {
+						t.Errorf("%q, then %q", gets, res)
+						return
+					}
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	n := clients * rounds
+	sum := strconv.Itoa(n)
+	c.want(t, "get sum cas\r\n", fmt.Sprintf("VALUE sum 0 %d\r\n%s\r\nVALUE cas 0 %d\r\n%s\r\nEND\r\n", len(sum), sum, len(sum), sum))
+	c.want(t, "get list\r\n", fmt.Sprintf("VALUE list 0 %d\r\n%s\r\nEND\r\n", n, strings.Repeat(".", n)))
+}
+
+func TestUdp(t *testing.T) {
+	s := start(t, "", true, "-p", "-1", "-U", "-1", "-t", "1")
+	c := s.client()
+	big := strings.Repeat("0123456789", 2000)
+	c.want(t, "set foo 0 0 3\r\nbar\r\nset big 0 0 20000\r\n"+big+"\r\n", "STORED\r\nSTORED\r\n")
+	for net, addr := range map[string]string{"UDP INET": "127.0.0.1:", "UDP INET6": "[::1]:"} {
+		port := s.port[net]
+		if port == "" {
+			t.Logf("no %s here", net)
+			continue
+		}
+		u := dialUdp(t, addr+port)
+		u.want(t, 17, "get foo\r\n", "VALUE foo 0 3\r\nbar\r\nEND\r\n")
+		u.want(t, 0xfffe, "set bar 0 0 3\r\nfoo\r\n", "STORED\r\n")
+		u.want(t, 1, "get none\r\n", "END\r\n")
+		u.want(t, 2, "get big\r\n", "VALUE big 0 20000\r\n"+big+"\r\nEND\r\n")
+		u.want(t, 3, "bogus\r\n", "ERROR\r\n")
+		// What is not one whole packet is dropped, as what has no frame.
+		u.send(4, 0, 2, "set foo 0 0 3\r\nbad\r\n")
+		u.send(5, 1, 2, "set foo 0 0 3\r\nbad\r\n")
+		u.Write([]byte("set foo 0 0 3\r\nbad\r\n")[:8])
+		u.Write([]byte("x"))
+		u.send(6, 0, 1, "")
+		u.want(t, 7, "get foo\r\n", "VALUE foo 0 3\r\nbar\r\nEND\r\n")
+	}
+	c.want(t, "get bar\r\n", "VALUE bar 0 3\r\nfoo\r\nEND\r\n")
+}
+
+// A udpClient sends datagrams, each with the 8 bytes of a frame's header.
+type udpClient struct{ net.Conn }
+
+func dialUdp(t *testing.T, addr string) udpClient {
+	c, err := net.Dial("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return udpClient{c}
+}
+
+func (u udpClient) send(id, seq, total uint16, text string) {
+	var b []byte
+	for _, n := range []uint16{id, seq, total, 0} {
+		b = binary.BigEndian.AppendUint16(b, n)
+	}
+	u.Write(append(b, text...))
+}
+
+// want sends text and expects the reply in as many packets as it takes.
+func (u udpClient) want(t *testing.T, id uint16, text, reply string) {
+	t.Helper()
+	u.send(id, 0, 1, text)
+	var have bytes.Buffer
+	for seq, total := uint16(0), uint16(1); seq < total; seq++ {
+		b := make([]byte, 65536)
+		u.SetReadDeadline(time.Now().Add(patience))
+		n, err := u.Read(b)
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		total = binary.BigEndian.Uint16(b[4:])
+		if n > 1400 || binary.BigEndian.Uint16(b) != id || binary.BigEndian.Uint16(b[2:]) != seq || b[6] != 0 || b[7] != 0 {
+			t.Errorf("%q: packet %d of %d bytes: % x", text, seq, n, b[:8])
+		}
+		have.Write(b[8:n])
+	}
+	if have.String() != reply {
+		t.Errorf("%q: have %.100q", text, have.String())
+	}
+}
+
+// -vvv tells of each change of state, in memcached's words.
+func TestStates(t *testing.T) {
+	s := mc9(t, "-vvv", "-t", "1", "-o", "no_lru_crawler,no_lru_maintainer")
+	const end = "going from conn_closing to conn_closed\n"
+	ended := func() bool { return strings.HasSuffix(s.out.String(), end) }
+	eventually(t, "start's connection is closed", ended)
+	before := len(s.out.String())
+	c := s.client()
+	for _, text := range []string{"set foo 0 0 3\r\nbar\r\n", "get foo none\r\n\n", "set foo 0 x 3\r\nabc\r\n"} {
+		io.WriteString(c, text)
+		for line := ""; line != "STORED\r\n" && !strings.HasPrefix(line, "CLIENT_ERROR"); {
+			if line = c.line(); strings.HasSuffix(line, closed) || strings.HasSuffix(line, silence) {
+				t.Fatalf("%q: %q", text, line)
+			}
+		}
+	}
+	io.WriteString(c, "set foo 0 0 2000000\r\n")
+	c.Conn.(*net.UnixConn).CloseWrite()
+	eventually(t, "connection is closed", ended)
+
+	const want = `<N new auto-negotiating client connection
+N: going from conn_new_cmd to conn_waiting
+N: going from conn_waiting to conn_read
+N: going from conn_read to conn_parse_cmd
+N: Client using the ascii protocol
+<N set foo 0 0 3
+N: going from conn_parse_cmd to conn_nread
+> NOT FOUND foo
+>N STORED
+N: going from conn_nread to conn_new_cmd
+N: going from conn_new_cmd to conn_mwrite
+N: going from conn_mwrite to conn_new_cmd
+N: going from conn_new_cmd to conn_waiting
+N: going from conn_waiting to conn_read
+N: going from conn_read to conn_parse_cmd
+<N get foo none
+> FOUND KEY foo
+>N sending key foo
+> NOT FOUND none
+>N END
+N: going from conn_parse_cmd to conn_new_cmd
+N: going from conn_new_cmd to conn_parse_cmd
+<N
+>N CLIENT_ERROR bad command line format
+N: going from conn_parse_cmd to conn_new_cmd
+N: going from conn_new_cmd to conn_mwrite
+N: going from conn_mwrite to conn_new_cmd
+N: going from conn_new_cmd to conn_waiting
+N: going from conn_waiting to conn_read
+N: going from conn_read to conn_parse_cmd
+<N set foo 0 x 3
+N: going from conn_parse_cmd to conn_swallow
+N: going from conn_swallow to conn_new_cmd
+N: going from conn_new_cmd to conn_mwrite
+N: going from conn_mwrite to conn_new_cmd
+N: going from conn_new_cmd to conn_waiting
+N: going from conn_waiting to conn_read
+N: going from conn_read to conn_parse_cmd
+<N set foo 0 0 2000000
+> FOUND KEY foo
+N: going from conn_parse_cmd to conn_swallow
+N: going from conn_swallow to conn_closing
+<N connection closed.
+N: going from conn_closing to conn_closed
+`
+	fd := regexp.MustCompile(`(?m)^([<>]?)\d+`)
+	if have := fd.ReplaceAllString(s.out.String()[before:], "${1}N"); have != want {
+		t.Errorf("have:\n%s\nwant:\n%s", have, want)
+	}
+}

@@ -1,0 +1,879 @@
+// Limits, settings and their defaults, the command line. From memcached.h;
+// memcached.c: settings_init, usage, the option loop of main and the checks
+// behind it; getopt_long(3), getsubopt(3).
+
+package main
+
+import (
+	_ "embed"
+	"fmt"
+	"iter"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	version = "1.6.45" // of memcached, whose protocol this is
+
+	keyMaxLength       = 250
+	readBufferSize     = 16384 // of a worker's buffers for reading, bytes
+	udpReadBufferSize  = 65536
+	udpMaxPayloadSize  = 1400
+	udpHeaderSize      = 8
+	itemUpdateInterval = 60                // seconds between two bumps of an item in a flat LRU
+	realtimeMaxdelta   = 60 * 60 * 24 * 30 // seconds; a longer expiry time is a date
+	maxVerbosityLevel  = 2
+)
+
+type protocol uint8
+
+const (
+	asciiProt protocol = 3 + iota
+	binaryProt
+	negotiatingProt // to be seen from the first byte
+)
+
+// Set from the command line. What a command may change while workers read it
+// is atomic; all else is fixed before they start.
+var settings struct {
+	maxbytes             atomic.Uint64
+	maxconns             int
+	port                 int
+	udpport              int
+	inter                string // -l as given, entries joined with commas
+	verbose              atomic.Int32
+	oldestLive           atomic.Uint32 // relTime; items not younger than this are flushed once it has passed
+	evictToFree          bool
+	socketpath           string
+	authFile             string
+	access               int     // umask of the Unix socket
+	factor               float64 // growth of chunk sizes
+	chunkSize            int     // least bytes for key, value and flags
+	numThreads           int
+	numThreadsPerUdp     int
+	prefixDelimiter      byte
+	detailEnabled        atomic.Bool
+	reqsPerEvent         int
+	useCas               bool
+	bindingProtocol      protocol
+	backlog              int
+	itemSizeMax          int // bytes
+	slabChunkSizeMax     int // bytes
+	slabPageSize         int // bytes
+	sasl                 bool
+	maxconnsFast         bool
+	lruCrawler           atomic.Bool
+	lruMaintainerThread  bool
+	lruSegmented         atomic.Bool
+	slabReassign         bool
+	slabAutomove         atomic.Int32
+	hashpowerInit        int
+	shutdownCommand      bool
+	tailRepairTime       uint32 // seconds
+	flushEnabled         bool
+	dumpEnabled          bool
+	watchEnabled         bool
+	lruCrawlerSleep      atomic.Int32 // microseconds
+	lruCrawlerTocrawl    atomic.Uint32
+	crawlsPersleep       int
+	hotLruPct            atomic.Int32
+	warmLruPct           atomic.Int32
+	tempLru              atomic.Bool
+	temporaryTtl         atomic.Uint32 // seconds
+	idleTimeout          uint32        // seconds, 0 for never
+	loggerWatcherBufSize int           // bytes
+	loggerBufSize        int           // bytes
+	readBufMemLimit      int           // bytes for all workers together, 0 for no limit
+	numNapiIds           int
+	sockCookieId         uint32 // mark for the listening sockets, 0 for none
+
+	tuneLock sync.Mutex // guards what follows
+
+	hotMaxFactor, warmMaxFactor float64
+
+	slabAutomoveRatio, slabAutomoveFreeratio float64
+	slabAutomoveWindow                       uint32
+	slabAutomoveVersion                      uint32 // bumped when one of these three changes
+}
+
+// What the command line says to main alone: its local variables in C.
+var options struct {
+	lockMemory           bool
+	daemonize            bool
+	preallocate          bool
+	maxcore              bool
+	username             string
+	pidFile              string
+	protocolSpecified    bool
+	tcpSpecified         bool
+	udpSpecified         bool
+	startLruMaintainer   bool
+	startLruCrawler      bool
+	startAssocMaint      bool
+	trackSizes           bool
+	slabSizesUnparsed    string
+	slabSizes            []int // nil if not given
+	slabChunkSizeChanged bool
+}
+
+func settingsInit() {
+	settings.useCas = true
+	settings.access = 0700
+	settings.port = 11211
+	settings.maxbytes.Store(64 << 20)
+	settings.maxconns = 1024
+	settings.evictToFree = true
+	settings.factor = 1.25
+	settings.chunkSize = 48
+	settings.numThreads = 4
+	settings.prefixDelimiter = ':'
+	settings.reqsPerEvent = 20
+	settings.backlog = 1024
+	settings.bindingProtocol = negotiatingProt
+	settings.itemSizeMax = 1 << 20
+	settings.slabPageSize = 1 << 20
+	settings.slabChunkSizeMax = settings.slabPageSize / 2
+	settings.maxconnsFast = true
+	settings.lruCrawlerSleep.Store(100)
+	settings.lruSegmented.Store(true)
+	settings.hotLruPct.Store(20)
+	settings.warmLruPct.Store(40)
+	settings.hotMaxFactor = 0.2
+	settings.warmMaxFactor = 2.0
+	settings.temporaryTtl.Store(61)
+	settings.slabReassign = true
+	settings.slabAutomove.Store(1)
+	settings.slabAutomoveRatio = 0.8
+	settings.slabAutomoveFreeratio = 0.01
+	settings.slabAutomoveWindow = 10
+	settings.flushEnabled = true
+	settings.dumpEnabled = true
+	settings.crawlsPersleep = 1000
+	settings.loggerWatcherBufSize = 256 << 10
+	settings.loggerBufSize = 64 << 10
+	settings.watchEnabled = true
+
+	options.startLruMaintainer = true
+	options.startLruCrawler = true
+	options.startAssocMaint = true
+}
+
+const banner = "memcached " + version + " (mc9)"
+
+func usage() {
+	fmt.Printf(banner+`
+-p, --port=<num>          TCP port (default: %d); 0 for none, -1 for any free one
+-U, --udp-port=<num>      UDP port (default: %d, off)
+-s, --unix-socket=<file>  listen on this Unix socket and on no network
+-a, --unix-mask=<mask>    who may use the Unix socket, in octal (default: %o)
+-A, --enable-shutdown     allow the command "shutdown"
+-l, --listen=<addr>       address to listen on (default: all); a list has commas, the
+                          option may be repeated. Each is host, host:port, [ipv6]:port
+                          or *, after proto[ascii]: if it is to speak that alone
+-d, --daemon              run in the background
+-r, --enable-coredumps    raise the limit on the size of core files
+-u, --user=<user>         become this user, name or number, if started as root
+                          (default: nobody)
+-m, --memory-limit=<num>  megabytes for items (default: %d)
+-M, --disable-evictions   when memory is full refuse items, do not evict others
+-c, --conn-limit=<num>    connections at a time (default: %d)
+-k, --lock-memory         keep all memory from being paged out
+-v, --verbose             print errors and warnings
+-vv                       print commands and replies too
+-vvv                      print changes of a connection's state too
+-h, --help                print this and exit
+-i, --license             print the license and exit
+-V, --version             print the version and exit
+-P, --pidfile=<file>      write the process id to this file; it goes away again with -d
+-f, --slab-growth-factor=<num> ratio of one chunk size to the next (default: %2.2f)
+-n, --slab-min-size=<bytes> least room for key, value and flags (default: %d)
+-L, --enable-largepages   take all item memory at start, in large pages
+-D <char>                 separates a key's prefix from the rest (default: "%c"); also
+                          begins to count by prefix, as "stats detail on" does
+-t, --threads=<num>       worker threads (default: %d)
+-R, --max-reqs-per-event=<num> requests that a connection may have served before
+                          it is the others' turn (default: %d)
+-C, --disable-cas         items have no unique, which saves 8 bytes each
+-b, --listen-backlog=<num> connections that may wait to be accepted (default: %d)
+-B, --protocol=<name>     ascii or auto (default: auto)
+-I, --max-item-size=<num> largest item; k, m and g are known (default: 1m, from 1k to 1g)
+-F, --disable-flush-all   refuse flush_all
+-X, --disable-dumping     refuse stats cachedump, stats detail, lru_crawler metadump
+-W, --disable-watch       refuse watch
+-o, --extended=<list>     suboptions with commas between; most can be turned off with no_
+   - maxconns_fast:       refuse connections over the limit at once (default: %s)
+   - hashpower:           size of the hash table at start, as a power of two
+                          (default: 16)
+   - tail_repair_time:    seconds until an item held at the end of an LRU is taken
+                          for lost (default: never; dangerous)
+   - no_lru_crawler:      no LRU crawler
+   - lru_crawler_sleep:   microseconds between items crawled (default: %d)
+   - lru_crawler_tocrawl: items to crawl per class and run (default: %d, all)
+   - read_buf_mem_limit:  megabytes for buffers of connections (default: %d, no limit)
+   - no_lru_maintainer:   one plain LRU per class, no thread to keep it
+   - hot_lru_pct:         part of a class's memory for the hot LRU (default: %d percent)
+   - warm_lru_pct:        the same for the warm LRU (default: %d percent)
+   - hot_max_factor:      age in hot, relative to cold, that is too old (default: %.2f)
+   - warm_max_factor:     the same for warm (default: %.2f)
+   - temporary_ttl:       items that live shorter have an LRU of their own and are
+                          never evicted (in seconds; default: off)
+   - idle_timeout:        seconds until an idle connection is closed (default: %d, never)
+   - slab_chunk_max:      largest chunk in kilobytes (default: %d)
+   - slab_sizes:          the chunk sizes themselves, in bytes, with - between
+   - slab_reassign, slab_automove=<0-2>, slab_automove_ratio=<num>,
+     slab_automove_window=<num>: how pages move from one class to another
+   - watcher_logbuf_size: kilobytes of buffer for each watcher (default: %d)
+   - worker_logbuf_size:  kilobytes of log buffer for each worker (default: %d)
+   - track_sizes:         count items by size, for stats sizes
+   - no_hashexpand:       the hash table stays as it is
+   - modern:              defaults of the next version (currently: none)
+   - no_modern:           defaults of 1.4: no_lru_crawler, no_lru_maintainer,
+                          no_slab_reassign, no_maxconns_fast, slab_chunk_max=1024
+   - sock_cookie_id:      mark for listening sockets, for packet filters
+-N, --napi-ids=<num>      choose workers by network receive queue, of which there are so many
+`,
+		settings.port, settings.udpport, settings.access, settings.maxbytes.Load()>>20,
+		settings.maxconns, settings.factor, settings.chunkSize, settings.prefixDelimiter,
+		settings.numThreads, settings.reqsPerEvent, settings.backlog,
+		flagEnabledDisabled(settings.maxconnsFast), settings.lruCrawlerSleep.Load(), settings.lruCrawlerTocrawl.Load(),
+		settings.readBufMemLimit>>20, settings.hotLruPct.Load(), settings.warmLruPct.Load(),
+		settings.hotMaxFactor, settings.warmMaxFactor,
+		settings.idleTimeout, settings.slabChunkSizeMax>>10,
+		settings.loggerWatcherBufSize>>10, settings.loggerBufSize>>10)
+}
+
+func flagEnabledDisabled(flag bool) string {
+	if flag {
+		return "enabled"
+	}
+	return "disabled"
+}
+
+//go:embed LICENSE
+var license string
+
+func usageLicense() {
+	fmt.Printf("%s\n\n%s", banner, license)
+}
+
+// As in getopt(3), a colon for a value.
+const shortopts = "a:AZp:s:U:m:Mc:khiVrvdl:u:P:f:n:t:D:LR:Cb:B:I:SFXWY:e:o:N:"
+
+type longopt struct {
+	name string
+	val  byte
+}
+
+var longopts = []longopt{
+	{"unix-mask", 'a'},
+	{"enable-shutdown", 'A'},
+	{"enable-ssl", 'Z'},
+	{"port", 'p'},
+	{"unix-socket", 's'},
+	{"udp-port", 'U'},
+	{"memory-limit", 'm'},
+	{"disable-evictions", 'M'},
+	{"conn-limit", 'c'},
+	{"lock-memory", 'k'},
+	{"help", 'h'},
+	{"license", 'i'},
+	{"version", 'V'},
+	{"enable-coredumps", 'r'},
+	{"verbose", 'v'},
+	{"daemon", 'd'},
+	{"listen", 'l'},
+	{"user", 'u'},
+	{"pidfile", 'P'},
+	{"slab-growth-factor", 'f'},
+	{"slab-min-size", 'n'},
+	{"threads", 't'},
+	{"enable-largepages", 'L'},
+	{"max-reqs-per-event", 'R'},
+	{"disable-cas", 'C'},
+	{"listen-backlog", 'b'},
+	{"protocol", 'B'},
+	{"max-item-size", 'I'},
+	{"enable-sasl", 'S'},
+	{"disable-flush-all", 'F'},
+	{"disable-dumping", 'X'},
+	{"disable-watch", 'W'},
+	{"auth-file", 'Y'},
+	{"memory-file", 'e'},
+	{"extended", 'o'},
+	{"napi-ids", 'N'},
+}
+
+const blanks = " \t\n\v\f\r"
+
+// getopt yields the options among argv and their values, without leading
+// blanks. What is wrong with an option it says in the words of getopt_long,
+// and yields '?' for it. Words that are not options are passed over.
+func getopt(argv []string) iter.Seq2[byte, string] {
+	return func(yield func(byte, string) bool) {
+		args := argv[1:]
+		shift := func() (word string, ok bool) {
+			if len(args) > 0 {
+				word, args = args[0], args[1:]
+				return word, true
+			}
+			return "", false
+		}
+		for {
+			word, ok := shift()
+			if !ok || word == "--" {
+				return
+			}
+			if strings.HasPrefix(word, "--") {
+				c, val := getoptLong(argv[0], word, shift)
+				if !yield(c, strings.TrimLeft(val, blanks)) {
+					return
+				}
+				continue
+			}
+			for i := 1; i < len(word) && word[0] == '-'; i++ {
+				c, val := word[i], ""
+				switch {
+				case c == ':' || strings.IndexByte(shortopts, c) < 0:
+					c = getoptBad("%s: invalid option -- '%c'", argv[0], c)
+				case takesValue(c):
+					val = word[i+1:]
+					i = len(word)
+					if val == "" {
+						if val, ok = shift(); !ok {
+							c = getoptBad("%s: option requires an argument -- '%c'", argv[0], c)
+						}
+					}
+				}
+				if !yield(c, strings.TrimLeft(val, blanks)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// getoptLong reads one long option, whose value may be the next word.
+func getoptLong(prog, word string, shift func() (string, bool)) (c byte, val string) {
+	name, val, given := strings.Cut(word[2:], "=")
+	found := longoptsFind(name)
+	switch {
+	case len(found) == 0:
+		return getoptBad("%s: unrecognized option '%s'", prog, word), ""
+	case len(found) > 1:
+		which := ""
+		for _, o := range found {
+			which += " '--" + o.name + "'"
+		}
+		return getoptBad("%s: option '%s' is ambiguous; possibilities:%s", prog, word, which), ""
+	}
+	name, c = found[0].name, found[0].val
+	switch {
+	case takesValue(c) && !given:
+		if val, given = shift(); !given {
+			c = getoptBad("%s: option '--%s' requires an argument", prog, name)
+		}
+	case given && !takesValue(c) && c != 'v': // for -v C knows of one, and ignores it
+		c = getoptBad("%s: option '--%s' doesn't allow an argument", prog, name)
+	}
+	return c, val
+}
+
+func getoptBad(format string, args ...any) byte {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
+	return '?'
+}
+
+func takesValue(c byte) bool {
+	return strings.Contains(shortopts, string(c)+":")
+}
+
+// longoptsFind returns the option called name or, if there is none, all
+// whose names begin so.
+func longoptsFind(name string) (found []longopt) {
+	for _, o := range longopts {
+		if o.name == name {
+			return []longopt{o}
+		}
+		if strings.HasPrefix(o.name, name) {
+			found = append(found, o)
+		}
+	}
+	return found
+}
+
+// atoi is C's: blanks may precede the number and anything may follow it;
+// without a number the result is 0.
+func atoi(s string) int {
+	s = strings.TrimLeft(s, blanks)
+	n := 0
+	for n < len(s) && (s[n] >= '0' && s[n] <= '9' || n == 0 && (s[n] == '-' || s[n] == '+')) {
+		n++
+	}
+	v, _ := strconv.ParseInt(s[:n], 10, 32)
+	return int(v)
+}
+
+// atof is as atoi, for fractions.
+func atof(s string) float64 {
+	for ; s != ""; s = s[:len(s)-1] {
+		if f, err := strconv.ParseFloat(s, 64); err == nil {
+			return f
+		}
+	}
+	return 0
+}
+
+// parseOptions is the option loop of main.
+func parseOptions(argv []string) {
+	for c, arg := range getopt(argv) {
+		switch c {
+		case 'A':
+			settings.shutdownCommand = true
+		case 'Z':
+			sysfatal(exUsage, "This server is not built with TLS support.")
+		case 'a':
+			access, _ := strconv.ParseUint(arg, 8, 32)
+			settings.access = int(access)
+		case 'U':
+			settings.udpport = atoi(arg)
+			options.udpSpecified = true
+		case 'p':
+			settings.port = atoi(arg)
+			options.tcpSpecified = true
+		case 's':
+			if arg == "" {
+				sysfatal(1, "No socket specified")
+			}
+			settings.socketpath = arg
+		case 'm':
+			settings.maxbytes.Store(uint64(max(atoi(arg), 0)) << 20)
+		case 'M':
+			settings.evictToFree = false
+		case 'c':
+			settings.maxconns = atoi(arg)
+			if settings.maxconns <= 0 {
+				sysfatal(1, "Maximum connections must be greater than 0")
+			}
+		case 'h':
+			usage()
+			os.Exit(0)
+		case 'i':
+			usageLicense()
+			os.Exit(0)
+		case 'V':
+			fmt.Println(banner)
+			os.Exit(0)
+		case 'k':
+			options.lockMemory = true
+		case 'v':
+			settings.verbose.Add(1)
+		case 'l':
+			parseListen(arg)
+		case 'd':
+			options.daemonize = true
+		case 'r':
+			options.maxcore = true
+		case 'R':
+			settings.reqsPerEvent = atoi(arg)
+			if settings.reqsPerEvent <= 0 {
+				sysfatal(1, "Number of requests per event must be greater than 0")
+			}
+		case 'u':
+			options.username = arg
+		case 'P':
+			options.pidFile = arg
+		case 'e':
+			sysfatal(exUsage, "This server is not built with support for a memory file.")
+		case 'f':
+			settings.factor = atof(arg)
+			if !(settings.factor > 1.0) {
+				sysfatal(1, "Factor must be greater than 1")
+			}
+		case 'n':
+			settings.chunkSize = atoi(arg)
+			if settings.chunkSize <= 0 {
+				sysfatal(1, "Chunk size must be greater than 0")
+			}
+		case 't':
+			settings.numThreads = atoi(arg)
+			if settings.numThreads <= 0 {
+				sysfatal(1, "Number of threads must be greater than 0")
+			}
+			if settings.numThreads > 64 {
+				fmt.Fprintf(os.Stderr, "WARNING: Setting a high number of worker threads is not recommended.\n"+
+					" Set this value to the number of cores in your machine or less.\n")
+			}
+		case 'D':
+			if arg == "" {
+				sysfatal(1, "No delimiter specified")
+			}
+			settings.prefixDelimiter = arg[0]
+			settings.detailEnabled.Store(true)
+		case 'L':
+			if !enableLargePages() {
+				sysfatal(1, "Cannot enable large pages on this system\n"+
+					"(There is no support as of this version)")
+			}
+			options.preallocate = true
+		case 'C':
+			settings.useCas = false
+		case 'b':
+			settings.backlog = atoi(arg)
+		case 'B':
+			options.protocolSpecified = true
+			switch arg {
+			case "auto":
+				settings.bindingProtocol = negotiatingProt
+			case "binary":
+				settings.bindingProtocol = binaryProt
+			case "ascii":
+				settings.bindingProtocol = asciiProt
+			default:
+				sysfatal(exUsage, "Invalid value for binding protocol: %s\n"+
+					" -- should be one of auto, binary, or ascii", arg)
+			}
+		case 'I':
+			settings.itemSizeMax = atoi(arg)
+			switch {
+			case strings.HasSuffix(arg, "k"), strings.HasSuffix(arg, "K"):
+				settings.itemSizeMax <<= 10
+			case strings.HasSuffix(arg, "m"), strings.HasSuffix(arg, "M"):
+				settings.itemSizeMax <<= 20
+			case strings.HasSuffix(arg, "g"), strings.HasSuffix(arg, "G"):
+				settings.itemSizeMax <<= 30
+			}
+		case 'S':
+			settings.sasl = true
+		case 'F':
+			settings.flushEnabled = false
+		case 'X':
+			settings.dumpEnabled = false
+		case 'W':
+			settings.watchEnabled = false
+		case 'Y':
+			settings.authFile = arg
+		case 'N':
+			settings.numNapiIds = atoi(arg)
+			if settings.numNapiIds <= 0 {
+				sysfatal(1, "Maximum number of NAPI IDs must be greater than 0")
+			}
+		case 'o':
+			for arg != "" {
+				var opt string
+				opt, arg, _ = strings.Cut(arg, ",")
+				parseSuboption(opt)
+			}
+		default:
+			sysfatal(1, "Illegal argument \"%c\"", c)
+		}
+	}
+}
+
+// parseListen adds to the list of addresses. Not as in C, where an empty one
+// makes a server that nobody can reach, and one that is part of another is
+// lost.
+func parseListen(arg string) {
+	switch {
+	case strings.Trim(arg, ";,") == "":
+		sysfatal(1, "No interface specified")
+	case settings.inter == "":
+		settings.inter = arg
+	case !slices.Contains(strings.FieldsFunc(settings.inter, isListSeparator), arg):
+		settings.inter += "," + arg
+	}
+}
+
+// parseSuboption is one round of the loop for -o.
+func parseSuboption(opt string) {
+	name, value, given := strings.Cut(opt, "=")
+	if !given {
+		switch name {
+		case "hashpower", "tail_repair_time", "idle_timeout":
+			sysfatal(1, "Missing numeric argument for %s", name)
+		case "lru_crawler_sleep", "lru_crawler_tocrawl":
+			sysfatal(1, "Missing %s value", name)
+		case "slab_automove_ratio", "slab_automove_window", "hash_algorithm", "hot_lru_pct",
+			"warm_lru_pct", "hot_max_factor", "warm_max_factor", "temporary_ttl",
+			"watcher_logbuf_size", "worker_logbuf_size", "slab_chunk_max", "read_buf_mem_limit",
+			"sock_cookie_id":
+			sysfatal(1, "Missing %s argument", name)
+		}
+	}
+	switch name {
+	case "maxconns_fast":
+		settings.maxconnsFast = true
+	case "hashpower":
+		settings.hashpowerInit = atoi(value)
+		if settings.hashpowerInit < 12 {
+			sysfatal(1, "Initial hashtable multiplier of %d is too low", settings.hashpowerInit)
+		} else if settings.hashpowerInit > 32 {
+			sysfatal(1, "Initial hashtable multiplier of %d is too high\n"+
+				"Choose a value based on \"STAT hash_power_level\" from a running instance",
+				settings.hashpowerInit)
+		}
+	case "no_hashexpand":
+		options.startAssocMaint = false
+	case "slab_reassign":
+		settings.slabReassign = true
+	case "slab_automove":
+		n := 1
+		if given {
+			n = atoi(value)
+		}
+		if n < 0 || n > 2 {
+			sysfatal(1, "slab_automove must be between 0 and 2")
+		}
+		settings.slabAutomove.Store(int32(n))
+	case "slab_automove_ratio":
+		settings.slabAutomoveRatio = atof(value)
+		if !(settings.slabAutomoveRatio > 0 && settings.slabAutomoveRatio <= 1) {
+			sysfatal(1, "slab_automove_ratio must be > 0 and < 1")
+		}
+	case "slab_automove_window":
+		n := atoi(value)
+		if n < 3 || n > 1800 {
+			sysfatal(1, "slab_automove_window must be > 2 and < 1800")
+		}
+		settings.slabAutomoveWindow = uint32(n)
+	case "tail_repair_time":
+		n := atoi(value)
+		if n < 10 {
+			sysfatal(1, "Cannot set tail_repair_time to less than 10 seconds")
+		}
+		settings.tailRepairTime = uint32(n)
+	case "hash_algorithm":
+		switch value {
+		case "jenkins", "murmur3", "xxh3":
+			sysfatal(1, "hash_algorithm cannot be chosen: mc9 hashes with maphash and a random seed")
+		default:
+			sysfatal(1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)")
+		}
+	case "lru_crawler":
+		options.startLruCrawler = true
+	case "lru_crawler_sleep":
+		n := atoi(value)
+		if n > 1000000 || n < 0 {
+			sysfatal(1, "LRU crawler sleep must be between 0 and 1 second")
+		}
+		settings.lruCrawlerSleep.Store(int32(n))
+	case "lru_crawler_tocrawl":
+		n, err := strconv.ParseUint(value, 10, 32)
+		if err != nil {
+			sysfatal(1, "lru_crawler_tocrawl takes a numeric 32bit value")
+		}
+		settings.lruCrawlerTocrawl.Store(uint32(n))
+	case "lru_maintainer":
+		options.startLruMaintainer = true
+		settings.lruSegmented.Store(true)
+	case "hot_lru_pct":
+		settings.hotLruPct.Store(parsePct(name, value))
+	case "warm_lru_pct":
+		settings.warmLruPct.Store(parsePct(name, value))
+	case "hot_max_factor":
+		settings.hotMaxFactor = parseMaxFactor(name, value)
+	case "warm_max_factor":
+		settings.warmMaxFactor = parseMaxFactor(name, value)
+	case "temporary_ttl":
+		settings.tempLru.Store(true)
+		settings.temporaryTtl.Store(uint32(atoi(value)))
+	case "idle_timeout":
+		settings.idleTimeout = uint32(max(atoi(value), 0))
+	case "watcher_logbuf_size":
+		settings.loggerWatcherBufSize = parseSize(name, value) << 10
+	case "worker_logbuf_size":
+		settings.loggerBufSize = parseSize(name, value) << 10
+	case "slab_sizes":
+		if value == "" {
+			sysfatal(1, "Missing slab_sizes argument")
+		}
+		options.slabSizesUnparsed = value
+	case "slab_chunk_max":
+		n, err := strconv.ParseInt(value, 10, 32)
+		switch {
+		case err != nil:
+			sysfatal(1, "could not parse argument to slab_chunk_max")
+		case n <= 0:
+			sysfatal(1, "slab_chunk_max must be >= 0")
+		case n > 1<<10:
+			sysfatal(1, "slab_chunk_max must be specified in kilobytes.")
+		}
+		settings.slabChunkSizeMax = int(n) << 10
+		options.slabChunkSizeChanged = true
+	case "track_sizes":
+		options.trackSizes = true
+	case "no_inline_ascii_resp", "inline_ascii_resp", "modern", "no_drop_privileges":
+		// There is nothing to change, in C neither.
+	case "no_chunked_items":
+		settings.slabChunkSizeMax = settings.slabPageSize
+	case "no_slab_reassign":
+		settings.slabReassign = false
+	case "no_slab_automove":
+		settings.slabAutomove.Store(0)
+	case "no_maxconns_fast":
+		settings.maxconnsFast = false
+	case "no_lru_crawler":
+		settings.lruCrawler.Store(false)
+		options.startLruCrawler = false
+	case "no_lru_maintainer":
+		options.startLruMaintainer = false
+		settings.lruSegmented.Store(false)
+	case "no_modern":
+		if !options.slabChunkSizeChanged {
+			settings.slabChunkSizeMax = settings.slabPageSize
+		}
+		settings.slabReassign = false
+		settings.slabAutomove.Store(0)
+		settings.maxconnsFast = false
+		settings.lruSegmented.Store(false)
+		options.startLruCrawler = false
+		options.startLruMaintainer = false
+	case "resp_obj_mem_limit":
+		fmt.Fprintf(os.Stderr, "DEPRECATED: resp_obj_mem_limit no longer used. See read_buf_mem_limit,\n")
+	case "read_buf_mem_limit":
+		settings.readBufMemLimit = parseSize(name, value) << 20
+	case "sock_cookie_id":
+		n, _ := strconv.ParseUint(value, 10, 32)
+		settings.sockCookieId = uint32(n)
+	default:
+		if name == "relaxed_privileges" && debugBuild {
+			break // of no use here, but upstream's tests pass it
+		}
+		sysfatal(1, "Illegal suboption \"%s\"", opt)
+	}
+}
+
+func parsePct(name, value string) int32 {
+	n := atoi(value)
+	if n < 1 || n >= 80 {
+		sysfatal(1, "%s must be > 1 and < 80", name)
+	}
+	return int32(n)
+}
+
+func parseMaxFactor(name, value string) float64 {
+	f := atof(value)
+	if !(f > 0) {
+		sysfatal(1, "%s must be > 0", name)
+	}
+	return f
+}
+
+func parseSize(name, value string) int {
+	n, err := strconv.ParseUint(value, 10, 32)
+	if err != nil {
+		sysfatal(1, "could not parse argument to %s", name)
+	}
+	return int(n)
+}
+
+// checkOptions ends the process if the options do not fit each other, and
+// sets what follows from them.
+func checkOptions() {
+	if settings.numNapiIds > settings.numThreads {
+		sysfatal(exUsage, "Number of napi_ids(%d) cannot be greater than number of threads(%d)",
+			settings.numNapiIds, settings.numThreads)
+	}
+
+	if settings.itemSizeMax < 1<<10 {
+		sysfatal(exUsage, "Item max size cannot be less than 1024 bytes.")
+	}
+	if uint64(settings.itemSizeMax) > settings.maxbytes.Load()/2 {
+		sysfatal(exUsage, "Cannot set item size limit higher than 1/2 of memory max.")
+	}
+	if settings.itemSizeMax > 1<<30 {
+		sysfatal(exUsage, "Cannot set item size limit higher than a gigabyte.")
+	}
+	if settings.itemSizeMax > 1<<20 && !options.slabChunkSizeChanged {
+		settings.slabChunkSizeMax = settings.slabPageSize / 2
+	}
+	if settings.slabChunkSizeMax > settings.itemSizeMax {
+		sysfatal(exUsage, "slab_chunk_max (bytes: %d) cannot be larger than -I (item_size_max %d)",
+			settings.slabChunkSizeMax, settings.itemSizeMax)
+	}
+	if settings.itemSizeMax%settings.slabChunkSizeMax != 0 {
+		sysfatal(exUsage, "-I (item_size_max: %d) must be evenly divisible by slab_chunk_max (bytes: %d)",
+			settings.itemSizeMax, settings.slabChunkSizeMax)
+	}
+	if settings.slabPageSize%settings.slabChunkSizeMax != 0 {
+		sysfatal(exUsage, "slab_chunk_max (bytes: %d) must divide evenly into %d (slab_page_size)",
+			settings.slabChunkSizeMax, settings.slabPageSize)
+	}
+
+	if options.slabSizesUnparsed != "" {
+		options.slabSizes = parseSlabSizes(options.slabSizesUnparsed)
+	}
+	if settings.hotLruPct.Load()+settings.warmLruPct.Load() > 80 {
+		sysfatal(exUsage, "hot_lru_pct + warm_lru_pct cannot be more than 80%% combined")
+	}
+	if settings.tempLru.Load() && !options.startLruMaintainer {
+		sysfatal(exUsage, "temporary_ttl requires lru_maintainer to be enabled")
+	}
+
+	// One worker serves each UDP port if there are several addresses.
+	settings.numThreadsPerUdp = settings.numThreads
+	if strings.ContainsFunc(settings.inter, isListSeparator) {
+		settings.numThreadsPerUdp = 1
+	}
+
+	if settings.sasl {
+		if !options.protocolSpecified {
+			settings.bindingProtocol = binaryProt
+		} else if settings.bindingProtocol != binaryProt {
+			sysfatal(exUsage, "ERROR: You cannot allow the ASCII protocol while using SASL.")
+		}
+		if settings.udpport != 0 {
+			sysfatal(exUsage, "ERROR: Cannot enable UDP while using binary SASL authentication.")
+		}
+	}
+	if settings.authFile != "" {
+		if !options.protocolSpecified {
+			settings.bindingProtocol = asciiProt
+		} else if settings.bindingProtocol != asciiProt {
+			sysfatal(exUsage, "ERROR: You cannot allow the BINARY protocol while using ascii authentication tokens.")
+		}
+	}
+
+	// For the time being.
+	switch {
+	case settings.sasl:
+		sysfatal(exUsage, "This server is not built with SASL support.")
+	case settings.authFile != "":
+		sysfatal(exUsage, "This server is not built with support for an auth file.")
+	case settings.bindingProtocol == binaryProt:
+		sysfatal(exUsage, "This server is not built with the binary protocol.")
+	}
+
+	if options.udpSpecified && settings.udpport != 0 && !options.tcpSpecified {
+		settings.port = settings.udpport
+	}
+	if settings.port > 65535 {
+		sysfatal(exUsage, "ERROR: Invalid port number %d.", settings.port)
+	}
+}
+
+func parseSlabSizes(s string) (sizes []int) {
+	const chunkAlignBytes = 8
+	last := 0
+	for _, p := range strings.FieldsFunc(s, func(r rune) bool { return r == '-' }) {
+		n, err := strconv.ParseUint(p, 10, 32)
+		size := int(n)
+		switch {
+		case err != nil || size < settings.chunkSize || size > settings.slabChunkSizeMax:
+			sysfatal(exUsage, "slab size %d is out of valid range", size)
+		case last >= size:
+			sysfatal(exUsage, "slab size %d cannot be lower than or equal to a previous class size", size)
+		case size <= last+chunkAlignBytes:
+			sysfatal(exUsage, "slab size %d must be at least %d bytes larger than previous class",
+				size, chunkAlignBytes)
+		case len(sizes) == maxNumberOfSlabClasses-2:
+			sysfatal(exUsage, "too many slab classes specified")
+		}
+		sizes = append(sizes, size)
+		last = size
+	}
+	return sizes
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The options as C's getopt_long finds them, and how charts pass them.
+func TestGetopt(t *testing.T) {
+	for _, tt := range []struct{ args, want string }{
+		{"", ""},
+		{"-v", "v"},
+		{"-vv", "v v"},
+		{"-vvk", "v v k"},
+		{"-p11211", "p=11211"},
+		{"-p|11211", "p=11211"},
+		{"-m 64", "m=64"},
+		{"-m| 64", "m=64"},
+		{"-l::1", "l=::1"},
+		{"-vp1|-d", "v p=1 d"},
+		{"-p|-1", "p=-1"},
+		{"-u|", "u"},
+		{"--port=11211", "p=11211"},
+		{"--port|11211", "p=11211"},
+		{"--por|11211", "p=11211"},
+		{"--listen= ::1", "l=::1"},
+		{"--user=", "u"},
+		{"--verb", "v"},
+		{"--verbose=2", "v=2"},
+		{"--unix-s|x", "s=x"},
+		{"one|-v|two|-k", "v k"},
+		{"-v|-|--|-k", "v"},
+		{"-q", "?"},
+		{"-:", "?"},
+		{"-v|-p", "v ?"},
+		{"--port", "?"},
+		{"--p=4", "?"},
+		{"--nope", "?"},
+		{"--daemon=1", "?"},
+	} {
+		var have []string
+		for c, val := range getopt(append([]string{"mc9"}, strings.Split(tt.args, "|")...)) {
+			s := string(c)
+			if val != "" && c != '?' {
+				s += "=" + val
+			}
+			have = append(have, s)
+		}
+		if want := strings.Fields(tt.want); !slices.Equal(have, want) {
+			t.Errorf("%q: have %q, want %q", tt.args, have, want)
+		}
+	}
+}
+
+// Each long option is one of the short ones.
+func TestLongopts(t *testing.T) {
+	for _, o := range longopts {
+		if !strings.Contains(shortopts, string(o.val)) {
+			t.Errorf("--%s", o.name)
+		}
+	}
+}
+
+func TestAtoi(t *testing.T) {
+	for s, want := range map[string]int{
+		"": 0, "x": 0, "-": 0, "7": 7, " 7": 7, "+7": 7, "-7": -7, "7x": 7, "1.5": 1, "--7": 0,
+		"99999999999": 1<<31 - 1,
+	} {
+		if n := atoi(s); n != want {
+			t.Errorf("atoi(%q) = %d, want %d", s, n, want)
+		}
+	}
+	for s, want := range map[string]float64{"": 0, "x": 0, "1.25": 1.25, "1.25x": 1.25, "2": 2, "1e1": 10, "-1": -1} {
+		if f := atof(s); f != want {
+			t.Errorf("atof(%q) = %v, want %v", s, f, want)
+		}
+	}
+}

@@ -1,0 +1,508 @@
+// Slab memory: pages of 1 MB, cut into chunks of the size of their class.
+// From slabs.c. The hash tables and the arena itself are mem.go's.
+//
+// slabsLock guards all variables here, the links of free chunks, and the
+// lock field of every chunk, free or not. That field tells the page mover,
+// which comes from the page and not from a key, what a chunk is and which
+// lock its item has. Not as in C, where bits of it_flags say so.
+
+package main
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"sync"
+)
+
+const (
+	maxNumberOfSlabClasses = 63 + 1
+	powerSmallest          = 1
+	slabGlobalPagePool     = 0 // class of the pages that wait for a class
+	chunkAlignBytes        = 8
+
+	// An item and an itemChunk are that many bytes smaller than in C.
+	itemSaved = 48 - itemSize
+
+	// Bytes at the front of the arena that no page is in: ref 0 is C's NULL,
+	// and the crawlers' items lie there.
+	slabsStart = 2 << 20
+
+	slabsAllocNoNewpage = 1 // flag of slabsAlloc
+
+	// An item's size in bytes up to which slabsClsid looks into a table.
+	clsidTableMax = 8 << 10
+)
+
+// Values of a chunk's lock field. One that is less is the low bits of the
+// hash of the item's key, enough to find its lock: set before it is linked
+// for the first time, and for good. (time is 0 until it is linked.)
+const (
+	lockMask  = 0x7fff
+	lockFree  = 0xffff // the chunk is on its class's free list
+	lockChunk = 0xfffe // it is an itemChunk of the item head
+)
+
+type slabclassT struct {
+	size    int // bytes of a chunk
+	perslab int // chunks in a page
+
+	slots  ref // free list
+	slCurr int // chunks on it
+
+	slabList []int // the pages, bytes from the start of the arena
+}
+
+var (
+	slabsLock sync.Mutex
+
+	slabclass    [maxNumberOfSlabClasses]slabclassT
+	largestClsid int // power_largest
+	slabChunkMax int // bytes of its chunks, more or less: settings.slabChunkSizeMax without itemSaved
+	clsidTable   [clsidTableMax/chunkAlignBytes + 1]uint8
+
+	memLimit      int   // bytes, 0 for none
+	memMalloced   int   // bytes
+	memPrealloced bool  // with -L: the limit is there from the start, and fixed
+	memCurrent    int   // the next new page, bytes from the start of the arena
+	memReleased   []int // pages given back to the system
+	lastPicked    int   // slabsPickAnyForReassign
+)
+
+// slabsClsid figures out which class an item or chunk of that many bytes is
+// for. 0 means that it is too large.
+func slabsClsid(size int) int {
+	if size <= 0 || size+itemSaved > settings.itemSizeMax {
+		return 0
+	}
+	res := int(clsidTable[min(size+chunkAlignBytes-1, clsidTableMax)/chunkAlignBytes])
+	for size > slabclass[res].size && res < largestClsid {
+		res++
+	}
+	return res
+}
+
+func slabsClassCheck(id int) bool { return id >= slabGlobalPagePool && id <= largestClsid }
+
+func slabsSize(clsid int) int { return slabclass[clsid].size }
+
+// slabsReserve reserves the arena. Normally it is as large as refs of 8
+// bytes reach, so that cache_memlimit can raise the limit later.
+func slabsReserve(limit int) {
+	// Each class may have a page more than the limit allows.
+	need := slabsStart + limit + (maxNumberOfSlabClasses+2)*settings.slabPageSize
+	need = (need + slabsStart - 1) / slabsStart * slabsStart
+	refShift = 3
+	for need>>refShift > math.MaxUint32 {
+		refShift++
+	}
+	if !options.lockMemory && memReserve(max(need, memRoom)) == nil {
+		return
+	}
+	if err := memReserve(need); err != nil {
+		fmt.Fprintf(os.Stderr, "Failed to reserve %d bytes of memory: %v\n", need, err)
+		os.Exit(1)
+	}
+}
+
+// slabsInit determines the chunk sizes, by slabSizes if it is not nil, else
+// by factor. limit is in bytes. All chunk sizes are first computed as in C,
+// so that an item is in the same class here as there.
+func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int) {
+	slabsReserve(limit)
+	memLimit = limit
+	memMalloced = 0
+	memCurrent = slabsStart
+	memReleased = nil
+	memPrealloced = prealloc
+	if prealloc && memOpenTo(slabsStart+limit) != nil {
+		fmt.Fprintf(os.Stderr, "Warning: Failed to allocate requested memory in"+
+			" one large chunk.\nWill allocate in smaller chunks\n")
+		memPrealloced = false
+	}
+
+	slabclass = [maxNumberOfSlabClasses]slabclassT{}
+	slabChunkMax = settings.slabChunkSizeMax - itemSaved
+	size := itemSize + itemSaved + settings.chunkSize
+	i := powerSmallest
+	for ; i < maxNumberOfSlabClasses-1; i++ {
+		if slabSizes != nil {
+			if i > len(slabSizes) {
+				break
+			}
+			size = slabSizes[i-1]
+		} else if float64(size) >= float64(settings.slabChunkSizeMax)/factor {
+			break
+		}
+		size = (size + chunkAlignBytes - 1) &^ (chunkAlignBytes - 1)
+		slabclassInit(i, size)
+		if slabSizes == nil {
+			size = int(float64(size) * factor)
+		}
+	}
+	largestClsid = i
+	slabclassInit(i, settings.slabChunkSizeMax)
+
+	id := powerSmallest
+	for i := range clsidTable {
+		for i*chunkAlignBytes > slabclass[id].size && id < largestClsid {
+			id++
+		}
+		clsidTable[i] = uint8(id)
+	}
+
+	// For the test suite: faking of how much we've already malloc'd.
+	if n, err := strconv.Atoi(os.Getenv("T_MEMD_INITIAL_MALLOC")); err == nil {
+		memMalloced = n
+	}
+	if memPrealloced {
+		slabsPreallocate(largestClsid)
+	}
+}
+
+// slabclassInit sets class i up. size is that of C's chunks.
+func slabclassInit(i, size int) {
+	p := &slabclass[i]
+	p.size = memAlign(max(size-itemSaved, itemSize))
+	p.perslab = settings.slabPageSize / p.size
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, "slab class %3d: chunk size %9d perslab %7d\n", i, p.size, p.perslab)
+	}
+}
+
+// slabsPreallocate gives each class a page, so that people don't get
+// confused by out of memory errors while there is memory.
+func slabsPreallocate(maxslabs int) {
+	for i := powerSmallest; i <= maxslabs; i++ {
+		if !doSlabsNewslab(i) {
+			fmt.Fprintf(os.Stderr, "Error while preallocating slab memory!\n"+
+				"If using -L or other prealloc options, max memory must be "+
+				"at least %d megabytes.\n", largestClsid)
+			os.Exit(1)
+		}
+	}
+}
+
+func splitSlabPageIntoFreelist(page, id int) {
+	p := &slabclass[id]
+	for x := range p.perslab {
+		doChunkFree(memItem(page+x*p.size), id)
+	}
+}
+
+// getPageFromGlobalPool returns 0 if there is none.
+func getPageFromGlobalPool() int {
+	p := &slabclass[slabGlobalPagePool]
+	n := len(p.slabList)
+	if n < 1 {
+		return 0
+	}
+	page := p.slabList[n-1]
+	p.slabList = p.slabList[:n-1]
+	return page
+}
+
+// doSlabsNewslab gives the class another page.
+func doSlabsNewslab(id int) bool {
+	p := &slabclass[id]
+	g := &slabclass[slabGlobalPagePool]
+	n := settings.slabPageSize
+	if !settings.slabReassign && settings.slabChunkSizeMax == settings.slabPageSize {
+		n = p.size * p.perslab
+	}
+	if memLimit != 0 && memMalloced+n > memLimit && len(p.slabList) > 0 && len(g.slabList) == 0 {
+		return false
+	}
+	page := getPageFromGlobalPool()
+	if page != 0 {
+		clear(memBytes(page, n))
+	} else if page = memoryAllocate(n); page == 0 {
+		return false
+	}
+	splitSlabPageIntoFreelist(page, id)
+	p.slabList = append(p.slabList, page)
+	return true
+}
+
+// doSlabsAlloc returns a chunk of the class, or nil. hv is the hash of the
+// key it is for.
+func doSlabsAlloc(id int, hv uint32, flags int) *item {
+	if id < powerSmallest || id > largestClsid {
+		return nil
+	}
+	p := &slabclass[id]
+	if p.slots == 0 && (flags == slabsAllocNoNewpage || !doSlabsNewslab(id)) {
+		return nil
+	}
+	it := p.slots.item()
+	p.slots = it.next // its prev is stale, and of no use
+	p.slCurr--
+	// The mover may look at it from now on.
+	it.lock = uint16(hv & lockMask)
+	it.time = 0
+	it.refcount = 1
+	return it
+}
+
+// doChunkFree puts one chunk on the free list of its class.
+func doChunkFree(it *item, id int) {
+	p := &slabclass[id]
+	it.itFlags = 0
+	it.slabsClsid = uint8(id)
+	it.lock = lockFree
+	it.prev = 0
+	it.next = p.slots
+	if p.slots != 0 {
+		p.slots.item().prev = it.ref()
+	}
+	p.slots = it.ref()
+	p.slCurr++
+}
+
+// doSlabsFreeChunked frees an item that is of another class than it says,
+// and all its chunks.
+func doSlabsFreeChunked(it *item) {
+	first := it.schunk()
+	ch := first.next.chunk()
+	doChunkFree(it, int(first.origClsid))
+	for ch != nil {
+		next := ch.next.chunk()
+		doChunkFree(ch.item(), int(ch.slabsClsid))
+		ch = next
+	}
+}
+
+func doSlabsFree(it *item, id int) {
+	if it.itFlags&itemChunked == 0 {
+		doChunkFree(it, id)
+	} else {
+		doSlabsFreeChunked(it)
+	}
+}
+
+// What the automover wants to know of a class.
+type slabStatsAutomove struct {
+	chunksPerPage int
+	chunkSize     int
+	freeChunks    int
+	totalPages    int
+}
+
+func fillSlabStatsAutomove(am *[maxNumberOfSlabClasses]slabStatsAutomove) {
+	slabsLock.Lock()
+	for n := range slabclass {
+		p := &slabclass[n]
+		am[n] = slabStatsAutomove{p.perslab, p.size, p.slCurr, len(p.slabList)}
+	}
+	slabsLock.Unlock()
+}
+
+// globalPagePoolSize returns the number of pages in the pool, and whether
+// the memory limit is reached.
+func globalPagePoolSize() (n int, memFlag bool) {
+	slabsLock.Lock()
+	n = len(slabclass[slabGlobalPagePool].slabList)
+	memFlag = memMalloced >= memLimit
+	slabsLock.Unlock()
+	return n, memFlag
+}
+
+func doSlabsStats(c *conn, threadStats *threadCounts) {
+	total := 0
+	for i := powerSmallest; i <= largestClsid; i++ {
+		p := &slabclass[i]
+		slabs := len(p.slabList)
+		if slabs == 0 {
+			continue
+		}
+		stat := func(name string, v any) {
+			appendStat(c, fmt.Sprintf("%d:%s", i, name), "%d", v)
+		}
+		n := &threadStats.slab[i]
+		stat("chunk_size", p.size)
+		stat("chunks_per_page", p.perslab)
+		stat("total_pages", slabs)
+		stat("total_chunks", slabs*p.perslab)
+		stat("used_chunks", slabs*p.perslab-p.slCurr)
+		stat("free_chunks", p.slCurr)
+		stat("free_chunks_end", 0) // dead
+		stat("get_hits", n[slabGetHits])
+		stat("cmd_set", n[slabSetCmds])
+		stat("delete_hits", n[slabDeleteHits])
+		stat("incr_hits", n[slabIncrHits])
+		stat("decr_hits", n[slabDecrHits])
+		stat("cas_hits", n[slabCasHits])
+		stat("cas_badval", n[slabCasBadval])
+		stat("touch_hits", n[slabTouchHits])
+		total++
+	}
+	appendStat(c, "active_slabs", "%d", total)
+	appendStat(c, "total_malloced", "%d", memMalloced)
+	appendStats(c, "", "")
+}
+
+// memoryAllocate returns n bytes of zeroes, as their place in the arena, or
+// 0. It touches none of them.
+func memoryAllocate(n int) int {
+	off := memCurrent
+	if last := len(memReleased) - 1; last >= 0 {
+		off = memReleased[last] // all are whole pages
+		memReleased = memReleased[:last]
+	} else {
+		end := memCurrent + memAlign(n)
+		if memPrealloced && memCurrent+n > slabsStart+memLimit ||
+			end > memSize || memOpenTo(end) != nil {
+			return 0
+		}
+		memCurrent = end
+	}
+	memMalloced += n
+	return off
+}
+
+// memoryRelease gives pages back to the system as long as there are more
+// than the limit allows and they are in no class.
+func memoryRelease() {
+	if memPrealloced || !settings.slabReassign {
+		return
+	}
+	for memMalloced > memLimit {
+		page := getPageFromGlobalPool()
+		if page == 0 {
+			return
+		}
+		memDiscard(memBytes(page, settings.slabPageSize))
+		memReleased = append(memReleased, page)
+		memMalloced -= settings.slabPageSize
+	}
+}
+
+// slabsAlloc returns nil if there is no memory. hv is the hash of the key
+// that the chunk is for; anything for an itemChunk.
+func slabsAlloc(id int, hv uint32, flags int) *item {
+	slabsLock.Lock()
+	it := doSlabsAlloc(id, hv, flags)
+	slabsLock.Unlock()
+	return it
+}
+
+func slabsFree(it *item, id int) {
+	slabsLock.Lock()
+	doSlabsFree(it, id)
+	slabsLock.Unlock()
+}
+
+func slabsStats(c *conn) {
+	threadStats := threadlocalStatsAggregate()
+	slabsLock.Lock()
+	doSlabsStats(c, &threadStats)
+	slabsLock.Unlock()
+}
+
+func doSlabsAdjustMemLimit(n int) bool {
+	if memPrealloced {
+		return false
+	}
+	settings.maxbytes.Store(uint64(n))
+	memLimit = n
+	memoryRelease() // free what might already be in the global pool
+	return true
+}
+
+// slabsAdjustMemLimit fails if all memory was allocated in advance.
+func slabsAdjustMemLimit(n int) bool {
+	slabsLock.Lock()
+	ret := doSlabsAdjustMemLimit(n)
+	slabsLock.Unlock()
+	return ret
+}
+
+// slabsAvailableChunks returns the number of free chunks of the class,
+// whether the memory limit is reached, and the number of chunks in a page.
+func slabsAvailableChunks(id int) (n int, memFlag bool, perslab int) {
+	slabsLock.Lock()
+	p := &slabclass[id]
+	n = p.slCurr
+	memFlag = memMalloced >= memLimit
+	perslab = p.perslab
+	slabsLock.Unlock()
+	return n, memFlag, perslab
+}
+
+// slabsPeekPage returns the first page of the class, or 0 if it has less
+// than two, and the size and number of chunks in it.
+func slabsPeekPage(id int) (page, size, perslab int) {
+	if id > largestClsid {
+		return 0, 0, 0
+	}
+	slabsLock.Lock()
+	p := &slabclass[id]
+	if len(p.slabList) >= 2 {
+		page, size, perslab = p.slabList[0], p.size, p.perslab
+	}
+	slabsLock.Unlock()
+	return page, size, perslab
+}
+
+// doSlabsUnlinkFreeChunk takes a chunk off the free list, for the mover.
+func doSlabsUnlinkFreeChunk(id int, it *item) {
+	p := &slabclass[id]
+	if p.slots == it.ref() {
+		p.slots = it.next
+	} else {
+		it.prev.item().next = it.next
+	}
+	if it.next != 0 {
+		it.next.item().prev = it.prev
+	}
+	p.slCurr--
+}
+
+// slabsFinalizePageMove passes the first page of class sid, which is empty
+// by now, on to class did.
+func slabsFinalizePageMove(sid, did, page int) {
+	slabsLock.Lock()
+	src := &slabclass[sid]
+	src.slabList = append(src.slabList[:0], src.slabList[1:]...)
+	dst := &slabclass[did]
+	dst.slabList = append(dst.slabList, page)
+	if did > slabGlobalPagePool {
+		clear(memBytes(page, settings.slabPageSize))
+		splitSlabPageIntoFreelist(page, did)
+	} else {
+		memoryRelease() // memMalloced might be higher than memLimit
+	}
+	slabsLock.Unlock()
+}
+
+// slabsPickAnyForReassign goes round the classes for one that has a page to
+// spare, other than did. It returns -1 if there is none.
+func slabsPickAnyForReassign(did int) int {
+	slabsLock.Lock()
+	ret := -1
+	for tries := maxNumberOfSlabClasses - powerSmallest + 1; tries > 0 && ret < 0; tries-- {
+		lastPicked++
+		if lastPicked >= maxNumberOfSlabClasses {
+			lastPicked = powerSmallest
+		}
+		if lastPicked != did && len(slabclass[lastPicked].slabList) > 1 {
+			ret = lastPicked
+		}
+	}
+	slabsLock.Unlock()
+	return ret
+}
+
+func slabsPageCount(id int) int {
+	slabsLock.Lock()
+	n := len(slabclass[id].slabList)
+	slabsLock.Unlock()
+	return n
+}
+
+// slabsMlock is for who must see to it that no chunk is taken or freed, or
+// sets the lock field of one.
+func slabsMlock() { slabsLock.Lock() }
+
+func slabsMunlock() { slabsLock.Unlock() }

@@ -1,0 +1,448 @@
+// The state machine of a connection. From memcached.h: conn_states;
+// memcached.c: conn_set_state, try_read_network, update_event,
+// drive_machine, event_handler. drive_machine's longer states are functions
+// of their own here.
+
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+type connState uint8
+
+const (
+	connListening connState = iota // the socket that listens for connections
+	connNewCmd                     // prepare for the next command
+	connWaiting                    // wait for a readable socket
+	connRead                       // read a command line
+	connParseCmd                   // try to find a command in what was read
+	connWrite                      // write a simple reply
+	connNread                      // read a value of known length
+	connSwallow                    // read a value that nobody wants
+	connClosing                    // close this connection
+	connMwrite                     // write gathered replies
+	connClosed                     // it is closed
+	connWatch                      // a side thread has it, as a watcher
+)
+
+func stateText(state connState) string {
+	return [...]string{"conn_listening", "conn_new_cmd", "conn_waiting", "conn_read",
+		"conn_parse_cmd", "conn_write", "conn_nread", "conn_swallow", "conn_closing",
+		"conn_mwrite", "conn_closed", "conn_watch"}[state]
+}
+
+func connSetState(c *conn, state connState) {
+	if state == c.state {
+		return
+	}
+	if settings.verbose.Load() > 2 {
+		fmt.Fprintf(os.Stderr, "%d: going from %s to %s\n", c.sfd, stateText(c.state), stateText(state))
+	}
+	c.state = state
+}
+
+// resetCmdHandler makes c ready for its next command, and finds out where
+// that is to come from.
+func resetCmdHandler(c *conn) {
+	c.cmd = -1
+	if c.item != nil {
+		itemRemove(c.item)
+		c.item = nil
+	}
+	switch {
+	case c.rbytes > 0:
+		connSetState(c, connParseCmd)
+	case c.resp != nil:
+		connSetState(c, connMwrite)
+	default:
+		connSetState(c, connWaiting)
+	}
+}
+
+// completeNread has the whole value of a storage command.
+func completeNread(c *conn) {
+	completeNreadAscii(c)
+}
+
+// tryReadCommand serves one command from the read buffer. It returns false
+// if there is no whole one.
+func tryReadCommand(c *conn) bool {
+	if c.protocol == negotiatingProt || c.transport == udpTransport {
+		tryReadCommandNegotiate(c)
+	}
+	return tryReadCommandAscii(c)
+}
+
+// tryReadCommandNegotiate tells the protocol from the first byte.
+func tryReadCommandNegotiate(c *conn) {
+	c.protocol = asciiProt
+	if settings.verbose.Load() > 1 && c.transport != udpTransport {
+		fmt.Fprintf(os.Stderr, "%d: Client using the %s protocol\n", c.sfd, protText(c.protocol))
+	}
+}
+
+type tryReadResult int
+
+const (
+	readDataReceived tryReadResult = iota
+	readNoDataReceived
+	readError       // on the socket, or the client has hung up
+	readMemoryError // the line is longer than we want to keep; an answer is under way
+)
+
+// Longest line of a get that we keep, in bytes. C has no limit.
+const maxGetLine = 64 << 20
+
+// readFd is read(2), once more where a signal came in between. It returns 0
+// at the end of the stream.
+func readFd(c *conn, b []byte) (int, error) {
+	for {
+		n, err := unix.Read(c.sfd, b)
+		if err != unix.EINTR {
+			if n > 0 {
+				c.thread.stats.pending.n[statBytesRead] += uint64(n)
+			}
+			return n, err
+		}
+	}
+}
+
+// tryReadNetwork reads once what has come. A part of a command that is left
+// from before stays in front of it.
+func tryReadNetwork(c *conn) tryReadResult {
+	if c.rcurr != 0 {
+		copy(c.rbuf, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
+		c.rcurr = 0
+	}
+	if c.rbytes == len(c.rbuf) && c.rbufMalloced {
+		if len(c.rbuf) >= maxGetLine {
+			c.rbytes = 0
+			respStart(c)
+			outErrstring(c, "SERVER_ERROR out of memory reading request")
+			c.closeAfterWrite = true
+			return readMemoryError
+		}
+		b := make([]byte, 2*len(c.rbuf))
+		copy(b, c.rbuf)
+		c.rbuf = b
+	}
+	n, err := readFd(c, c.rbuf[c.rbytes:])
+	switch {
+	case n > 0:
+		c.rbytes += n
+		return readDataReceived
+	case err == nil:
+		c.closeReason = normalClose
+		return readError
+	case err == unix.EAGAIN:
+		return readNoDataReceived
+	}
+	return readError
+}
+
+// updateEvent makes epoll look for these events on c. If it cannot, c begins
+// to close.
+func updateEvent(c *conn, events uint32) bool {
+	if c.evFlags == events {
+		return true
+	}
+	p := &mainPoll
+	if c.thread != nil {
+		p = &c.thread.poll
+	}
+	if err := pollMod(p, c.sfd, events); err != nil {
+		if settings.verbose.Load() > 0 {
+			fmt.Fprintf(os.Stderr, "Couldn't update event\n")
+		}
+		connSetState(c, connClosing)
+		return false
+	}
+	c.evFlags = events
+	return true
+}
+
+// driveMachine runs c until it must wait for the network.
+func driveMachine(c *conn) {
+	nreqs := settings.reqsPerEvent
+	for stop := false; !stop; {
+		switch c.state {
+		case connListening:
+			stop = driveListening(c) // acceptor.go
+
+		case connWaiting:
+			rbufRelease(c)
+			if updateEvent(c, evRead) {
+				connSetState(c, connRead)
+				stop = true
+			}
+
+		case connRead:
+			var res tryReadResult
+			if c.transport == udpTransport {
+				res = tryReadUdp(c)
+			} else if rbufAlloc(c) {
+				res = tryReadNetwork(c)
+			} else {
+				res = readError
+			}
+			switch res {
+			case readNoDataReceived:
+				connSetState(c, connWaiting)
+			case readDataReceived:
+				connSetState(c, connParseCmd)
+			case readError:
+				connSetState(c, connClosing)
+			case readMemoryError:
+				// tryReadNetwork has set the state.
+			}
+
+		case connParseCmd:
+			if !tryReadCommand(c) {
+				if c.resp != nil {
+					// Not as in 1.5.12: what was answered leaves in the meantime.
+					connSetState(c, connMwrite)
+				} else {
+					connSetState(c, connWaiting)
+				}
+			}
+
+		case connNewCmd:
+			// A client may have nreqs commands served before the others
+			// have their turn.
+			nreqs--
+			switch {
+			case c.resp != nil && (nreqs < 0 || respFull(c)):
+				connSetState(c, connMwrite)
+			case nreqs >= 0:
+				resetCmdHandler(c)
+			default:
+				c.thread.stats.pending.n[statConnYields]++
+				if c.rbytes > 0 {
+					// Not as in C, which waits for a writable socket: epoll
+					// knows nothing of what we have read already.
+					c.yielded = true
+					c.thread.yielded = append(c.thread.yielded, c)
+				} else {
+					connSetState(c, connWaiting)
+					continue
+				}
+				stop = true
+			}
+
+		case connNread:
+			stop = driveNread(c)
+
+		case connSwallow:
+			stop = driveSwallow(c)
+
+		case connWrite, connMwrite:
+			stop = driveMwrite(c)
+
+		case connClosing:
+			if c.transport == udpTransport {
+				connCleanup(c)
+			} else {
+				connClose(c)
+				return
+			}
+			stop = true
+
+		case connClosed:
+			panic("driveMachine: conn is closed")
+
+		case connWatch:
+			// A side thread has c now; it is not ours to touch.
+			return
+		}
+	}
+	connPublish(c)
+}
+
+// driveNread reads a value of which c.rlbytes bytes are still to come. It
+// returns true if c must wait.
+func driveNread(c *conn) bool {
+	if c.rlbytes == 0 {
+		completeNread(c)
+		return false
+	}
+	if c.rbytes > 0 {
+		if !readIntoItem(c) {
+			return driveNreadError(c)
+		}
+		return false
+	}
+	room, ok := nreadRoom(c)
+	if !ok {
+		return driveNreadError(c)
+	}
+	n, err := readFd(c, room)
+	if n > 0 {
+		nreadAdvance(c, n)
+		// A short read has emptied the socket: there is no need to ask again.
+		return n < len(room) && waitForValue(c)
+	}
+	return driveReadFailed(c, err)
+}
+
+// waitForValue makes c wait for more of a value. What was answered before
+// leaves now: the client may want to see it before it sends the rest. It
+// returns false if c need not wait, but close.
+func waitForValue(c *conn) bool {
+	if c.transport == udpTransport {
+		// The rest of the value will not come in another datagram.
+		connSetState(c, connClosing)
+		return false
+	}
+	rbufRelease(c)
+	for c.resp != nil {
+		switch transmit(c) {
+		case transmitHardError:
+			return false
+		case transmitSoftError:
+			return updateEvent(c, evRead)
+		}
+	}
+	return updateEvent(c, evRead)
+}
+
+// driveReadFailed deals with a read that brought nothing. It returns true if
+// c must wait for more.
+func driveReadFailed(c *conn, err error) bool {
+	switch err {
+	case nil:
+		c.closeReason = normalClose
+		connSetState(c, connClosing)
+	case unix.EAGAIN:
+		return waitForValue(c)
+	default:
+		if settings.verbose.Load() > 0 {
+			fmt.Fprintf(os.Stderr, "Failed to read, and not due to blocking:\nerrno: %v\n", err)
+		}
+		connSetState(c, connClosing)
+	}
+	return false
+}
+
+// driveNreadError answers that there is no memory for the rest of a chunked
+// item, which is then swallowed.
+func driveNreadError(c *conn) bool {
+	if c.resp == nil && !respStart(c) {
+		connSetState(c, connClosing)
+		return false
+	}
+	outOfMemory(c, "SERVER_ERROR Out of memory during read")
+	c.sbytes = c.rlbytes
+	connSetState(c, connSwallow)
+	return false
+}
+
+// readIntoItem moves what the read buffer has of the value into the item.
+// It returns false if there is no memory for another chunk.
+func readIntoItem(c *conn) bool {
+	for c.rbytes > 0 && c.rlbytes > 0 {
+		room, ok := nreadRoom(c)
+		if !ok {
+			return false
+		}
+		n := copy(room, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
+		c.rcurr += n
+		c.rbytes -= n
+		nreadAdvance(c, n)
+	}
+	return true
+}
+
+// nreadRoom is where the next bytes of the value go. It returns false if
+// there is no memory for another chunk (C: read_into_chunked_item).
+func nreadRoom(c *conn) ([]byte, bool) {
+	if c.rchunk == nil {
+		return c.ritem, true
+	}
+	ch := c.rchunk
+	if ch.used == ch.size {
+		if ch = doItemAllocChunk(ch, c.rlbytes); ch == nil {
+			return nil, false
+		}
+		c.rchunk = ch
+	}
+	room := ch.data()[ch.used:]
+	return room[:min(len(room), c.rlbytes)], true
+}
+
+// nreadAdvance notes that n bytes of the value were put where nreadRoom said.
+func nreadAdvance(c *conn, n int) {
+	if c.rchunk == nil {
+		c.ritem = c.ritem[n:]
+	} else {
+		c.rchunk.used += int32(n)
+	}
+	c.rlbytes -= n
+}
+
+// driveSwallow reads c.sbytes bytes and throws them away. It returns true if
+// c must wait.
+func driveSwallow(c *conn) bool {
+	if c.sbytes <= 0 {
+		connSetState(c, connNewCmd)
+		return false
+	}
+	if c.rbytes > 0 {
+		n := min(c.rbytes, c.sbytes)
+		c.sbytes -= n
+		c.rcurr += n
+		c.rbytes -= n
+		return false
+	}
+	if !rbufAlloc(c) {
+		connSetState(c, connClosing)
+		return false
+	}
+	n, err := readFd(c, c.rbuf[:min(len(c.rbuf), c.sbytes)])
+	if n > 0 {
+		c.sbytes -= n
+		return false
+	}
+	return driveReadFailed(c, err)
+}
+
+// driveMwrite sends what has been gathered. It returns true if c must wait.
+func driveMwrite(c *conn) bool {
+	res := transmitComplete
+	if c.resp != nil {
+		if c.transport == udpTransport {
+			res = transmitUdp(c)
+		} else {
+			res = transmit(c)
+		}
+	}
+	switch res {
+	case transmitComplete:
+		connReleaseItems(c)
+		connSetState(c, connNewCmd)
+		if c.closeAfterWrite {
+			connSetState(c, connClosing)
+		}
+	case transmitIncomplete, transmitHardError:
+		// Go on in the state machine.
+	case transmitSoftError:
+		return true
+	}
+	return false
+}
+
+// eventHandler serves an event on fd, which t's epoll has reported.
+func eventHandler(t *thread, fd int) {
+	c := conns[fd].Load()
+	// sanity
+	if c == nil || c.thread != t {
+		if settings.verbose.Load() > 0 {
+			fmt.Fprintf(os.Stderr, "Catastrophic: event fd doesn't match conn fd!\n")
+		}
+		return
+	}
+	driveMachine(c)
+}

@@ -1,0 +1,499 @@
+// Items by their keys: the locks and the commands that store. From thread.c,
+// ITEM ACCESS and item_lock; memcached.c: realtime, do_store_item,
+// limited_get, do_add_delta.
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+)
+
+// Commands that store an item.
+const (
+	nreadAdd = 1 + iota
+	nreadSet
+	nreadReplace
+	nreadAppend
+	nreadPrepend
+	nreadCas
+	nreadAppendviv  // specific to meta
+	nreadPrependviv // specific to meta
+)
+
+type storeItemType int
+
+const (
+	notStored storeItemType = iota
+	stored
+	exists
+	notFound
+	tooLarge
+	noMemory
+)
+
+type deltaResultType int
+
+const (
+	deltaOk deltaResultType = iota
+	nonNumeric
+	eom
+	deltaItemNotFound
+	deltaItemCasMismatch
+)
+
+const incrMaxStorageLen = 24 // bytes of buf for addDelta
+
+// itemLock must be held for an item before any modification of its hash
+// bucket, or of the item itself. The order of locks is
+//
+//	maintenanceLock, the locks of the other background threads
+//	item lock
+//	lock of an LRU, or of a bump buffer
+//	slabsLock
+//
+// and nobody waits for a second lock on the same line.
+//
+// LRU modifications must hold the item lock, and the LRU's. Who comes to an
+// item from an LRU, or from a page, has the later lock already: itemTrylock
+// with the item's lock field (which does not change while it is allocated),
+// before looking at anything but its links. While the LRU is locked an item
+// on it can't be freed.
+//
+// An item that is not linked yet belongs to who allocated it. A reference
+// keeps a linked one from being freed, and its key and value from being
+// changed; its other fields change as ever, so without the lock not even
+// key(), data() or schunk() may be called, only what they returned be used.
+// refcount itself is under the item lock.
+var itemLocks []sync.Mutex
+
+func itemLock(hv uint32) { itemLocks[hv&uint32(len(itemLocks)-1)].Lock() }
+
+// itemTrylock returns the lock, or nil if it is held.
+func itemTrylock(hv uint32) *sync.Mutex {
+	lock := &itemLocks[hv&uint32(len(itemLocks)-1)]
+	if lock.TryLock() {
+		return lock
+	}
+	return nil
+}
+
+func itemTrylockUnlock(lock *sync.Mutex) { lock.Unlock() }
+
+func itemUnlock(hv uint32) { itemLocks[hv&uint32(len(itemLocks)-1)].Unlock() }
+
+// itemLocksInit makes locks for that many workers. The hash table must have
+// more buckets.
+func itemLocksInit(nthreads int) {
+	// Want a wide lock table, but don't waste memory.
+	power := 15 // just under the default of hashpower
+	switch {
+	case nthreads < 3:
+		power = 10
+	case nthreads < 4:
+		power = 11
+	case nthreads < 5:
+		power = 12
+	case nthreads <= 10:
+		power = 13
+	case nthreads <= 20:
+		power = 14
+	}
+	if power >= hashpower {
+		fmt.Fprintf(os.Stderr, "Hash table power size (%d) cannot be equal to or less than item lock table (%d)\n", hashpower, power)
+		fmt.Fprintf(os.Stderr, "Item lock table grows with `-t N` (worker threadcount)\n")
+		fmt.Fprintf(os.Stderr, "Hash table grows with `-o hashpower=N` \n")
+		os.Exit(1)
+	}
+	itemLocks = make([]sync.Mutex, hashsize(power))
+}
+
+// itemAlloc allocates an item. It takes its own locks.
+func itemAlloc(key []byte, flags uint32, exptime relTime, nbytes int) *item {
+	return doItemAlloc(key, hash(key), flags, exptime, nbytes)
+}
+
+// itemGet returns an item with a reference if it hasn't expired.
+func itemGet(key []byte, t *thread, doUpdate bool) *item {
+	hv := hash(key)
+	itemLock(hv)
+	it := doItemGet(key, hv, t, doUpdate)
+	itemUnlock(hv)
+	return it
+}
+
+// itemGetLocked returns with the item lock held, even if there is no item,
+// so that the caller can put one there.
+func itemGetLocked(key []byte, t *thread, doUpdate bool) (it *item, hv uint32) {
+	hv = hash(key)
+	itemLock(hv)
+	return doItemGet(key, hv, t, doUpdate), hv
+}
+
+func itemTouch(key []byte, exptime relTime, t *thread) *item {
+	hv := hash(key)
+	itemLock(hv)
+	it := doItemTouch(key, exptime, hv, t)
+	itemUnlock(hv)
+	return it
+}
+
+// itemRemove drops a reference, and frees the item if it was the last.
+func itemRemove(it *item) {
+	lock := uint32(it.lock)
+	itemLock(lock)
+	doItemRemove(it)
+	itemUnlock(lock)
+}
+
+// itemUnlink takes an item, of which the caller has a reference, out of the
+// cache.
+func itemUnlink(it *item) {
+	lock := uint32(it.lock)
+	itemLock(lock)
+	doItemUnlink(it, hash(it.key()))
+	itemUnlock(lock)
+}
+
+// addDelta does arithmetic on a numeric value. It writes the new one into
+// buf, n digits.
+func addDelta(t *thread, key []byte, incr bool, delta uint64, buf []byte, cas *uint64) (n int, ret deltaResultType) {
+	hv := hash(key)
+	itemLock(hv)
+	n, ret = doAddDelta(t, key, incr, delta, buf, cas, hv, nil)
+	itemUnlock(hv)
+	return n, ret
+}
+
+// storeItem stores an item with the semantics of comm. The caller keeps its
+// reference.
+func storeItem(it *item, comm int, t *thread, nbytes *int, cas *uint64, casIn uint64, casStale bool) storeItemType {
+	hv := hash(it.key())
+	itemLock(hv)
+	ret := doStoreItem(it, comm, t, hv, nbytes, cas, casIn, casStale)
+	itemUnlock(hv)
+	return ret
+}
+
+// realtime converts a time, or a number of seconds of up to a month, to
+// relTime. 0 stays 0: never. What was before the server started is 1, which
+// is as well in the past.
+func realtime(exptime int64) relTime {
+	switch {
+	case exptime == 0:
+		return 0
+	case exptime <= realtimeMaxdelta:
+		return relTime(exptime) + currentTime.Load()
+	case exptime <= processStarted:
+		return 1
+	}
+	return relTime(exptime - processStarted)
+}
+
+// storeItemCopyChunks appends the first n bytes of sIt's value to dIt's,
+// which is chunked. It fails if there is no memory.
+func storeItemCopyChunks(dIt, sIt *item, n int) bool {
+	dch := dIt.schunk()
+	for dch.size == dch.used && dch.next != 0 {
+		dch = dch.next.chunk()
+	}
+	if sIt.itFlags&itemChunked == 0 {
+		return storeItemCopyBytes(&dch, sIt.data()[:n], 0)
+	}
+	for sch := sIt.schunk(); n > 0; sch = sch.next.chunk() {
+		b := sch.data()[:min(int(sch.used), n)]
+		n -= len(b)
+		if !storeItemCopyBytes(&dch, b, n) {
+			return false
+		}
+	}
+	return true
+}
+
+// storeItemCopyBytes fills chunks from *dch on to capacity with b. When it
+// chains another it makes it large enough for remain more bytes.
+func storeItemCopyBytes(dch **itemChunk, b []byte, remain int) bool {
+	for len(b) > 0 {
+		ch := *dch
+		if ch.used == ch.size {
+			if ch = doItemAllocChunk(ch, len(b)+remain); ch == nil {
+				return false
+			}
+			*dch = ch
+		}
+		n := copy(ch.data()[ch.used:], b)
+		ch.used += int32(n)
+		b = b[n:]
+	}
+	return true
+}
+
+// storeItemCopyData fills newIt with the values of oldIt and addIt, in the
+// order that comm asks for; the \r\n of the first is dropped.
+func storeItemCopyData(comm int, oldIt, newIt, addIt *item) bool {
+	first, second := oldIt, addIt
+	if comm == nreadPrepend || comm == nreadPrependviv {
+		first, second = addIt, oldIt
+	}
+	n := int(first.nbytes) - 2
+	if newIt.itFlags&itemChunked != 0 {
+		return storeItemCopyChunks(newIt, first, n) &&
+			storeItemCopyChunks(newIt, second, int(second.nbytes))
+	}
+	copy(newIt.data(), first.data()[:n])
+	copy(newIt.data()[n:], second.data())
+	return true
+}
+
+// doStoreItem stores it as comm says. If the item has a unique set it is
+// what the client expects; casIn becomes the new one. *nbytes is set to the
+// size that an append or prepend results in, *cas to the unique of what is
+// stored; both may be nil.
+func doStoreItem(it *item, comm int, t *thread, hv uint32, nbytes *int, cas *uint64, casIn uint64, casStale bool) storeItemType {
+	oldIt := doItemGet(it.key(), hv, t, dontUpdate)
+	ret := notStored
+	var newIt *item
+	if oldIt != nil {
+		ret, newIt = doStoreOver(it, oldIt, comm, t, hv, casStale)
+		if newIt != nil {
+			it = newIt
+			if nbytes != nil {
+				*nbytes = int(it.nbytes)
+			}
+		}
+		if ret == stored {
+			doItemReplace(oldIt, it, hv, casIn)
+		}
+		doItemRemove(oldIt) // release our reference
+	} else {
+		switch comm {
+		case nreadAdd, nreadSet, nreadAppendviv, nreadPrependviv:
+			doItemLink(it, hv, casIn)
+			ret = stored
+		case nreadCas:
+			ret = notFound // LRU expired
+			t.stats.pending.n[statCasMisses]++
+		case nreadReplace, nreadAppend, nreadPrepend:
+			// Requires an existing item.
+		}
+	}
+	if ret == stored && cas != nil {
+		*cas = it.cas()
+	}
+	if newIt != nil {
+		doItemRemove(newIt) // linked by now
+	}
+	return ret
+}
+
+// What comparing uniques comes to.
+type casResult int
+
+const (
+	casNone casResult = iota // the client does not ask
+	casMatch
+	casBadval
+	casStaleval // too old, but may be stored as stale
+)
+
+func casCompare(it, oldIt *item, casStale bool) casResult {
+	itCas, oldCas := it.cas(), oldIt.cas()
+	switch {
+	case itCas == 0:
+		return casNone
+	case itCas == oldCas:
+		return casMatch
+	case casStale && itCas < oldCas:
+		return casStaleval
+	}
+	return casBadval
+}
+
+// doStoreOver is the part of doStoreItem for a key that is there: it returns
+// stored if it is to replace oldIt. An append or prepend returns the item to
+// do it with.
+func doStoreOver(it, oldIt *item, comm int, t *thread, hv uint32, casStale bool) (ret storeItemType, newIt *item) {
+	res := casCompare(it, oldIt, casStale)
+	switch comm {
+	case nreadAdd:
+		// add only adds a nonexistent item, but promote to head of LRU
+		doItemUpdate(oldIt)
+		return notStored, nil
+
+	case nreadCas:
+		switch res {
+		case casMatch:
+			// They may belong to different classes: the statistics are for
+			// the one that's getting pushed out.
+			t.stats.slab(oldIt, slabCasHits)
+			return stored, nil
+		case casStaleval:
+			// The value is replaced, but TTL and marks are preserved.
+			it.exptime = oldIt.exptime
+			it.itFlags |= itemStale | oldIt.itFlags&itemTokenSent
+			t.stats.slab(oldIt, slabCasHits)
+			return stored, nil
+		}
+		t.stats.slab(oldIt, slabCasBadval)
+		if settings.verbose.Load() > 1 {
+			fmt.Fprintf(os.Stderr, "CAS:  failure: expected %d, got %d\n", oldIt.cas(), it.cas())
+		}
+		return exists, nil
+
+	case nreadAppend, nreadPrepend, nreadAppendviv, nreadPrependviv:
+		if res != casNone && res != casMatch {
+			return exists, nil
+		}
+		newIt = doItemAlloc(it.key(), hv, oldIt.clientFlags(), oldIt.exptime, int(it.nbytes+oldIt.nbytes)-2)
+		if newIt == nil {
+			return notStored, nil
+		}
+		if !storeItemCopyData(comm, oldIt, newIt, it) {
+			doItemRemove(newIt)
+			return notStored, nil
+		}
+		return stored, newIt
+	}
+	return stored, nil // set, replace
+}
+
+// More references than this to one item are refused, since they are counted
+// in 16 bits.
+const itRefcountLimit = 60000
+
+// limitedGet returns an item with a reference, after setting its exptime if
+// it should be touched. overflow means that it has too many already.
+func limitedGet(key []byte, t *thread, exptime relTime, shouldTouch, doUpdate bool) (it *item, overflow bool) {
+	hv := hash(key)
+	itemLock(hv)
+	if shouldTouch {
+		it = doItemTouch(key, exptime, hv, t)
+	} else {
+		it = doItemGet(key, hv, t, doUpdate)
+	}
+	if it != nil && it.refcount > itRefcountLimit {
+		doItemRemove(it)
+		it, overflow = nil, true
+	}
+	itemUnlock(hv)
+	return it, overflow
+}
+
+// limitedGetLocked returns with the item lock held, unless there is an
+// overflow.
+func limitedGetLocked(key []byte, t *thread, doUpdate bool) (it *item, hv uint32, overflow bool) {
+	it, hv = itemGetLocked(key, t, doUpdate)
+	if it != nil && it.refcount > itRefcountLimit {
+		doItemRemove(it)
+		itemUnlock(hv)
+		return nil, hv, true
+	}
+	return it, hv, false
+}
+
+// doAddDelta adds delta to a numeric value, or subtracts it. If *cas is not 0
+// it must be the item's unique; it is set to the new one. The digits of the
+// new value go to buf. With itRet the caller gets the item with a reference,
+// not the one that may have replaced it.
+func doAddDelta(t *thread, key []byte, incr bool, delta uint64, buf []byte, cas *uint64, hv uint32, itRet **item) (n int, ret deltaResultType) {
+	it := doItemGet(key, hv, t, dontUpdate)
+	if it == nil {
+		return 0, deltaItemNotFound
+	}
+	// Can't delta zero byte values. 2-byte are the "\r\n". Also can't delta
+	// for chunked items: too large to be a number.
+	if it.nbytes <= 2 || it.itFlags&itemChunked != 0 {
+		doItemRemove(it)
+		return 0, nonNumeric
+	}
+	if cas != nil && *cas != 0 && it.cas() != *cas {
+		doItemRemove(it)
+		return 0, deltaItemCasMismatch
+	}
+	value, ok := valueUint(it.data())
+	if !ok {
+		doItemRemove(it)
+		return 0, nonNumeric
+	}
+	if incr {
+		value += delta
+		t.stats.slab(it, slabIncrHits)
+	} else {
+		value -= min(delta, value)
+		t.stats.slab(it, slabDecrHits)
+	}
+	digits := strconv.AppendUint(buf[:0], value, 10)
+	if !doReplaceValue(it, hv, digits) {
+		doItemRemove(it)
+		return 0, eom
+	}
+	if cas != nil {
+		*cas = it.cas()
+	}
+	if itRet != nil {
+		*itRet = it
+	} else {
+		doItemRemove(it)
+	}
+	return len(digits), deltaOk
+}
+
+// doReplaceValue sets the value of an item to these digits, and gives it a
+// new unique: in place, or by putting another in its place if there is no
+// room or someone else holds a reference. It fails if there is no memory.
+func doReplaceValue(it *item, hv uint32, digits []byte) bool {
+	cas := uint64(0)
+	if settings.useCas {
+		cas = getCasId()
+	}
+	res := len(digits)
+	// refcount 2 means that it is linked, and we are the only ones.
+	if res+2 <= int(it.nbytes) && it.refcount == 2 {
+		it.setCas(cas)
+		data := it.data()[:it.nbytes-2]
+		copy(data, digits)
+		for i := res; i < len(data); i++ {
+			data[i] = ' '
+		}
+		doItemUpdate(it)
+		return true
+	}
+	newIt := doItemAlloc(it.key(), hv, it.clientFlags(), it.exptime, res+2)
+	if newIt == nil {
+		return false
+	}
+	copy(newIt.data(), digits)
+	copy(newIt.data()[res:], "\r\n")
+	doItemReplace(it, newIt, hv, cas)
+	it.setCas(cas) // it is the older item whose unique is returned
+	doItemRemove(newIt)
+	return true
+}
+
+// valueUint reads the number that a value begins with, as strtoull(3) does:
+// after blanks and a sign, up to a blank or NUL.
+func valueUint(b []byte) (uint64, bool) {
+	i := 0
+	for i < len(b) && isspace(b[i]) {
+		i++
+	}
+	neg := false
+	if i < len(b) && (b[i] == '-' || b[i] == '+') {
+		neg = b[i] == '-'
+		i++
+	}
+	start := i
+	for i < len(b) && '0' <= b[i] && b[i] <= '9' {
+		i++
+	}
+	if i < len(b) && b[i] != 0 && !isspace(b[i]) {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(b[start:i]), 10, 64)
+	if neg {
+		n = -n
+	}
+	return n, err == nil && !(neg && int64(n) < 0)
+}

@@ -1,0 +1,1117 @@
+// The text protocol, all but its meta commands. From proto_parser.c (the
+// tokenizer and the commands that touch an item) and proto_text.c.
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const maxTokens = 23 // on a line; more are ignored
+
+// Places of words on a line.
+const (
+	commandToken    = 0
+	subcommandToken = 1
+	keyToken        = 1
+)
+
+// A parser is a line of text taken apart (mcp_parser_t).
+type parser struct {
+	request  []byte // the line with its \r\n or \n
+	ntokens  int
+	tokens   [maxTokens]struct{ start, end int }
+	keytoken int
+	vlen     int // bytes of value to come, \r\n included
+	noreply  bool
+}
+
+// token returns word i, or nil if there are not so many.
+func (pr *parser) token(i int) []byte {
+	if i >= pr.ntokens {
+		return nil
+	}
+	return pr.request[pr.tokens[i].start:pr.tokens[i].end]
+}
+
+func (pr *parser) key() []byte { return pr.token(pr.keytoken) }
+
+// prcmp tells whether word i is s or the beginning of it, since C compares
+// over the length of the word.
+func (pr *parser) prcmp(i int, s string) bool {
+	tok := pr.token(i)
+	return tok != nil && strings.HasPrefix(s, string(tok))
+}
+
+// tokenizeCommand splits the line at blanks. Words from mstart on are flags
+// of a meta command; one that can't be makes it give up with no words at all.
+func tokenizeCommand(pr *parser, mstart int) {
+	line := lineText(pr.request)
+	pr.ntokens = 0
+	n := 0
+	for i := 0; i < len(line); {
+		if line[i] == ' ' {
+			i++
+			continue
+		}
+		if n == maxTokens {
+			break
+		}
+		if ch := line[i]; n >= mstart && (ch <= 64 || ch >= 123) && (ch < '0' || ch > '9') {
+			return
+		}
+		pr.tokens[n].start = i
+		for i < len(line) && line[i] != ' ' {
+			i++
+		}
+		pr.tokens[n].end = i
+		n++
+	}
+	pr.ntokens = n
+}
+
+const noMeta = maxTokens // mstart of commands without flags
+
+// lineText is the line without its end.
+func lineText(line []byte) []byte {
+	line = line[:len(line)-1]
+	if n := len(line); n > 0 && line[n-1] == '\r' {
+		line = line[:n-1]
+	}
+	return line
+}
+
+// The following take the words of one kind of command apart. They return
+// false if the line is no such command.
+
+// processRequestMeta: <cmd> <key> <flags>*
+func processRequestMeta(pr *parser) bool {
+	tokenizeCommand(pr, 2)
+	pr.keytoken = keyToken
+	return pr.ntokens >= 2
+}
+
+// processRequestMset: ms <key> <datalen> <flags>*
+func processRequestMset(pr *parser) bool {
+	tokenizeCommand(pr, 3)
+	pr.keytoken = keyToken
+	return pr.ntokens >= 3 && processRequestVlen(pr, 2)
+}
+
+// processRequestVlen reads the length of the value to come.
+func processRequestVlen(pr *parser, i int) bool {
+	vlen, ok := tokto32(pr.token(i))
+	if !ok || vlen < 0 || vlen > 1<<31-1-2 {
+		return false
+	}
+	pr.vlen = int(vlen) + 2
+	return true
+}
+
+// processRequestGat: gat[s] <exptime> <key>*
+func processRequestGat(pr *parser) bool {
+	tokenizeCommand(pr, noMeta)
+	pr.keytoken = 2
+	return pr.ntokens >= 3
+}
+
+func processRequestNoreply(pr *parser) {
+	pr.noreply = pr.ntokens > 0 && string(pr.token(pr.ntokens-1)) == "noreply"
+}
+
+// processRequestStorage: <cmd> <key> <flags> <exptime> <bytes> [noreply]
+func processRequestStorage(pr *parser) bool {
+	tokenizeCommand(pr, noMeta)
+	pr.keytoken = keyToken
+	if pr.ntokens < 5 || !processRequestVlen(pr, 4) {
+		return false
+	}
+	processRequestNoreply(pr)
+	return true
+}
+
+// processRequestSimple: <cmd> <key> <args>*, at least min words in all.
+func processRequestSimple(pr *parser, min int) bool {
+	tokenizeCommand(pr, noMeta)
+	pr.keytoken = keyToken
+	if pr.ntokens < min {
+		return false
+	}
+	processRequestNoreply(pr)
+	return true
+}
+
+// tokto64 reads a decimal number strictly: digits, after at most one sign.
+func tokto64(tok []byte) (int64, bool) {
+	neg := len(tok) > 0 && tok[0] == '-'
+	if neg {
+		tok = tok[1:]
+	}
+	n, ok := toktou64(tok)
+	switch {
+	case !ok:
+		return 0, false
+	case neg:
+		return -int64(n), n <= 1<<63
+	}
+	return int64(n), n < 1<<63
+}
+
+func tokto32(tok []byte) (int32, bool) {
+	n, ok := tokto64(tok)
+	return int32(n), ok && n == int64(int32(n)) && len(tok) <= 11
+}
+
+func toktou64(tok []byte) (uint64, bool) {
+	if len(tok) == 0 || len(tok) > 22 {
+		return 0, false
+	}
+	var n uint64
+	for _, ch := range tok {
+		d := uint64(ch - '0')
+		if d > 9 || n > (1<<64-1-d)/10 {
+			return 0, false
+		}
+		n = n*10 + d
+	}
+	return n, true
+}
+
+func toktou32(tok []byte) (uint32, bool) {
+	n, ok := toktou64(tok)
+	return uint32(n), ok && n == uint64(uint32(n)) && len(tok) <= 11
+}
+
+func toktod(tok []byte) (float64, bool) {
+	if len(tok) > 31 {
+		return 0, false
+	}
+	f, err := strconv.ParseFloat(string(tok), 64)
+	return f, err == nil
+}
+
+func isspace(ch byte) bool { return ch == ' ' || '\t' <= ch && ch <= '\r' }
+
+// safeStrtol reads a number as generously as strtol(3): blanks and a sign
+// may come before it, and any kind of blank ends it. It returns the low 64
+// bits, and whether there was a minus. It fails for what 64 bits can't hold.
+func safeStrtol(b []byte) (n uint64, neg, ok bool) {
+	i := 0
+	for i < len(b) && isspace(b[i]) {
+		i++
+	}
+	if i < len(b) && (b[i] == '-' || b[i] == '+') {
+		neg = b[i] == '-'
+		i++
+	}
+	end := i
+	for end < len(b) && '0' <= b[end] && b[end] <= '9' {
+		end++
+	}
+	for i < end-1 && b[i] == '0' {
+		i++
+	}
+	n, ok = toktou64(b[i:end])
+	return n, neg, ok && (end == len(b) || isspace(b[end]))
+}
+
+// safeStrtoflags reads client flags. Only the low 32 bits count.
+func safeStrtoflags(tok []byte) (uint32, bool) {
+	n, neg, ok := safeStrtol(tok)
+	if neg {
+		n = -n
+		ok = ok && int64(n) >= 0 // a negative number, unless it wraps
+	}
+	return uint32(n), ok
+}
+
+// safeStrtoexptime reads a time of a storage command. Only the low 32 bits
+// count.
+func safeStrtoexptime(tok []byte) (int32, bool) {
+	n, neg, ok := safeStrtol(tok)
+	if neg {
+		return int32(-n), ok && n <= 1<<63
+	}
+	return int32(n), ok && n < 1<<63
+}
+
+// exptimeToPositiveTime makes times that have passed expire at once, even
+// those which would wrap.
+func exptimeToPositiveTime(exptime int32) int64 {
+	if exptime < 0 {
+		return realtimeMaxdelta + 1
+	}
+	return int64(exptime)
+}
+
+// completeNreadAscii has the value of a storage command: it stores the item
+// and answers.
+func completeNreadAscii(c *conn) {
+	it := c.item
+	c.item = nil
+	if c.resp == nil && !respStart(c) { // waitForValue has sent it
+		itemRemove(it)
+		connSetState(c, connClosing)
+		return
+	}
+	hv := hash(it.key())
+	if !valueEnds(c, it) {
+		if c.meta.mset {
+			c.noreply = false
+		}
+		outString(c, "CLIENT_ERROR bad data chunk")
+		itemRemove(it)
+		return
+	}
+	cas := c.cas
+	if cas == 0 {
+		cas = getCasId()
+	}
+	c.cas = 0
+	c.thread.curSfd = c.sfd
+	itemLock(hv)
+	var nbytes int
+	ret := doStoreItem(it, c.cmd, c.thread, hv, &nbytes, &cas, cas, c.meta.setStale)
+	if c.meta.mset {
+		finalizeMset(c, it, nbytes, ret, cas)
+	} else {
+		outString(c, storedText(ret))
+	}
+	doItemRemove(it)
+	itemUnlock(hv)
+}
+
+// valueEnds tells whether the value just read ends with \r\n.
+func valueEnds(c *conn, it *item) bool {
+	ch := c.rchunk
+	if ch == nil {
+		return bytes.HasSuffix(it.data(), []byte("\r\n"))
+	}
+	b := ch.data()[:ch.used]
+	if len(b) == 1 && b[0] == '\n' {
+		// The end may be in two chunks.
+		ch = ch.prev.chunk()
+		return ch.data()[ch.used-1] == '\r'
+	}
+	return bytes.HasSuffix(b, []byte("\r\n"))
+}
+
+func storedText(ret storeItemType) string {
+	switch ret {
+	case stored:
+		return "STORED"
+	case exists:
+		return "EXISTS"
+	case notFound:
+		return "NOT_FOUND"
+	case notStored:
+		return "NOT_STORED"
+	}
+	return "SERVER_ERROR Unhandled storage type."
+}
+
+// tryReadCommandAscii serves one line. It returns false if there is no whole
+// one.
+func tryReadCommandAscii(c *conn) bool {
+	if c.rbytes == 0 {
+		return false
+	}
+	line := c.rbuf[c.rcurr : c.rcurr+c.rbytes]
+	el := bytes.IndexByte(line, '\n')
+	if el < 0 {
+		if c.rbytes > 2048 {
+			return tooLongLine(c, line)
+		}
+		return false
+	}
+	line = line[:el+1]
+	if c.getRest {
+		processGetKeys(c, line)
+		return true
+	}
+	c.rcurr += len(line)
+	c.rbytes -= len(line)
+	c.lastCmdTime = currentTime.Load()
+	processCommandAscii(c, line)
+	return true
+}
+
+// tooLongLine has more than 2048 bytes and no end of line yet. That must be
+// a get of many keys, or we hang up.
+func tooLongLine(c *conn, line []byte) bool {
+	cmd := bytes.TrimLeft(line[:len(line)-6], " ")
+	if len(line)-6-len(cmd) > 100 ||
+		!bytes.HasPrefix(cmd, []byte("get ")) && !bytes.HasPrefix(cmd, []byte("gets ")) {
+		closeAfterReplies(c)
+		return true
+	}
+	if !c.rbufMalloced {
+		rbufSwitchToMalloc(c)
+	}
+	return false
+}
+
+// closeAfterReplies hangs up when what was answered is sent.
+func closeAfterReplies(c *conn) {
+	c.closeAfterWrite = true
+	connSetState(c, connMwrite)
+}
+
+// A getRequest is a get of which some keys are still to be looked up.
+type getRequest struct {
+	returnCas   bool
+	shouldTouch bool
+	exptime     relTime
+}
+
+// processGetCommand serves get, gets, gat and gats. The keys stay in the
+// read buffer, so that we can wait for the client to take the values of the
+// first ones before we look for the others.
+func processGetCommand(c *conn, pr *parser, returnCas, shouldTouch bool) {
+	c.get = getRequest{returnCas: returnCas, shouldTouch: shouldTouch}
+	if shouldTouch {
+		exptime, ok := tokto32(pr.token(1))
+		if !ok {
+			outString(c, "CLIENT_ERROR invalid exptime argument")
+			return
+		}
+		c.get.exptime = realtime(exptimeToPositiveTime(exptime))
+	}
+	keys := pr.request[pr.tokens[pr.keytoken].start:]
+	if !keysOk(lineText(keys)) {
+		outString(c, "CLIENT_ERROR bad command line format\r\n") // an empty line too, as C
+		return
+	}
+	c.rcurr -= len(keys)
+	c.rbytes += len(keys)
+	c.getRest = true
+	processGetKeys(c, keys)
+}
+
+// keysOk looks at all keys before the first is answered.
+func keysOk(keys []byte) bool {
+	for len(keys) > keyMaxLength {
+		end := bytes.IndexByte(keys[:keyMaxLength+1], ' ')
+		if end < 0 {
+			return false
+		}
+		keys = keys[end+1:]
+	}
+	return true
+}
+
+// processGetKeys answers as many keys of the line as the client takes. When
+// it returns with c.getRest set, the rest of the line is still in the read
+// buffer, at rcurr.
+func processGetKeys(c *conn, line []byte) {
+	if c.resp == nil && !respStart(c) {
+		connSetState(c, connClosing)
+		return
+	}
+	keys := lineText(line)
+	for i := 0; i < len(keys); {
+		if keys[i] == ' ' {
+			i++
+			continue
+		}
+		if respFull(c) && c.transport != udpTransport {
+			// Send; if the socket takes all of it, go on at once.
+			switch transmit(c) {
+			case transmitComplete:
+				if !respStart(c) {
+					connSetState(c, connClosing)
+					return
+				}
+			case transmitHardError:
+				return
+			default:
+				c.rcurr += i
+				c.rbytes -= i
+				connSetState(c, connMwrite)
+				return
+			}
+		}
+		end := i
+		for end < len(keys) && keys[end] != ' ' {
+			end++
+		}
+		processGetCmd(c, keys[i:end])
+		i = end
+		if i < len(keys) && !respCount(c) {
+			outString(c, "SERVER_ERROR out of memory writing get response")
+			break
+		}
+	}
+	c.getRest = false
+	c.rcurr += len(line)
+	c.rbytes -= len(line)
+	if c.state != connParseCmd {
+		return // with an error
+	}
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, ">%d END\n", c.sfd)
+	}
+	c.resp.wbuf = append(c.resp.wbuf, "END\r\n"...)
+	connSetState(c, connNewCmd)
+}
+
+// processGetCmd answers one key of a get.
+func processGetCmd(c *conn, key []byte) {
+	t := c.thread
+	n := &t.stats.pending.n
+	hv := hash(key)
+	itemLock(hv)
+	var it *item
+	if c.get.shouldTouch {
+		it = doItemTouch(key, c.get.exptime, hv, t)
+		n[statTouchCmds]++
+	} else {
+		it = doItemGet(key, hv, t, doUpdate)
+		n[statGetCmds]++
+	}
+	if it != nil && it.refcount > itRefcountLimit {
+		doItemRemove(it)
+		it = nil
+	}
+	if settings.detailEnabled.Load() {
+		statsPrefixRecordGet(key, it != nil)
+	}
+	switch {
+	case it == nil && c.get.shouldTouch:
+		n[statTouchMisses]++
+	case it == nil:
+		n[statGetMisses]++
+	case c.get.shouldTouch:
+		t.stats.slab(it, slabTouchHits)
+	default:
+		t.stats.lruHit(it)
+	}
+	if it == nil {
+		itemUnlock(hv)
+		return
+	}
+	b := append(c.resp.wbuf, "VALUE "...)
+	b = append(b, key...)
+	b = append(b, ' ')
+	b = strconv.AppendUint(b, uint64(it.clientFlags()), 10)
+	b = append(b, ' ')
+	b = strconv.AppendUint(b, uint64(it.nbytes-2), 10)
+	if c.get.returnCas {
+		b = append(b, ' ')
+		b = strconv.AppendUint(b, it.cas(), 10)
+	}
+	c.resp.wbuf = append(b, "\r\n"...)
+	respAddValue(c, it, int(it.nbytes))
+	itemUnlock(hv)
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, ">%d sending key %s\n", c.sfd, key)
+	}
+}
+
+// processUpdateCommand begins to read the value of a storage command.
+func processUpdateCommand(c *conn, pr *parser, comm int, handleCas bool) {
+	it := processUpdateCmdStart(c, pr, comm, handleCas)
+	if it == nil {
+		c.sbytes = pr.vlen
+		connSetState(c, connSwallow)
+		return
+	}
+	connReadValue(c, it, comm)
+}
+
+// connReadValue makes c read the value of it, which is then stored by comm.
+func connReadValue(c *conn, it *item, comm int) {
+	c.item = it
+	c.cmd = comm
+	c.rlbytes = int(it.nbytes)
+	if it.itFlags&itemChunked != 0 {
+		c.rchunk, c.ritem = it.schunk(), nil
+	} else {
+		c.rchunk, c.ritem = nil, it.data()
+	}
+	connSetState(c, connNread)
+}
+
+// processUpdateCmdStart returns the item that the value is to be read into,
+// or nil when it has answered why there is none.
+func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item {
+	t := c.thread
+	key := pr.key()
+	flags, ok := safeStrtoflags(pr.request[pr.tokens[2].start:])
+	exptime, ok2 := safeStrtoexptime(pr.request[pr.tokens[3].start:])
+	if len(key) > keyMaxLength || !ok || !ok2 {
+		outString(c, "CLIENT_ERROR bad command line format")
+		return nil
+	}
+	var reqCasId uint64
+	if handleCas {
+		if reqCasId, ok = toktou64(pr.token(5)); !ok {
+			outString(c, "CLIENT_ERROR bad command line format")
+			return nil
+		}
+	}
+	if settings.detailEnabled.Load() {
+		statsPrefixRecordSet(key)
+	}
+	it := itemAlloc(key, flags, realtime(exptimeToPositiveTime(exptime)), pr.vlen)
+	if it == nil {
+		if !itemSizeOk(len(key), flags, pr.vlen) {
+			outString(c, "SERVER_ERROR object too large for cache")
+			t.stats.pending.n[statStoreTooLarge]++
+		} else {
+			outString(c, "SERVER_ERROR out of memory storing object")
+			t.stats.pending.n[statStoreNoMemory]++
+		}
+		// A set that fails leaves nothing stale behind.
+		if comm == nreadSet {
+			if it := itemGet(key, t, dontUpdate); it != nil {
+				itemUnlink(it)
+				itemRemove(it)
+			}
+		}
+		return nil
+	}
+	it.setCas(reqCasId)
+	t.stats.slab(it, slabSetCmds)
+	c.cas = 0
+	c.meta = metaReply{}
+	return it
+}
+
+func processArithmeticCmd(c *conn, pr *parser, incr bool) {
+	key := pr.key()
+	if len(key) > keyMaxLength {
+		outString(c, "CLIENT_ERROR bad command line format")
+		return
+	}
+	delta, ok := toktou64(pr.token(2))
+	if !ok {
+		outString(c, "CLIENT_ERROR invalid numeric delta argument")
+		return
+	}
+	var buf [incrMaxStorageLen]byte
+	n, ret := addDelta(c.thread, key, incr, delta, buf[:], nil)
+	switch ret {
+	case deltaOk:
+		outString(c, buf[:n])
+	case nonNumeric:
+		outString(c, "CLIENT_ERROR cannot increment or decrement non-numeric value")
+	case eom:
+		outString(c, "SERVER_ERROR out of memory")
+	case deltaItemNotFound:
+		if incr {
+			c.thread.stats.pending.n[statIncrMisses]++
+		} else {
+			c.thread.stats.pending.n[statDecrMisses]++
+		}
+		outString(c, "NOT_FOUND")
+	}
+}
+
+func processDeleteCmd(c *conn, pr *parser) {
+	key := pr.key()
+	if len(key) > keyMaxLength {
+		outString(c, "CLIENT_ERROR bad command line format")
+		return
+	}
+	if settings.detailEnabled.Load() {
+		statsPrefixRecordDelete(key)
+	}
+	t := c.thread
+	it, hv := itemGetLocked(key, t, dontUpdate)
+	if it != nil {
+		t.stats.slab(it, slabDeleteHits)
+		doItemUnlink(it, hv)
+		doItemRemove(it)
+		outString(c, "DELETED")
+	} else {
+		t.stats.pending.n[statDeleteMisses]++
+		outString(c, "NOT_FOUND")
+	}
+	itemUnlock(hv)
+}
+
+func processTouchCmd(c *conn, pr *parser) {
+	key := pr.key()
+	if len(key) > keyMaxLength {
+		outString(c, "CLIENT_ERROR bad command line format")
+		return
+	}
+	exptime, ok := tokto32(pr.token(2))
+	if !ok {
+		outString(c, "CLIENT_ERROR invalid exptime argument")
+		return
+	}
+	t := c.thread
+	t.stats.pending.n[statTouchCmds]++
+	hv := hash(key)
+	itemLock(hv)
+	it := doItemTouch(key, realtime(exptimeToPositiveTime(exptime)), hv, t)
+	if it != nil {
+		t.stats.slab(it, slabTouchHits)
+		doItemRemove(it)
+		outString(c, "TOUCHED")
+	} else {
+		t.stats.pending.n[statTouchMisses]++
+		outString(c, "NOT_FOUND")
+	}
+	itemUnlock(hv)
+}
+
+func processVerbosityCommand(c *conn, pr *parser) {
+	level, ok := toktou32(pr.token(1))
+	if !ok {
+		outString(c, "CLIENT_ERROR bad command line format")
+		return
+	}
+	settings.verbose.Store(int32(min(level, maxVerbosityLevel)))
+	outString(c, "OK")
+}
+
+// processSlabsAutomoveCommand: slabs automove 0|1|2, or ratio, freeratio or
+// window with a number.
+func processSlabsAutomoveCommand(c *conn, pr *parser) {
+	ratio, window := 0.0, uint32(0)
+	ok := pr.ntokens >= 4
+	switch {
+	case pr.prcmp(2, "ratio"), pr.prcmp(2, "freeratio"):
+		if ok {
+			ratio, ok = toktod(pr.token(3))
+		}
+		if !ok {
+			outString(c, "ERROR")
+			return
+		}
+	case pr.prcmp(2, "window"):
+		if ok {
+			window, ok = toktou32(pr.token(3))
+		}
+		if !ok {
+			outString(c, "CLIENT_ERROR bad command line format")
+			return
+		}
+		if window < 3 || window > 1800 {
+			outString(c, "CLIENT_ERROR automove window too low or too high")
+			return
+		}
+	default:
+		level, ok := toktou32(pr.token(2))
+		switch {
+		case !ok:
+			outString(c, "CLIENT_ERROR bad command line format")
+		case level > 2:
+			outString(c, "ERROR")
+		default:
+			settings.slabAutomove.Store(int32(level))
+			outString(c, "OK")
+		}
+		return
+	}
+	settings.tuneLock.Lock()
+	switch {
+	case pr.prcmp(2, "ratio"):
+		settings.slabAutomoveRatio = ratio
+	case pr.prcmp(2, "freeratio"):
+		settings.slabAutomoveFreeratio = ratio
+	default:
+		settings.slabAutomoveWindow = window
+	}
+	settings.slabAutomoveVersion++
+	settings.tuneLock.Unlock()
+	outString(c, "OK")
+}
+
+func processMemlimitCommand(c *conn, pr *parser) {
+	memlimit, ok := toktou32(pr.token(1))
+	switch {
+	case !ok:
+		outString(c, "ERROR")
+	case memlimit < 8:
+		outString(c, "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m")
+	case memlimit > 1000000000:
+		outString(c, "MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes")
+	case slabsAdjustMemLimit(int(memlimit) << 20):
+		if settings.verbose.Load() > 0 {
+			fmt.Fprintf(os.Stderr, "maxbytes adjusted to %dm\n", memlimit)
+		}
+		outString(c, "OK")
+	default:
+		outString(c, "MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust")
+	}
+}
+
+func processLruCommand(c *conn, pr *parser) {
+	switch {
+	case pr.prcmp(subcommandToken, "tune") && pr.ntokens >= 6:
+		processLruTune(c, pr)
+	case pr.prcmp(subcommandToken, "mode") && pr.ntokens >= 3 && settings.lruMaintainerThread:
+		switch {
+		case pr.prcmp(2, "flat"):
+			settings.lruSegmented.Store(false)
+			outString(c, "OK")
+		case pr.prcmp(2, "segmented"):
+			settings.lruSegmented.Store(true)
+			outString(c, "OK")
+		default:
+			outString(c, "ERROR")
+		}
+	case pr.prcmp(subcommandToken, "temp_ttl") && pr.ntokens >= 3 && settings.lruMaintainerThread:
+		ttl, ok := tokto32(pr.token(2))
+		if !ok {
+			outString(c, "ERROR")
+			return
+		}
+		if ttl >= 0 {
+			settings.temporaryTtl.Store(uint32(ttl))
+		}
+		settings.tempLru.Store(ttl >= 0)
+		outString(c, "OK")
+	default:
+		outString(c, "ERROR")
+	}
+}
+
+// processLruTune: lru tune <hot %> <warm %> <hot age factor> <warm age factor>
+func processLruTune(c *conn, pr *parser) {
+	pctHot, ok := toktou32(pr.token(2))
+	pctWarm, ok2 := toktou32(pr.token(3))
+	hotFactor, ok3 := toktod(pr.token(4))
+	factor, ok4 := toktod(pr.token(5))
+	switch {
+	case !ok || !ok2 || !ok3 || !ok4:
+		outString(c, "ERROR")
+	case uint64(pctHot)+uint64(pctWarm) > 80:
+		outString(c, "ERROR hot and warm pcts must not exceed 80")
+	case !(factor > 0) || !(hotFactor > 0):
+		outString(c, "ERROR hot/warm age factors must be greater than 0")
+	default:
+		settings.hotLruPct.Store(int32(pctHot))
+		settings.warmLruPct.Store(int32(pctWarm))
+		settings.tuneLock.Lock()
+		settings.hotMaxFactor = hotFactor
+		settings.warmMaxFactor = factor
+		settings.tuneLock.Unlock()
+		outString(c, "OK")
+	}
+}
+
+func processFlushAllCommand(c *conn, pr *parser) {
+	c.thread.stats.pending.n[statFlushCmds]++
+	if !settings.flushEnabled {
+		outString(c, "CLIENT_ERROR flush_all not allowed")
+		return
+	}
+	var exptime int32
+	words := 1
+	if c.noreply {
+		words = 2
+	}
+	if pr.ntokens != words {
+		var ok bool
+		if exptime, ok = tokto32(pr.token(1)); !ok {
+			outString(c, "CLIENT_ERROR invalid exptime argument")
+			return
+		}
+	}
+	// What is set later in this second survives.
+	oldest := currentTime.Load() - 1
+	if exptime > 0 {
+		oldest = realtime(int64(exptime)) - 1
+	}
+	settings.oldestLive.Store(oldest)
+	itemFlushExpired()
+	outString(c, "OK")
+}
+
+func processShutdownCommand(c *conn, pr *parser) {
+	sig := unix.SIGINT
+	switch {
+	case !settings.shutdownCommand:
+		outString(c, "SERVER_ERROR: shutdown not enabled")
+		return
+	case pr.ntokens == 1:
+	case pr.ntokens == 2 && pr.prcmp(subcommandToken, "graceful"):
+		sig = unix.SIGUSR1
+	default:
+		outString(c, "CLIENT_ERROR invalid shutdown mode")
+		return
+	}
+	c.closeReason = shutdownClose
+	connSetState(c, connClosing)
+	unix.Kill(os.Getpid(), sig)
+}
+
+func processSlabsCommand(c *conn, pr *parser) {
+	switch {
+	case pr.ntokens == 4 && pr.prcmp(subcommandToken, "reassign"):
+		if !settings.slabReassign {
+			outString(c, "CLIENT_ERROR slab reassignment disabled")
+			return
+		}
+		src, ok := tokto32(pr.token(2))
+		dst, ok2 := tokto32(pr.token(3))
+		if !ok || !ok2 {
+			outString(c, "CLIENT_ERROR bad command line format")
+			return
+		}
+		switch slabsReassign(int(src), int(dst), slabsReassignAllowEvictions) {
+		case reassignOk:
+			outString(c, "OK")
+		case reassignRunning:
+			outString(c, "BUSY currently processing reassign request")
+		case reassignBadclass:
+			outString(c, "BADCLASS invalid src or dst class id")
+		case reassignNospare:
+			outString(c, "NOSPARE source class has no spare pages")
+		case reassignSrcDstSame:
+			outString(c, "SAME src and dst class are identical")
+		}
+	case pr.ntokens >= 3 && pr.prcmp(subcommandToken, "automove"):
+		processSlabsAutomoveCommand(c, pr)
+	default:
+		outString(c, "ERROR")
+	}
+}
+
+func processLruCrawlerCommand(c *conn, pr *parser) {
+	sub := subcommandToken
+	switch {
+	case pr.ntokens == 3 && pr.prcmp(sub, "crawl"):
+		if !settings.lruCrawler.Load() {
+			outString(c, "CLIENT_ERROR lru crawler disabled")
+			return
+		}
+		outCrawl(c, lruCrawlerCrawl(string(pr.token(2)), crawlerExpired, nil, settings.lruCrawlerTocrawl.Load()))
+	case pr.ntokens == 3 && pr.prcmp(sub, "metadump"):
+		processLruCrawlerDump(c, pr, crawlerMetadump, "metadump")
+	case pr.ntokens == 3 && pr.prcmp(sub, "mgdump"):
+		processLruCrawlerDump(c, pr, crawlerMgdump, "mgdump")
+	case pr.ntokens == 3 && pr.prcmp(sub, "tocrawl"):
+		tocrawl, ok := toktou32(pr.token(2))
+		if !ok {
+			outString(c, "CLIENT_ERROR bad command line format")
+			return
+		}
+		settings.lruCrawlerTocrawl.Store(tocrawl)
+		outString(c, "OK")
+	case pr.ntokens == 3 && pr.prcmp(sub, "sleep"):
+		tosleep, ok := toktou32(pr.token(2))
+		switch {
+		case !ok:
+			outString(c, "CLIENT_ERROR bad command line format")
+		case tosleep > 1000000:
+			outString(c, "CLIENT_ERROR sleep must be one second or less")
+		default:
+			settings.lruCrawlerSleep.Store(int32(tosleep))
+			outString(c, "OK")
+		}
+	case pr.ntokens == 2 && pr.prcmp(sub, "enable"):
+		if startItemCrawlerThread() == 0 {
+			outString(c, "OK")
+		} else {
+			outString(c, "ERROR failed to start lru crawler thread")
+		}
+	case pr.ntokens == 2 && pr.prcmp(sub, "disable"):
+		if stopItemCrawlerThread(crawlerNowait) == 0 {
+			outString(c, "OK")
+		} else {
+			outString(c, "ERROR failed to stop lru crawler thread")
+		}
+	default:
+		outString(c, "ERROR")
+	}
+}
+
+// processLruCrawlerDump lets the crawler write to c. That thread has c until
+// it is done.
+func processLruCrawlerDump(c *conn, pr *parser, kind crawlerRunType, name string) {
+	switch {
+	case !settings.lruCrawler.Load():
+		outString(c, "CLIENT_ERROR lru crawler disabled")
+		return
+	case !settings.dumpEnabled && kind == crawlerMgdump:
+		outString(c, "ERROR key dump not allowed")
+		return
+	case !settings.dumpEnabled:
+		outString(c, "ERROR metadump not allowed")
+		return
+	case c.resp.count > 1:
+		outString(c, "ERROR cannot pipeline other commands before "+name)
+		return
+	}
+	res := lruCrawlerCrawl(string(pr.token(2)), kind, c, lruCrawlerCapRemaining)
+	if res != crawlerOk {
+		outCrawl(c, res)
+		return
+	}
+	connHandOver(c)
+}
+
+// outCrawl tells what came of a wish to the crawler.
+func outCrawl(c *conn, res crawlerResultType) {
+	switch res {
+	case crawlerOk:
+		outString(c, "OK")
+	case crawlerRunning:
+		outString(c, "BUSY currently processing crawler request")
+	case crawlerBadclass:
+		outString(c, "BADCLASS invalid class id")
+	case crawlerNotstarted:
+		outString(c, "NOTSTARTED no items to crawl")
+	default:
+		outString(c, "ERROR an unknown error happened")
+	}
+}
+
+// processCommandAscii serves one line.
+func processCommandAscii(c *conn, line []byte) {
+	if !respStart(c) {
+		connSetState(c, connClosing)
+		return
+	}
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, "<%d %s\n", c.sfd, lineText(line))
+	}
+	t := c.thread
+	t.curSfd = c.sfd
+	pr := &t.pr
+	pr.request = line
+	pr.ntokens = 0
+	pr.noreply = false
+	c.noreply = false
+	if len(line) < 4 {
+		outString(c, "CLIENT_ERROR bad command line format")
+		return
+	}
+	if !processRequest(c, pr) {
+		outString(c, "CLIENT_ERROR bad command line format")
+	}
+}
+
+// processRequest finds out which command the line is and serves it. It
+// returns false if the words after the command are wrong in number or kind.
+func processRequest(c *conn, pr *parser) bool {
+	cmd := lineText(pr.request)
+	if end := bytes.IndexByte(cmd, ' '); end >= 0 {
+		cmd = cmd[:end]
+	}
+	switch string(cmd) {
+	case "get":
+		if !processRequestSimple(pr, 2) {
+			return false
+		}
+		c.noreply = pr.noreply
+		processGetCommand(c, pr, false, false)
+	case "gets":
+		if !processRequestSimple(pr, 2) {
+			return false
+		}
+		c.noreply = pr.noreply
+		processGetCommand(c, pr, true, false)
+	case "gat":
+		if !processRequestGat(pr) {
+			return false
+		}
+		processGetCommand(c, pr, false, true)
+	case "gats":
+		if !processRequestGat(pr) {
+			return false
+		}
+		processGetCommand(c, pr, true, true)
+	case "set":
+		return processRequestUpdate(c, pr, nreadSet)
+	case "add":
+		return processRequestUpdate(c, pr, nreadAdd)
+	case "replace":
+		return processRequestUpdate(c, pr, nreadReplace)
+	case "append":
+		return processRequestUpdate(c, pr, nreadAppend)
+	case "prepend":
+		return processRequestUpdate(c, pr, nreadPrepend)
+	case "cas":
+		return processRequestUpdate(c, pr, nreadCas)
+	case "incr", "decr":
+		if !processRequestSimple(pr, 3) {
+			return false
+		}
+		c.noreply = pr.noreply
+		processArithmeticCmd(c, pr, cmd[0] == 'i')
+	case "delete":
+		if !processRequestSimple(pr, 2) {
+			return false
+		}
+		c.noreply = pr.noreply
+		processDeleteCmd(c, pr)
+	case "touch":
+		if !processRequestSimple(pr, 3) {
+			return false
+		}
+		c.noreply = pr.noreply
+		processTouchCmd(c, pr)
+	case "quit":
+		c.closeReason = normalClose
+		closeAfterReplies(c)
+	case "version":
+		outString(c, "VERSION "+version)
+	case "stats":
+		tokenizeCommand(pr, noMeta)
+		processStat(c, pr)
+	default:
+		if len(cmd) == 2 && cmd[0] == 'm' {
+			if known, ok := processMetaRequest(c, pr, cmd[1]); known {
+				return ok
+			}
+		}
+		tokenizeCommand(pr, noMeta)
+		processRequestNoreply(pr)
+		c.noreply = pr.noreply
+		processAdminCommand(c, pr)
+	}
+	return true
+}
+
+// processRequestUpdate serves a storage command.
+func processRequestUpdate(c *conn, pr *parser, comm int) bool {
+	if !processRequestStorage(pr) {
+		return false
+	}
+	c.noreply = pr.noreply
+	processUpdateCommand(c, pr, comm, comm == nreadCas)
+	return true
+}
+
+// processAdminCommand serves commands that are rare. Other than the common
+// ones they may have blanks before them. (C: text_cmd_entries)
+func processAdminCommand(c *conn, pr *parser) {
+	switch string(pr.token(commandToken)) {
+	case "shutdown":
+		processShutdownCommand(c, pr)
+	case "slabs":
+		processSlabsCommand(c, pr)
+	case "cache_memlimit":
+		processMemlimitCommand(c, pr)
+	case "flush_all":
+		processFlushAllCommand(c, pr)
+	case "lru_crawler":
+		processLruCrawlerCommand(c, pr)
+	case "verbosity":
+		processVerbosityCommand(c, pr)
+	case "lru":
+		processLruCommand(c, pr)
+	default:
+		if debugBuild && processDebugCommand(c, pr) {
+			return
+		}
+		if pr.ntokens > 1 && bytes.HasPrefix(pr.token(pr.ntokens-1), []byte("HTTP/")) {
+			closeAfterReplies(c)
+			return
+		}
+		outString(c, "ERROR")
+	}
+}
