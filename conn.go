@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,7 +85,7 @@ var (
 // -o idle_timeout and tells their workers. It never ends.
 func connTimeoutThread() {
 	const connsPerSlice = 100
-	slice := time.Second / time.Duration(max(len(conns)/connsPerSlice, connsPerSlice))
+	slice := 1000000 / max(len(conns)/connsPerSlice, connsPerSlice) // microseconds
 	for {
 		if settings.verbose.Load() > 2 {
 			fmt.Fprintf(os.Stderr, "idle timeout thread at top of connection list\n")
@@ -95,7 +94,7 @@ func connTimeoutThread() {
 		oldest := now
 		for fd := range conns {
 			if fd%connsPerSlice == 0 {
-				time.Sleep(slice)
+				usleep(slice)
 			}
 			c := conns[fd].Load()
 			if c == nil {
@@ -117,7 +116,7 @@ func connTimeoutThread() {
 		if settings.verbose.Load() > 2 {
 			fmt.Fprintf(os.Stderr, "idle timeout thread finished pass, sleeping for %ds\n", sleep)
 		}
-		time.Sleep(time.Duration(sleep) * time.Second)
+		usleep(sleep * 1000000)
 	}
 }
 

@@ -351,14 +351,15 @@ func openSockets() {
 		}
 		sysfatal(exOserr, "failed to listen on %s: %s", which, strerror(err))
 	}
-	if name := os.Getenv("MEMCACHED_PORT_FILENAME"); name != "" {
-		savePortnumbers(name)
-	}
 }
 
-// savePortnumbers writes to the file called name, in one step, on which ports
-// we listen.
-func savePortnumbers(name string) {
+// savePortnumbers writes on which ports we listen to the file that the
+// environment names, in one step.
+func savePortnumbers() {
+	name := os.Getenv("MEMCACHED_PORT_FILENAME")
+	if name == "" {
+		return
+	}
 	var ports []byte
 	for _, l := range listeners {
 		proto := "TCP"

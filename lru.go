@@ -9,7 +9,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 const powerLargest = 256 // number of LRUs: slabsClsid of an item says which
@@ -325,8 +324,10 @@ func lruMaintainerJuggle(clsid int) int {
 			totalBytes += l.sizeBytes
 			if id == coldLru {
 				coldAge := float64(doTailAge(l))
+				settings.tuneLock.Lock()
 				hotAge = relTime(coldAge * settings.hotMaxFactor)
 				warmAge = relTime(coldAge * settings.warmMaxFactor)
+				settings.tuneLock.Unlock()
 			}
 			l.lock.Unlock()
 		}
@@ -392,7 +393,7 @@ func lruMaintainerThread() {
 	}
 	for doRunLruMaintainerThread {
 		lruMaintainerLock.Unlock()
-		time.Sleep(time.Duration(toSleep) * time.Microsecond)
+		usleep(toSleep)
 		lruMaintainerLock.Lock()
 		// A sleep of zero counts as a minimum of a 1ms wait.
 		slept := max(toSleep, 1000)

@@ -235,15 +235,16 @@ func main() {
 
 	// First the listening sockets, which may need root for a low port, then
 	// lose root, then go to the background. Not as in C, where the sockets
-	// come last. The Unix socket belongs to the user that we become.
+	// come last. Files, and the Unix socket, belong to the user that we become.
 	if options.daemonize && inheritSockets() {
 		os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	} else {
 		if settings.socketpath == "" {
 			openSockets()
-		}
-		loseRoot()
-		if settings.socketpath != "" {
+			loseRoot()
+			savePortnumbers()
+		} else {
+			loseRoot()
 			if err := serverSocketUnix(settings.socketpath, settings.access); err != nil {
 				sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.socketpath, strerror(err))
 			}

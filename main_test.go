@@ -35,8 +35,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -45,18 +43,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
-)
-
-const (
-	patience = 10 * time.Second // with a server; it is only spent on failures
-	closed   = "-- closed --"
-	silence  = "-- silence --"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata from memcached's replies")
@@ -67,219 +58,6 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
-}
-
-// A server is a child: mc9, or memcached where path says so.
-type server struct {
-	t    testing.TB
-	path string
-	cmd  *exec.Cmd
-	addr string // of its Unix socket or, if that is empty,
-	port map[string]string
-	done chan struct{} // closed when it has exited
-	out  output
-}
-
-// An output gathers what a child prints.
-type output struct {
-	sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.Lock()
-	defer o.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.Lock()
-	defer o.Unlock()
-	return o.buf.String()
-}
-
-// command is mc9 or the server at path, with flags.
-func command(path string, flags ...string) *exec.Cmd {
-	env := os.Environ()
-	if path == "" {
-		path, _ = os.Executable()
-		env = append(env, "MC9_MAIN=1", "GORACE=atexit_sleep_ms=0")
-	}
-	if os.Getuid() == 0 {
-		flags = append([]string{"-u", "root"}, flags...)
-	}
-	cmd := exec.Command(path, flags...)
-	cmd.Env = env
-	return cmd
-}
-
-// start runs mc9, or the server at path, on a Unix socket, or where net is
-// set on ports of its choice, and returns when it listens.
-func start(t testing.TB, path string, net bool, flags ...string) *server {
-	t.Helper()
-	s := &server{t: t, path: path, done: make(chan struct{})}
-	// Not t.TempDir: a socket's name must be short.
-	dir, err := os.MkdirTemp("", "mc9")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	file := filepath.Join(dir, "sock")
-	if net {
-		s.cmd = command(path, flags...)
-		s.cmd.Env = append(s.cmd.Env, "MEMCACHED_PORT_FILENAME="+file)
-	} else {
-		s.addr = file
-		s.cmd = command(path, append(flags, "-s", file)...)
-	}
-	s.cmd.Stdout = &s.out
-	s.cmd.Stderr = &s.out
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		s.cmd.Wait()
-		close(s.done)
-	}()
-	t.Cleanup(s.stop)
-	eventually(t, "the server listens", func() bool {
-		select {
-		case <-s.done:
-			t.Fatalf("%v: %v\n%s", flags, s.cmd.ProcessState, s.out.String())
-		default:
-		}
-		if net {
-			s.port = ports(file)
-			return s.port != nil
-		}
-		c, err := s.dial()
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
-	return s
-}
-
-// ports reads the file that MEMCACHED_PORT_FILENAME named.
-func ports(file string) map[string]string {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil
-	}
-	port := map[string]string{}
-	for _, line := range strings.Split(string(text), "\n") {
-		if name, n, ok := strings.Cut(line, ": "); ok {
-			port[name] = n
-		}
-	}
-	return port
-}
-
-func mc9(t testing.TB, flags ...string) *server {
-	t.Helper()
-	return start(t, "", false, flags...)
-}
-
-func (s *server) dial() (net.Conn, error) {
-	if s.addr == "" {
-		return net.Dial("tcp", "127.0.0.1:"+s.port["TCP INET"])
-	}
-	return net.Dial("unix", s.addr)
-}
-
-// stop ends the child. mc9 has to go in peace.
-func (s *server) stop() {
-	if s.path != "" {
-		s.cmd.Process.Kill()
-		<-s.done
-		return
-	}
-	s.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-s.done:
-	case <-time.After(patience):
-		s.cmd.Process.Signal(syscall.SIGQUIT)
-		<-s.done
-		s.t.Error("does not stop on SIGTERM")
-	}
-	out := s.out.String()
-	if !s.cmd.ProcessState.Success() || strings.Contains(out, "DATA RACE") {
-		s.t.Errorf("%v\n%s", s.cmd.ProcessState, out)
-	}
-}
-
-// eventually waits for something that another process does.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("still not true: %s", what)
-		}
-	}
-}
-
-// A client is one connection.
-type client struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-func newClient(c net.Conn) *client { return &client{c, bufio.NewReader(c)} }
-
-func (s *server) client() *client {
-	s.t.Helper()
-	c, err := s.dial()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() { c.Close() })
-	return newClient(c)
-}
-
-// line reads a line of a reply, \r\n included.
-func (c *client) line() string {
-	c.SetReadDeadline(time.Now().Add(patience))
-	line, err := c.r.ReadString('\n')
-	switch {
-	case err == nil:
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		line += silence
-	default:
-		line += closed
-	}
-	return line
-}
-
-var versions = regexp.MustCompile(`(?m)^version[ \r]`)
-
-// ask sends text, whole commands, and returns the replies.
-func (c *client) ask(text string) string {
-	fence := len(versions.FindAllString(text, -1)) + 1
-	io.WriteString(c, text+"version\r\n")
-	var reply strings.Builder
-	for {
-		line := c.line()
-		if strings.HasPrefix(line, "VERSION ") {
-			if fence--; fence == 0 {
-				return reply.String()
-			}
-		}
-		reply.WriteString(line)
-		if strings.HasSuffix(line, closed) || strings.HasSuffix(line, silence) {
-			return reply.String()
-		}
-	}
-}
-
-// stat returns the value that a stats command, such as "items", has for name.
-func (c *client) stat(command, name string) string {
-	for _, line := range strings.Split(c.ask("stats "+command+"\r\n"), "\r\n") {
-		if v, ok := strings.CutPrefix(line, "STAT "+name+" "); ok {
-			return v
-		}
-	}
-	return ""
 }
 
 var runs = regexp.MustCompile(`\{([^{}]+) ([0-9]+)\}`)
@@ -313,21 +91,16 @@ func show(s string) string {
 	return b.String()
 }
 
-// newer reports whether version want is newer than have; none is newer than
-// mc9, which has "".
-func newer(want, have string) bool {
-	if have == "" {
-		return false
-	}
-	w, h := strings.Split(want, "."), strings.Split(have, ".")
-	for i := range min(len(w), len(h)) {
-		a, _ := strconv.Atoi(w[i])
-		b, _ := strconv.Atoi(h[i])
-		if a != b {
-			return a > b
+// older reports whether version a is older than b.
+func older(a, b string) bool {
+	var v [2][]int
+	for i, s := range []string{a, b} {
+		for _, f := range strings.Split(s, ".") {
+			n, _ := strconv.Atoi(f)
+			v[i] = append(v[i], n)
 		}
 	}
-	return len(w) > len(h)
+	return slices.Compare(v[0], v[1]) < 0
 }
 
 // A player plays a conversation to one server.
@@ -337,12 +110,13 @@ type player struct {
 	update  bool
 	dial    func() (net.Conn, error)
 
-	conns   map[string]*client
-	name    string // of the connection in use
-	x       exchange
-	skip    bool     // the whole file
-	text    []string // the conversation as it should read
-	complai []string
+	conns map[string]*client
+	name  string // of the connection in use
+	x     exchange
+	skip  bool     // the whole file
+	text  []string // the conversation as it should read
+
+	complaints []string
 }
 
 type exchange struct {
@@ -401,7 +175,7 @@ func (p *player) play(text string) (string, []string) {
 		case verb == "% until":
 			x.until = true
 		case verb == "% need", verb == "% differ":
-			skip := p.version != "" && (verb == "% differ" || newer(arg, p.version))
+			skip := p.version != "" && (verb == "% differ" || older(p.version, arg))
 			if played || x.begun {
 				x.skip = skip
 			} else {
@@ -418,11 +192,11 @@ func (p *player) play(text string) (string, []string) {
 	for _, c := range p.conns {
 		c.Close()
 	}
-	return strings.Join(p.text, "\n"), p.complai
+	return strings.Join(p.text, "\n"), p.complaints
 }
 
 func (p *player) complain(line int, what string) {
-	p.complai = append(p.complai, fmt.Sprintf("%s:%d: %s", p.file, line, what))
+	p.complaints = append(p.complaints, fmt.Sprintf("%s:%d: %s", p.file, line, what))
 }
 
 func (p *player) hangup() {
@@ -483,7 +257,7 @@ func (p *player) exchange(x *exchange) (have []string) {
 	if !x.raw {
 		lines = strings.SplitAfter(c.ask(x.send), "\n")
 	} else {
-		io.WriteString(c, x.send)
+		c.write(x.send)
 		if x.half {
 			c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 		}

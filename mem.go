@@ -208,10 +208,27 @@ func memItem(off int) *item { return (*item)(unsafe.Add(memBase, off)) }
 // memOff undoes memItem.
 func memOff(it *item) int { return int(uintptr(unsafe.Pointer(it)) - uintptr(memBase)) }
 
-// writev is writev(2) on a socket that does not block. x/sys/unix's Writev
-// allocates.
-func writev(fd int, iov []unix.Iovec) (int, unix.Errno) {
-	n, _, e := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd),
-		uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
+// System calls that do not wait. Unlike x/sys/unix's they do not tell the
+// scheduler, which would take the worker for blocked, nor allocate.
+
+func rawRead(fd int, b []byte) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	return int(n), e
+}
+
+func rawWrite(fd int, b []byte) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	return int(n), e
+}
+
+func rawWritev(fd int, iov []unix.Iovec) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
+	return int(n), e
+}
+
+// rawEpollWait waits after all, but not for long.
+func rawEpollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])),
+		uintptr(len(events)), uintptr(msec), 0, 0)
 	return int(n), e
 }

@@ -60,7 +60,9 @@ func memOpenTo(n int) error {
 
 // memDiscard gives the memory of b back to the system; b then reads as zeroes.
 func memDiscard(b []byte) {
-	unix.Madvise(b, unix.MADV_DONTNEED)
+	if unix.Madvise(b, unix.MADV_DONTNEED) != nil {
+		clear(b) // locked memory (-k) stays
+	}
 }
 
 // refsAlloc returns n zero refs, for a hash table.

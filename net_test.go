@@ -59,12 +59,14 @@ func TestTenThousand(t *testing.T) {
 	fds := s.fds()
 	var conns []net.Conn
 	for range n {
-		nc, err := s.dial()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		conns = append(conns, nc)
+		eventually(t, "connected", func() bool { // when there is room in the backlog
+			nc, err := s.dial()
+			if err == nil {
+				conns = append(conns, nc)
+			}
+			return err == nil
+		})
+		defer conns[len(conns)-1].Close()
 	}
 	c.wantStat(t, "curr_connections", strconv.Itoa(n+1))
 	c.want(t, "set foo 0 0 3\r\nbar\r\n", "STORED\r\n")
@@ -81,7 +83,7 @@ func TestTenThousand(t *testing.T) {
 		nc.Close()
 	}
 	c.wantStat(t, "curr_connections", "1")
-	eventually(t, "descriptors are closed", func() bool { return s.fds() == fds })
+	eventually(t, "descriptors are closed", func() bool { return s.fds() <= fds })
 	if r := c.stat("", "rejected_connections"); r != "0" {
 		t.Error("rejected_connections", r)
 	}
@@ -133,7 +135,7 @@ func TestHangups(t *testing.T) {
 		nc.Close()
 	}
 	c.wantStat(t, "curr_connections", "1")
-	eventually(t, "descriptors are closed", func() bool { return s.fds() == fds })
+	eventually(t, "descriptors are closed", func() bool { return s.fds() <= fds })
 	c.want(t, "delete big\r\ndelete n\r\ndelete a\r\n", "DELETED\r\nDELETED\r\nNOT_FOUND\r\n")
 	c.wantStat(t, "curr_items", "0")
 	for _, line := range strings.Split(c.ask("stats slabs\r\n"), "\r\n") {
@@ -217,7 +219,7 @@ func TestIdleTimeout(t *testing.T) {
 	half := s.client()
 	idle.want(t, "get foo\r\n", "END\r\n")
 	half.want(t, "get foo\r\n", "END\r\n")
-	io.WriteString(half, "set foo 0 0 10\r\n123") // it waits for data, and may
+	half.write("set foo 0 0 10\r\n123") // it waits for data, and may
 	busy.wantStat(t, "idle_kicks", "1")
 	if line := idle.line(); line != closed {
 		t.Errorf("%q", line)
@@ -240,6 +242,18 @@ func TestYields(t *testing.T) {
 		fmt.Fprintf(&reply, "STORED\r\nVALUE k%d 0 4\r\n%04d\r\nEND\r\n", i, i)
 	}
 	c.want(t, text.String(), reply.String())
+	// More may come before their turn does, and they may be gone by then.
+	for range 300 {
+		nc, err := s.dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			io.WriteString(nc, strings.Repeat("get foo\r\n", 20))
+		}
+		nc.Close()
+	}
+	c.wantStat(t, "curr_connections", "1")
 }
 
 // A client that does not read its reply is no burden to others, even of the
@@ -256,7 +270,7 @@ func TestSlowReader(t *testing.T) {
 		fmt.Fprintf(&reply, "VALUE k%d 7 %d\r\n%s\r\n", i, len(value), value)
 	}
 	reply.WriteString("END\r\n")
-	io.WriteString(slow, get.String()+"\r\n")
+	slow.write(get.String()+"\r\n")
 	if line := slow.line(); line != "VALUE k0 7 450000\r\n" {
 		t.Fatalf("%q", line)
 	}
@@ -389,23 +403,28 @@ func (u udpClient) want(t *testing.T, id uint16, text, reply string) {
 	}
 }
 
-// -vvv tells of each change of state, in memcached's words.
+// -vvv tells of each change of state, in memcached's words; 1.6.45 is silent
+// on errors in storage commands, and then goes to conn_swallow at once.
 func TestStates(t *testing.T) {
 	s := mc9(t, "-vvv", "-t", "1", "-o", "no_lru_crawler,no_lru_maintainer")
 	const end = "going from conn_closing to conn_closed\n"
-	ended := func() bool { return strings.HasSuffix(s.out.String(), end) }
+	ended := func() bool { return strings.HasSuffix(s.said(), end) }
 	eventually(t, "start's connection is closed", ended)
-	before := len(s.out.String())
+	before := len(s.said())
 	c := s.client()
-	for _, text := range []string{"set foo 0 0 3\r\nbar\r\n", "get foo none\r\n\n", "set foo 0 x 3\r\nabc\r\n"} {
-		io.WriteString(c, text)
-		for line := ""; line != "STORED\r\n" && !strings.HasPrefix(line, "CLIENT_ERROR"); {
-			if line = c.line(); strings.HasSuffix(line, closed) || strings.HasSuffix(line, silence) {
-				t.Fatalf("%q: %q", text, line)
+	for _, step := range []struct{ text, last string }{
+		{"set foo 0 0 3\r\nbar\r\n", "STORED\r\n"},
+		{"get foo none\r\nbogus\r\n", "ERROR\r\n"},
+		{"set foo 0 x 3\r\nabc\r\n", "CLIENT_ERROR bad command line format\r\n"},
+	} {
+		c.write(step.text)
+		for line := ""; line != step.last; {
+			if line = c.line(); !strings.HasSuffix(line, "\n") {
+				t.Fatalf("%q: %q", step.text, line)
 			}
 		}
 	}
-	io.WriteString(c, "set foo 0 0 2000000\r\n")
+	c.write("set foo 0 0 2000000\r\n")
 	c.Conn.(*net.UnixConn).CloseWrite()
 	eventually(t, "connection is closed", ended)
 
@@ -431,8 +450,8 @@ N: going from conn_read to conn_parse_cmd
 >N END
 N: going from conn_parse_cmd to conn_new_cmd
 N: going from conn_new_cmd to conn_parse_cmd
-<N
->N CLIENT_ERROR bad command line format
+<N bogus
+>N ERROR
 N: going from conn_parse_cmd to conn_new_cmd
 N: going from conn_new_cmd to conn_mwrite
 N: going from conn_mwrite to conn_new_cmd
@@ -440,7 +459,9 @@ N: going from conn_new_cmd to conn_waiting
 N: going from conn_waiting to conn_read
 N: going from conn_read to conn_parse_cmd
 <N set foo 0 x 3
-N: going from conn_parse_cmd to conn_swallow
+>N CLIENT_ERROR bad command line format
+N: going from conn_parse_cmd to conn_new_cmd
+N: going from conn_new_cmd to conn_swallow
 N: going from conn_swallow to conn_new_cmd
 N: going from conn_new_cmd to conn_mwrite
 N: going from conn_mwrite to conn_new_cmd
@@ -448,14 +469,16 @@ N: going from conn_new_cmd to conn_waiting
 N: going from conn_waiting to conn_read
 N: going from conn_read to conn_parse_cmd
 <N set foo 0 0 2000000
+>N SERVER_ERROR object too large for cache
+N: going from conn_parse_cmd to conn_new_cmd
 > FOUND KEY foo
-N: going from conn_parse_cmd to conn_swallow
+N: going from conn_new_cmd to conn_swallow
 N: going from conn_swallow to conn_closing
 <N connection closed.
 N: going from conn_closing to conn_closed
 `
 	fd := regexp.MustCompile(`(?m)^([<>]?)\d+`)
-	if have := fd.ReplaceAllString(s.out.String()[before:], "${1}N"); have != want {
+	if have := fd.ReplaceAllString(s.said()[before:], "${1}N"); have != want {
 		t.Errorf("have:\n%s\nwant:\n%s", have, want)
 	}
 }

@@ -33,12 +33,38 @@ func pollDel(p *poll, fd int) error {
 	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil)
 }
 
+// Milliseconds for which a worker waits without telling Go's scheduler. If
+// it were told, its sysmon thread would soon wake up every 20 microseconds
+// to see whether the worker is back, and cost a tenth of a busy server's
+// time. While it is not told, the collector must wait for this worker.
+const pollRawMsec = 1
+
 // pollWait waits until a descriptor is ready, at most msec milliseconds, -1
 // for ever. A signal ends the wait early, with no events.
 func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
+	raw := pollRawMsec
+	if msec >= 0 {
+		raw = min(msec, raw)
+	}
+	n, e := rawEpollWait(p.epfd, p.events[:], raw)
+	if n > 0 || n == 0 && raw == msec {
+		return p.events[:n], nil
+	}
+	if e != 0 && e != unix.EINTR {
+		return nil, e
+	}
 	n, err := unix.EpollWait(p.epfd, p.events[:], msec)
 	if err == unix.EINTR {
 		return nil, nil
 	}
 	return p.events[:max(n, 0)], err
+}
+
+// usleep is usleep(3), for background threads. Not time.Sleep, for which the
+// scheduler must wake a second thread to keep the time.
+func usleep(usec int) {
+	ts := unix.NsecToTimespec(int64(usec) * 1000)
+	for ts.Nano() > 0 && unix.Nanosleep(&ts, &ts) == unix.EINTR {
+		// The rest of it.
+	}
 }

@@ -211,7 +211,7 @@ func transmit(c *conn) transmitResult {
 	r := c.resp
 	t := c.thread
 	var n, total int
-	var err error
+	var e unix.Errno
 	if len(r.iov) == 0 {
 		b := r.wbuf[r.done:]
 		if total = len(b); total == 0 {
@@ -220,15 +220,12 @@ func transmit(c *conn) transmitResult {
 		}
 		t.stats.pending.n[statBytesWritten] += uint64(total)
 		statsFold(t) // who reads the reply finds it counted
-		n, err = unix.Write(c.sfd, b)
+		n, e = rawWrite(c.sfd, b)
 	} else {
 		total = transmitPre(t, r)
 		t.stats.pending.n[statBytesWritten] += uint64(total)
 		statsFold(t)
-		var e unix.Errno
-		if n, e = writev(c.sfd, t.iov); e != 0 {
-			n, err = -1, e
-		}
+		n, e = rawWritev(c.sfd, t.iov)
 	}
 	if n < total {
 		t.stats.pending.n[statBytesWritten] -= uint64(total - max(n, 0))
@@ -242,12 +239,12 @@ func transmit(c *conn) transmitResult {
 		if n == total {
 			return transmitIncomplete
 		}
-	case err == unix.EINTR:
+	case e == unix.EINTR:
 		return transmitIncomplete
-	case err != unix.EAGAIN:
+	case e != unix.EAGAIN:
 		// A real error, on which we close the connection.
 		if settings.verbose.Load() > 0 {
-			fmt.Fprintf(os.Stderr, "Failed to write, and not due to blocking: %v\n", err)
+			fmt.Fprintf(os.Stderr, "Failed to write, and not due to blocking: %v\n", e)
 		}
 		connSetState(c, connClosing)
 		return transmitHardError

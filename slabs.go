@@ -36,8 +36,9 @@ const (
 )
 
 // Values of a chunk's lock field. One that is less is the low bits of the
-// hash of the item's key, enough to find its lock: set before it is linked
-// for the first time, and for good. (time is 0 until it is linked.)
+// hash of the item's key, enough to find its lock, for as long as the chunk
+// is allocated. But only when the item has been linked once does it belong to
+// who holds that lock: until then its time is 0, to be read under both locks.
 const (
 	lockMask  = 0x7fff
 	lockFree  = 0xffff // the chunk is on its class's free list

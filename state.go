@@ -99,14 +99,14 @@ const maxGetLine = 64 << 20
 
 // readFd is read(2), once more where a signal came in between. It returns 0
 // at the end of the stream.
-func readFd(c *conn, b []byte) (int, error) {
+func readFd(c *conn, b []byte) (int, unix.Errno) {
 	for {
-		n, err := unix.Read(c.sfd, b)
-		if err != unix.EINTR {
+		n, e := rawRead(c.sfd, b)
+		if e != unix.EINTR {
 			if n > 0 {
 				c.thread.stats.pending.n[statBytesRead] += uint64(n)
 			}
-			return n, err
+			return n, e
 		}
 	}
 }
@@ -130,15 +130,15 @@ func tryReadNetwork(c *conn) tryReadResult {
 		copy(b, c.rbuf)
 		c.rbuf = b
 	}
-	n, err := readFd(c, c.rbuf[c.rbytes:])
+	n, e := readFd(c, c.rbuf[c.rbytes:])
 	switch {
 	case n > 0:
 		c.rbytes += n
 		return readDataReceived
-	case err == nil:
+	case e == 0:
 		c.closeReason = normalClose
 		return readError
-	case err == unix.EAGAIN:
+	case e == unix.EAGAIN:
 		return readNoDataReceived
 	}
 	return readError
@@ -224,8 +224,10 @@ func driveMachine(c *conn) {
 				if c.rbytes > 0 {
 					// Not as in C, which waits for a writable socket: epoll
 					// knows nothing of what we have read already.
-					c.yielded = true
-					c.thread.yielded = append(c.thread.yielded, c)
+					if !c.yielded {
+						c.yielded = true
+						c.thread.yielded = append(c.thread.yielded, c)
+					}
 				} else {
 					connSetState(c, connWaiting)
 					continue
@@ -279,13 +281,13 @@ func driveNread(c *conn) bool {
 	if !ok {
 		return driveNreadError(c)
 	}
-	n, err := readFd(c, room)
+	n, e := readFd(c, room)
 	if n > 0 {
 		nreadAdvance(c, n)
 		// A short read has emptied the socket: there is no need to ask again.
 		return n < len(room) && waitForValue(c)
 	}
-	return driveReadFailed(c, err)
+	return driveReadFailed(c, e)
 }
 
 // waitForValue makes c wait for more of a value. What was answered before
@@ -311,16 +313,16 @@ func waitForValue(c *conn) bool {
 
 // driveReadFailed deals with a read that brought nothing. It returns true if
 // c must wait for more.
-func driveReadFailed(c *conn, err error) bool {
-	switch err {
-	case nil:
+func driveReadFailed(c *conn, e unix.Errno) bool {
+	switch e {
+	case 0:
 		c.closeReason = normalClose
 		connSetState(c, connClosing)
 	case unix.EAGAIN:
 		return waitForValue(c)
 	default:
 		if settings.verbose.Load() > 0 {
-			fmt.Fprintf(os.Stderr, "Failed to read, and not due to blocking:\nerrno: %v\n", err)
+			fmt.Fprintf(os.Stderr, "Failed to read, and not due to blocking:\nerrno: %d %v\n", int(e), e)
 		}
 		connSetState(c, connClosing)
 	}
@@ -401,12 +403,12 @@ func driveSwallow(c *conn) bool {
 		connSetState(c, connClosing)
 		return false
 	}
-	n, err := readFd(c, c.rbuf[:min(len(c.rbuf), c.sbytes)])
+	n, e := readFd(c, c.rbuf[:min(len(c.rbuf), c.sbytes)])
 	if n > 0 {
 		c.sbytes -= n
 		return false
 	}
-	return driveReadFailed(c, err)
+	return driveReadFailed(c, e)
 }
 
 // driveMwrite sends what has been gathered. It returns true if c must wait.

@@ -452,11 +452,11 @@ func connText(sa unix.Sockaddr, tr transport) string {
 	case *unix.SockaddrInet6:
 		return fmt.Sprintf("%s6:[%s]:%d", proto, netip.AddrFrom16(sa.Addr), sa.Port)
 	case *unix.SockaddrUnix:
-		if sa.Name != "" {
+		if sa.Name != "@" {
 			return "unix:" + sa.Name
 		}
 	}
-	return "?:<AF 0>" // the client's end of a Unix socket
+	return "?:<AF 0>" // the client's end of a Unix socket, which has no name
 }
 
 // processStatsConns appends what can be seen of each connection. Their

@@ -1,0 +1,730 @@
+// The LRU crawler: a thread that goes through LRUs or the hash table, to
+// reclaim what has expired or to list what is there. From crawler.c; from
+// items.c what makes it run by itself, lru_maintainer_crawler_check.
+
+package main
+
+import (
+	"encoding/base64"
+	"fmt"
+	"math/bits"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+type crawlerRunType int
+
+const (
+	crawlerAutoexpire crawlerRunType = iota
+	crawlerExpired
+	crawlerMetadump
+	crawlerMgdump
+)
+
+type crawlerResultType int
+
+const (
+	crawlerOk crawlerResultType = iota
+	crawlerRunning
+	crawlerBadclass
+	crawlerNotstarted
+	crawlerError
+)
+
+const (
+	crawlerWait   = true
+	crawlerNowait = false
+)
+
+const (
+	// A number of items to crawl: as many as the LRU has at the start.
+	lruCrawlerCapRemaining = 1<<32 - 1
+
+	// Bytes of buffer that are enough for any item's line.
+	lruCrawlerMinbufspace = 8192
+
+	// Will crawl all slab classes a minimum of once per hour.
+	maxMaintcrawlWait = 60 * 60 // seconds
+)
+
+// What a crawl for expired items has found in one LRU.
+type crawlerstatsT struct {
+	histo              [60]uint64 // items that expire within so many minutes
+	noexp              uint64     // items that never expire
+	reclaimed          uint64
+	seen               uint64
+	startTime, endTime relTime
+	runComplete        bool // and the maintainer has not looked at it yet
+}
+
+type crawlerExpiredData struct {
+	lock         sync.Mutex
+	crawlerstats [powerLargest]crawlerstatsT
+}
+
+// A crawlerClient is sent what a dump finds. While the crawler has it, it
+// owns the connection but for its fields, which stay the worker's.
+type crawlerClient struct {
+	c   *conn // nil if there is none, or it is gone
+	buf []byte
+}
+
+type crawlerModuleReg struct {
+	init        func(cm *crawlerModule)
+	eval        func(cm *crawlerModule, it *item, i int) // of LRU i; the item is locked
+	doneclass   func(cm *crawlerModule, i int)           // or nil
+	finalize    func(cm *crawlerModule)                  // or nil
+	needsClient bool                                     // else eval needs the LRU's lock
+}
+
+type crawlerModule struct {
+	mod  *crawlerModuleReg // nil if there is nothing to do
+	kind crawlerRunType
+	hash bool // walk over the hash table
+	data *crawlerExpiredData
+	c    crawlerClient
+}
+
+var crawlerModRegs = [...]*crawlerModuleReg{
+	crawlerAutoexpire: &crawlerExpiredMod,
+	crawlerExpired:    &crawlerExpiredMod,
+	crawlerMetadump:   &crawlerMetadumpMod,
+	crawlerMgdump:     &crawlerMgdumpMod,
+}
+
+var crawlerExpiredMod = crawlerModuleReg{
+	init:      crawlerExpiredInit,
+	eval:      crawlerExpiredEval,
+	doneclass: crawlerExpiredDoneclass,
+}
+
+var crawlerMetadumpMod = crawlerModuleReg{
+	init:        crawlerMetadumpInit,
+	eval:        crawlerMetadumpEval,
+	finalize:    crawlerMetadumpFinalize,
+	needsClient: true,
+}
+
+var crawlerMgdumpMod = crawlerModuleReg{
+	init:        crawlerMetadumpInit,
+	eval:        crawlerMgdumpEval,
+	finalize:    crawlerMgdumpFinalize,
+	needsClient: true,
+}
+
+// A crawler goes through one LRU, from the tail on. Its place there is
+// crawlerItem.
+type crawler struct {
+	active                        bool   // lruCrawlerLock
+	remaining                     uint32 // items to go, and 1 more; 0 for no limit
+	reclaimed, unfetched, checked uint64
+}
+
+// The thread owns the modules and the crawlers that are active.
+var (
+	// Held by the thread while it looks at items. Not as in C, where it is
+	// lru_crawler_lock: that would make workers wait for a crawl, and for
+	// ever where pauseThreads waits for them.
+	lruCrawlerMoves sync.Mutex
+
+	lruCrawlerLock        sync.Mutex // for all that follows, before an LRU's
+	lruCrawlerCond        = sync.NewCond(&lruCrawlerLock)
+	activeCrawlerMod      crawlerModule
+	crawlers              [powerLargest]crawler
+	crawling              []int // LRUs with an active one
+	blockAeUntil          relTime
+	doRunLruCrawlerThread bool
+	lruCrawlerDone        chan struct{} // closed when the thread has ended
+
+	// The client has taken nothing for a second. While it is so the crawlers
+	// block no LRU: items that pass them are missing from its dump.
+	lruCrawlerStalled atomic.Bool
+)
+
+// lruCrawlerCloseClient gives up on the client. Not as in C: the state of the
+// conn is not touched here; the worker finds that the client has hung up.
+func lruCrawlerCloseClient(c *crawlerClient) {
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, "<%d connection closing from side thread.\n", c.c.sfd)
+	}
+	unix.Shutdown(c.c.sfd, unix.SHUT_RDWR)
+	lruCrawlerReleaseClient(c)
+}
+
+// lruCrawlerReleaseClient gives the conn back to its worker.
+func lruCrawlerReleaseClient(c *crawlerClient) {
+	redispatchConn(c.c)
+	*c = crawlerClient{}
+}
+
+func crawlerExpiredInit(cm *crawlerModule) {
+	if cm.data == nil {
+		cm.data = new(crawlerExpiredData)
+	}
+	d := cm.data
+	d.lock.Lock()
+	for i := range d.crawlerstats {
+		d.crawlerstats[i] = crawlerstatsT{startTime: currentTime.Load()}
+	}
+	d.lock.Unlock()
+}
+
+func crawlerExpiredDoneclass(cm *crawlerModule, i int) {
+	d := cm.data
+	d.lock.Lock()
+	d.crawlerstats[i].endTime = currentTime.Load()
+	d.crawlerstats[i].runComplete = true
+	d.lock.Unlock()
+}
+
+func crawlerExpiredEval(cm *crawlerModule, it *item, i int) {
+	d := cm.data
+	now := currentTime.Load()
+	isFlushed := itemIsFlushed(it)
+	d.lock.Lock()
+	s := &d.crawlerstats[i]
+	if it.exptime != 0 && it.exptime < now || isFlushed {
+		crawlers[i].reclaimed++
+		s.reclaimed++
+		if settings.verbose.Load() > 1 {
+			fmt.Fprintf(os.Stderr, "LRU crawler found an expired item (flags: %d, slab: %d): %s\n",
+				it.itFlags, it.slabsClsid, it.key())
+		}
+		if it.itFlags&itemFetched == 0 && !isFlushed {
+			crawlers[i].unfetched++
+		}
+		doItemUnlinkNolock(it, hash(it.key()))
+	} else {
+		s.seen++
+		if it.exptime == 0 {
+			s.noexp++
+		} else if minute := int(it.exptime-now) / 60; minute < len(s.histo) {
+			s.histo[minute]++
+		}
+	}
+	d.lock.Unlock()
+}
+
+func crawlerMetadumpInit(cm *crawlerModule) {
+	cm.c.buf = append(make([]byte, 0, 16*lruCrawlerMinbufspace), "OK\r\n"...)
+}
+
+func crawlerMetadumpEval(cm *crawlerModule, it *item, i int) {
+	// Ignore expired content.
+	if it.exptime != 0 && it.exptime < currentTime.Load() || itemIsFlushed(it) {
+		return
+	}
+	b := append(cm.c.buf, "key="...)
+	b = uriencode(b, it.key())
+	if it.exptime == 0 {
+		b = append(b, " exp=-1"...)
+	} else {
+		b = strconv.AppendInt(append(b, " exp="...), int64(it.exptime)+processStarted, 10)
+	}
+	b = strconv.AppendInt(append(b, " la="...), int64(it.time)+processStarted, 10)
+	b = strconv.AppendUint(append(b, " cas="...), it.cas(), 10)
+	if it.itFlags&itemFetched != 0 {
+		b = append(b, " fetch=yes"...)
+	} else {
+		b = append(b, " fetch=no"...)
+	}
+	b = strconv.AppendUint(append(b, " cls="...), uint64(it.clsid()), 10)
+	b = strconv.AppendInt(append(b, " size="...), int64(it.ntotal()), 10)
+	b = strconv.AppendUint(append(b, " flags="...), uint64(it.clientFlags()), 10)
+	cm.c.buf = append(b, " \n"...)
+}
+
+// uriencode appends src with all but letters, digits and -._~ as %XX.
+func uriencode(b, src []byte) []byte {
+	const hex = "0123456789ABCDEF"
+	for _, ch := range src {
+		switch {
+		case '0' <= ch && ch <= '9', 'A' <= ch && ch <= 'Z', 'a' <= ch && ch <= 'z',
+			ch == '-', ch == '.', ch == '_', ch == '~':
+			b = append(b, ch)
+		default:
+			b = append(b, '%', hex[ch>>4], hex[ch&15])
+		}
+	}
+	return b
+}
+
+func crawlerMetadumpFinalize(cm *crawlerModule) { cm.c.buf = append(cm.c.buf, "END\r\n"...) }
+
+func crawlerMgdumpEval(cm *crawlerModule, it *item, i int) {
+	// Ignore expired content.
+	if it.exptime != 0 && it.exptime < currentTime.Load() || itemIsFlushed(it) {
+		return
+	}
+	b := append(cm.c.buf, "mg "...)
+	if it.itFlags&itemKeyBinary != 0 {
+		b = append(base64.StdEncoding.AppendEncode(b, it.key()), " b"...)
+	} else {
+		b = append(b, it.key()...)
+	}
+	cm.c.buf = append(b, "\r\n"...)
+}
+
+func crawlerMgdumpFinalize(cm *crawlerModule) { cm.c.buf = append(cm.c.buf, "EN\r\n"...) }
+
+// lruCrawlerWrite sends the whole buffer. While it waits for the client the
+// crawler may be paused. It returns false if the client is gone.
+func lruCrawlerWrite(c *crawlerClient) bool {
+	for !lruCrawlerSend(c) {
+		lruCrawlerMoves.Unlock()
+		lruCrawlerPoll(c)
+		lruCrawlerMoves.Lock()
+	}
+	return c.c != nil
+}
+
+// lruCrawlerSend sends what the socket takes at once. It returns false if
+// something is left.
+func lruCrawlerSend(c *crawlerClient) bool {
+	for c.c != nil && len(c.buf) > 0 {
+		n, err := unix.Write(c.c.sfd, c.buf)
+		switch {
+		case n > 0:
+			c.buf = c.buf[:copy(c.buf, c.buf[n:])]
+		case err == unix.EAGAIN:
+			return false
+		case err != unix.EINTR:
+			lruCrawlerCloseClient(c)
+		}
+	}
+	return true
+}
+
+// lruCrawlerPoll waits until the socket takes more, or has an error to tell.
+func lruCrawlerPoll(c *crawlerClient) {
+	defer lruCrawlerStalled.Store(false)
+	// A long backstop so clients can't hang forever.
+	for tries := 1800; tries > 0; {
+		fds := [1]unix.PollFd{{Fd: int32(c.c.sfd), Events: unix.POLLOUT}}
+		n, err := unix.Poll(fds[:], 1000)
+		switch {
+		case n > 0:
+			return
+		case err == nil:
+			lruCrawlerStalled.Store(true)
+			tries--
+		case err != unix.EINTR:
+			tries = 0
+		}
+	}
+	lruCrawlerCloseClient(c)
+}
+
+// lruCrawlerRoom makes room in the buffer for a line. It returns false if
+// nobody wants one any more.
+func lruCrawlerRoom(cm *crawlerModule) bool {
+	c := &cm.c
+	if c.c != nil && cap(c.buf)-len(c.buf) < lruCrawlerMinbufspace {
+		return lruCrawlerWrite(c)
+	}
+	return c.c != nil || !cm.mod.needsClient
+}
+
+// lruCrawlerRest gives others a turn, if there are no more items to crawl
+// before the next sleep. It returns how many there are now.
+func lruCrawlerRest(crawls int) int {
+	sleep := settings.lruCrawlerSleep.Load()
+	if sleep != 0 && crawls > 0 {
+		return crawls
+	}
+	lruCrawlerMoves.Unlock()
+	if sleep != 0 {
+		usleep(int(sleep))
+	}
+	lruCrawlerMoves.Lock()
+	return settings.crawlsPersleep
+}
+
+// itemCrawlHash walks over the hash table. The client is only waited for
+// between two buckets, so there the buffer grows beyond its size if the items
+// of one do not fit. Not as in C, the table may grow meanwhile.
+func itemCrawlHash(cm *crawlerModule) {
+	crawls := settings.crawlsPersleep
+	for pos, more := uint32(0), true; more && lruCrawlerRoom(cm); more = pos != 0 {
+		pos = assocWalk(pos, func(it *item) {
+			cm.mod.eval(cm, it, 0)
+			crawls--
+		})
+		crawls = lruCrawlerRest(crawls)
+	}
+	cm.hash = false
+}
+
+// assocWalk calls f for the items of one bucket, with their lock held, and
+// returns the place of the next bucket; the first and the end are 0. The
+// caller holds pauseThreads off during the call. A place is the number of the
+// bucket with its bits backwards, at the top of 32: if the table has grown
+// from one call to the next, the same items are behind us as were before.
+func assocWalk(pos uint32, f func(it *item)) uint32 {
+	hv := bits.Reverse32(pos)
+	itemLock(hv)
+	step := uint32(1) << (32 - hashpower)
+	if hv&uint32(hashsize(hashpower-1)-1) >= expandBucket.Load() {
+		step <<= 1 // not moved yet: two buckets are one
+	}
+	for it := hashBucket(hv).item(); it != nil; it = it.hNext.item() {
+		f(it)
+	}
+	itemUnlock(hv)
+	return pos + step
+}
+
+// itemCrawlLrus moves each crawler past one item, and so on until all are
+// done.
+func itemCrawlLrus(cm *crawlerModule) {
+	crawls := settings.crawlsPersleep
+	lruCrawlerLock.Lock()
+	for n := 0; len(crawling) > 0; {
+		n %= len(crawling)
+		i := crawling[n]
+		lruCrawlerLock.Unlock()
+		done := itemCrawlLru(cm, i)
+		crawls = lruCrawlerRest(crawls - 1)
+		lruCrawlerLock.Lock()
+		if done {
+			crawlers[i].active = false
+			crawling = slices.Delete(crawling, n, n+1)
+		} else {
+			n++
+		}
+	}
+	lruCrawlerLock.Unlock()
+}
+
+// itemCrawlLru moves crawler i past one item. It returns true if that was
+// the end (C: lru_crawler_class_done).
+func itemCrawlLru(cm *crawlerModule, i int) bool {
+	cr := &crawlers[i]
+	l := &lrus[i]
+	var it *item
+	wanted := lruCrawlerRoom(cm)
+	l.lock.Lock()
+	if wanted {
+		it = doItemCrawlQ(crawlerItem(i))
+	}
+	if cr.remaining > 0 {
+		if cr.remaining--; cr.remaining == 0 {
+			it = nil
+		}
+	}
+	if it == nil {
+		if settings.verbose.Load() > 2 {
+			fmt.Fprintf(os.Stderr, "Nothing left to crawl for %d\n", i)
+		}
+		doItemUnlinktailQ(crawlerItem(i))
+		doItemStatsAddCrawl(i, cr.reclaimed, cr.unfetched, cr.checked)
+		l.lock.Unlock()
+		if cm.mod.doneclass != nil {
+			cm.mod.doneclass(cm, i)
+		}
+		return true
+	}
+	// An item that is locked, or that someone has a reference to, is passed
+	// over.
+	hold := itemTrylock(uint32(it.lock))
+	if hold == nil || it.refcount != 1 {
+		l.lock.Unlock()
+	} else {
+		cr.checked++
+		if cm.mod.needsClient {
+			l.lock.Unlock()
+			cm.mod.eval(cm, it, i)
+		} else {
+			cm.mod.eval(cm, it, i)
+			l.lock.Unlock()
+		}
+	}
+	if hold != nil {
+		itemTrylockUnlock(hold)
+	}
+	return false
+}
+
+func itemCrawlerThread() {
+	if settings.verbose.Load() > 2 {
+		fmt.Fprintf(os.Stderr, "Starting LRU crawler background thread\n")
+	}
+	cm := &activeCrawlerMod
+	lruCrawlerLock.Lock()
+	for doRunLruCrawlerThread || cm.mod != nil {
+		switch {
+		case cm.mod == nil:
+			lruCrawlerCond.Wait()
+
+		case cm.hash || len(crawling) > 0:
+			lruCrawlerLock.Unlock()
+			lruCrawlerMoves.Lock()
+			if cm.hash {
+				itemCrawlHash(cm)
+			} else {
+				itemCrawlLrus(cm)
+			}
+			lruCrawlerMoves.Unlock()
+			if cm.mod.finalize != nil {
+				cm.mod.finalize(cm)
+			}
+			lruCrawlerLock.Lock()
+
+		case !lruCrawlerSend(&cm.c):
+			lruCrawlerLock.Unlock()
+			lruCrawlerPoll(&cm.c)
+			lruCrawlerLock.Lock()
+
+		default:
+			// Still locked: who has seen the end of a dump finds us idle.
+			if settings.verbose.Load() > 2 {
+				fmt.Fprintf(os.Stderr, "LRU crawler thread sleeping\n")
+			}
+			statsLock.Lock()
+			statsState.lruCrawlerRunning = false
+			statsLock.Unlock()
+			if cm.c.c != nil {
+				lruCrawlerReleaseClient(&cm.c)
+			}
+			*cm = crawlerModule{}
+		}
+	}
+	settings.lruCrawler.Store(false)
+	close(lruCrawlerDone)
+	lruCrawlerLock.Unlock()
+	if settings.verbose.Load() > 2 {
+		fmt.Fprintf(os.Stderr, "LRU crawler thread stopping\n")
+	}
+}
+
+// stopItemCrawlerThread has the thread end when it is done with what it is
+// at. It returns 0.
+func stopItemCrawlerThread(wait bool) int {
+	lruCrawlerLock.Lock()
+	if !doRunLruCrawlerThread {
+		lruCrawlerLock.Unlock()
+		return 0
+	}
+	doRunLruCrawlerThread = false
+	lruCrawlerCond.Signal()
+	done := lruCrawlerDone
+	lruCrawlerLock.Unlock()
+	if wait {
+		<-done
+	}
+	return 0
+}
+
+// startItemCrawlerThread returns -1 if the thread runs already. One that was
+// to stop but has not yet goes on.
+func startItemCrawlerThread() int {
+	lruCrawlerLock.Lock()
+	defer lruCrawlerLock.Unlock()
+	if doRunLruCrawlerThread {
+		return -1
+	}
+	doRunLruCrawlerThread = true
+	if !settings.lruCrawler.Load() {
+		settings.lruCrawler.Store(true)
+		lruCrawlerDone = make(chan struct{})
+		go itemCrawlerThread()
+	}
+	return 0
+}
+
+// doLruCrawlerStart starts the crawler of LRU sid, unless it is active. It
+// returns how many it has started.
+func doLruCrawlerStart(sid int, remaining uint32) int {
+	cr := &crawlers[sid]
+	if cr.active {
+		return 0
+	}
+	if settings.verbose.Load() > 2 {
+		fmt.Fprintf(os.Stderr, "Kicking LRU crawler off for LRU %d\n", sid)
+	}
+	l := &lrus[sid]
+	l.lock.Lock()
+	if remaining == lruCrawlerCapRemaining {
+		remaining = uint32(doGetLruSize(sid))
+	}
+	it := crawlerItem(sid)
+	it.slabsClsid = uint8(sid)
+	doItemLinktailQ(it)
+	l.lock.Unlock()
+	if remaining > 0 {
+		remaining++
+	}
+	*cr = crawler{active: true, remaining: remaining}
+	crawling = append(crawling, sid)
+	return 1
+}
+
+// lruCrawlerStart starts a crawl of the LRUs in ids, or of the hash table if
+// it is nil: of up to remaining items of each LRU, or all if that is 0. data
+// is for crawlerAutoexpire, c for a dump.
+func lruCrawlerStart(ids *[powerLargest]bool, remaining uint32, kind crawlerRunType, data *crawlerExpiredData, c *conn) crawlerResultType {
+	lruCrawlerLock.Lock()
+	defer lruCrawlerLock.Unlock()
+	if !doRunLruCrawlerThread {
+		return crawlerError
+	}
+	cm := &activeCrawlerMod
+	isRunning := cm.mod != nil
+	now := currentTime.Load()
+	// The maintainer may restart LRUs before all are completed.
+	if isRunning && !(kind == crawlerAutoexpire && cm.kind == crawlerAutoexpire) {
+		blockAeUntil = now + 60
+		return crawlerRunning
+	}
+	if kind == crawlerAutoexpire && blockAeUntil > now {
+		return crawlerRunning
+	}
+	mod := crawlerModRegs[kind]
+	if mod.needsClient {
+		if c.transport == udpTransport { // there is no connection to write to
+			return crawlerError
+		}
+	} else if ids == nil { // to unlink items it takes their LRUs
+		return crawlerError
+	}
+
+	if ids != nil {
+		starts := 0
+		for sid := powerSmallest; sid < powerLargest; sid++ {
+			if ids[sid] {
+				starts += doLruCrawlerStart(sid, remaining)
+			}
+		}
+		if starts == 0 {
+			return crawlerNotstarted
+		}
+	}
+	if !isRunning {
+		*cm = crawlerModule{mod: mod, kind: kind, hash: ids == nil, data: data, c: crawlerClient{c: c}}
+		mod.init(cm)
+	}
+	statsLock.Lock()
+	statsState.lruCrawlerRunning = true
+	stats.lruCrawlerStarts++
+	statsLock.Unlock()
+	lruCrawlerCond.Signal()
+	return crawlerOk
+}
+
+// lruCrawlerCrawl starts a crawl on a client's behalf. slabs is a list of
+// slab classes, "all", or "hash". If it returns crawlerOk for a dump, the
+// worker has to hand c over.
+func lruCrawlerCrawl(slabs string, kind crawlerRunType, c *conn, remaining uint32) crawlerResultType {
+	var tocrawl [powerLargest]bool
+	switch slabs {
+	case "all":
+		for sid := range tocrawl {
+			tocrawl[sid] = true
+		}
+	case "hash":
+		return lruCrawlerStart(nil, remaining, kind, nil, c)
+	default:
+		for p := range strings.SplitSeq(slabs, ",") {
+			if p == "" {
+				continue
+			}
+			sid, ok := safeStrtoflags([]byte(p))
+			if !ok || sid < powerSmallest || sid >= maxNumberOfSlabClasses {
+				return crawlerBadclass
+			}
+			for _, lruType := range lruTypeMap {
+				tocrawl[int(sid)|lruType] = true
+			}
+		}
+	}
+	return lruCrawlerStart(&tocrawl, remaining, kind, nil, c)
+}
+
+// Between these two the crawler can't wake up or move.
+func lruCrawlerPause() { lruCrawlerMoves.Lock() }
+
+func lruCrawlerResume() { lruCrawlerMoves.Unlock() }
+
+func initLruCrawler() {
+	slabsMlock()
+	err := memOpenTo(slabsStart) // where the crawlers' items are
+	slabsMunlock()
+	if err != nil {
+		sysfatal(1, "Failed to allocate the LRU crawler: %v", err)
+	}
+	activeCrawlerMod = crawlerModule{}
+	crawlers = [powerLargest]crawler{}
+	crawling = nil
+}
+
+// When each LRU is to be crawled, and for how many seconds more than the
+// least it was left alone. They belong to the LRU maintainer.
+var nextCrawls, nextCrawlWait [powerLargest]relTime
+
+// lruMaintainerCrawlerCheck kicks off the crawlers whose time has come. It
+// is called once a second.
+//
+// A crawl buckets how many items will expire per minute for the next hour. If
+// more than 1% of what can expire is ready to go, the LRU is crawled again.
+// It is crawled once per minute regardless, and a minute later each time that
+// there was no work to do, up to an hour. That is so a newly started daemon
+// need not wait too long before retrying a crawl.
+func lruMaintainerCrawlerCheck(cdata *crawlerExpiredData) {
+	now := currentTime.Load()
+	var todo [powerLargest]bool
+	doRun := false
+	tocrawlLimit := uint32(0)
+	for i := powerSmallest; i < powerLargest; i++ {
+		cdata.lock.Lock()
+		if s := &cdata.crawlerstats[i]; s.runComplete {
+			nextCrawlWait[i] = crawlWait(s, nextCrawlWait[i])
+			nextCrawls[i] = now + nextCrawlWait[i] + 5
+			s.runComplete = false // until the next actual run
+		}
+		cdata.lock.Unlock()
+		if now > nextCrawls[i] {
+			l := &lrus[i]
+			l.lock.Lock()
+			tocrawlLimit = max(tocrawlLimit, uint32(doGetLruSize(i)))
+			l.lock.Unlock()
+			todo[i] = true
+			doRun = true
+			nextCrawls[i] = now + 5 // minimum retry wait
+		}
+	}
+	if doRun {
+		if tocrawl := settings.lruCrawlerTocrawl.Load(); tocrawl != 0 {
+			tocrawlLimit = min(tocrawlLimit, tocrawl)
+		}
+		lruCrawlerStart(&todo, tocrawlLimit, crawlerAutoexpire, cdata, nil)
+	}
+}
+
+// crawlWait adjusts wait to what the crawl of an LRU has found.
+func crawlWait(s *crawlerstatsT, wait relTime) relTime {
+	possibleReclaims := s.seen - s.noexp
+	availableReclaims := uint64(0)
+	// Don't bother if the payoff is too low: less than 1% of the items.
+	lowWatermark := possibleReclaims/100 + 1
+	for x, n := range s.histo {
+		availableReclaims += n
+		if availableReclaims > lowWatermark {
+			if wait < relTime(x*60) {
+				wait += 60
+			} else if wait >= 60 {
+				wait -= 60
+			}
+			break
+		}
+	}
+	if availableReclaims == 0 {
+		wait += 60
+	}
+	return min(wait, maxMaintcrawlWait)
+}

@@ -1,0 +1,226 @@
+// PORT.md, checked. It has a section for each Go file, in which a table says
+// what became of the functions of the C, in the order of both files:
+//
+//	## state.go
+//
+//	| C | Go | Note |
+//	|---|---|---|
+//	| conn_set_state | connSetState | |
+//	| drive_machine | driveMachine | split: driveNread, driveSwallow |
+//
+//	Go only: readFd, readIntoItem.
+//
+// and a section "Left out" of what has become of nothing, files and functions
+// in backquotes. A method is type.name. Where the Go name does not follow
+// from the C name the note says why. Functions named in a note behind
+// "split:" have no row of their own. Types, variables and constants may have
+// rows; they need not, and their order is free.
+
+package main
+
+import (
+	"go/ast"
+	goparser "go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+type portRow struct{ c, name, note string }
+
+// A portSection is what PORT.md says of a Go file.
+type portSection struct {
+	rows   []portRow
+	others []string // Go only, or split off
+}
+
+// goName is the mechanical rule: item_get_locked, ITEM_LINKED and
+// _store_item become itemGetLocked, itemLinked and storeItem.
+func goName(c string) string {
+	var b strings.Builder
+	for i, word := range strings.Split(strings.Trim(c, "_"), "_") {
+		if word == strings.ToUpper(word) {
+			word = strings.ToLower(word)
+		}
+		if r := []rune(word); i > 0 && len(r) > 0 {
+			r[0] = unicode.ToUpper(r[0])
+			word = string(r)
+		}
+		b.WriteString(word)
+	}
+	return b.String()
+}
+
+var (
+	portHeading = regexp.MustCompile(`^## (.*)`)
+	backquoted  = regexp.MustCompile("`([^`]+)`")
+	word        = regexp.MustCompile(`[A-Za-z_][\w.]*`)
+	// A C function begins in the first column and is not a declaration.
+	cFunction = regexp.MustCompile(`(?m)^(?:[a-zA-Z_][\w*]*[ \t*]+)+\**(\w+)\s*\([^;{}()]*(?:\([^()]*\)[^;{}()]*)*\)\s*\{`)
+)
+
+func readPort(t *testing.T) (files map[string]*portSection, leftOut map[string]bool) {
+	text, err := os.ReadFile("PORT.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, leftOut = map[string]*portSection{}, map[string]bool{}
+	heading, goOnly := "", false
+	var s *portSection
+	for _, line := range strings.Split(string(text), "\n") {
+		if m := portHeading.FindStringSubmatch(line); m != nil {
+			heading, s, goOnly = m[1], nil, false
+			if strings.HasSuffix(heading, ".go") {
+				s = new(portSection)
+				files[heading] = s
+			}
+			continue
+		}
+		if heading == "Left out" {
+			for _, m := range backquoted.FindAllStringSubmatch(line, -1) {
+				leftOut[m[1]] = true
+			}
+		}
+		if s == nil {
+			continue
+		}
+		cells := strings.Split(line, "|")
+		if len(cells) == 5 && cells[0] == "" {
+			for i := range cells {
+				cells[i] = strings.Trim(cells[i], " `")
+			}
+			if cells[1] == "C" || strings.HasPrefix(cells[1], "---") {
+				continue
+			}
+			s.rows = append(s.rows, portRow{cells[1], cells[2], cells[3]})
+			if _, list, ok := strings.Cut(cells[3], "split:"); ok {
+				s.others = append(s.others, word.FindAllString(list, -1)...)
+			}
+		}
+		// The list may go on over several lines, up to an empty one.
+		if list, ok := strings.CutPrefix(line, "Go only:"); ok {
+			goOnly, line = true, list
+		}
+		if goOnly = goOnly && line != ""; goOnly {
+			s.others = append(s.others, word.FindAllString(strings.TrimRight(line, "."), -1)...)
+		}
+	}
+	return files, leftOut
+}
+
+// goDecls lists the functions of a file in their order, and what else it
+// declares.
+func goDecls(t *testing.T, file string) (funcs, others []string) {
+	f, err := goparser.ParseFile(token.NewFileSet(), file, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range f.Decls {
+		fn, ok := d.(*ast.FuncDecl)
+		if !ok {
+			for _, spec := range d.(*ast.GenDecl).Specs {
+				switch spec := spec.(type) {
+				case *ast.TypeSpec:
+					others = append(others, spec.Name.Name)
+				case *ast.ValueSpec:
+					for _, name := range spec.Names {
+						others = append(others, name.Name)
+					}
+				}
+			}
+			continue
+		}
+		name := fn.Name.Name
+		if fn.Recv != nil {
+			typ := fn.Recv.List[0].Type
+			if star, ok := typ.(*ast.StarExpr); ok {
+				typ = star.X
+			}
+			name = typ.(*ast.Ident).Name + "." + name
+		}
+		funcs = append(funcs, name)
+	}
+	return funcs, others
+}
+
+func TestPort(t *testing.T) {
+	files, leftOut := readPort(t)
+	goFiles, _ := filepath.Glob("*.go")
+	for _, file := range goFiles {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		s := files[file]
+		if s == nil {
+			t.Errorf("%s has no section", file)
+			continue
+		}
+		delete(files, file)
+		funcs, others := goDecls(t, file)
+		last := -1
+		rows := map[string]bool{}
+		for _, row := range s.rows {
+			_, bare, isMethod := strings.Cut(row.name, ".")
+			if !isMethod {
+				bare = row.name
+			}
+			if bare != goName(row.c) && row.note == "" {
+				t.Errorf("%s: %s is %s without a note", file, row.c, row.name)
+			}
+			at := slices.Index(funcs, row.name)
+			switch {
+			case at < 0 && !slices.Contains(others, row.name):
+				t.Errorf("%s has no %s", file, row.name)
+			case at < 0:
+			case at < last:
+				t.Errorf("%s: %s stands above %s", file, row.name, funcs[last])
+			default:
+				last = at
+			}
+			rows[row.name] = true
+		}
+		for _, name := range s.others {
+			if !slices.Contains(funcs, name) {
+				t.Errorf("%s has no function %s", file, name)
+			}
+		}
+		for _, name := range funcs {
+			if !rows[name] && !slices.Contains(s.others, name) {
+				t.Errorf("%s: nothing is said of %s", file, name)
+			}
+		}
+		for _, row := range s.rows {
+			leftOut[row.c] = true // accounted for
+		}
+	}
+	for file := range files {
+		t.Errorf("there is no file %s", file)
+	}
+
+	// With the C sources at hand, each of their functions is somewhere, too.
+	for _, dir := range filepath.SplitList(os.Getenv("MEMCACHED_SRC")) {
+		cFiles, _ := filepath.Glob(filepath.Join(dir, "*.c"))
+		if len(cFiles) == 0 {
+			t.Errorf("no C sources in %s", dir)
+		}
+		for _, file := range cFiles {
+			if leftOut[filepath.Base(file)] {
+				continue
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range cFunction.FindAllSubmatch(text, -1) {
+				if name := string(m[1]); !leftOut[name] {
+					t.Errorf("%s: nothing is said of %s", file, name)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,460 @@
+// Start and end, options, and what a listening process owes to its
+// surroundings.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// run starts mc9 and waits for it to end, which it must do by itself.
+func run(t testing.TB, flags ...string) (code int, out string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c := command("", flags...)
+	cmd := exec.CommandContext(ctx, c.Path, c.Args[1:]...)
+	cmd.Env = c.Env
+	b, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		t.Errorf("%q does not end:\n%s", flags, b)
+	} else if cmd.ProcessState == nil {
+		t.Error(err)
+		return -1, ""
+	}
+	return cmd.ProcessState.ExitCode(), string(b)
+}
+
+func TestOptions(t *testing.T) {
+	const all = "maxbytes 134217728,maxconns 200,num_threads 2,reqs_per_event 5,growth_factor 1.50,chunk_size 64,tcp_backlog 99,evictions off,umask 666,item_size_max 524288"
+	for _, tt := range []struct{ flags, settings string }{
+		{"-m 128 -c 200 -t 2 -R 5 -f 1.5 -n 64 -b 99 -M -a 0666 -I 512k -v", all + ",verbosity 1"},
+		{"-m128 -c200 -t2 -R5 -f1.5 -n64 -b99 -Mvv -a0666 -I524288", all + ",verbosity 2"},
+		{"--memory-limit=128 --conn-limit=200 --threads=2 --max-reqs-per-event=5 --slab-growth-factor=1.5 --slab-min-size=64 --listen-backlog=99 --disable-evictions --unix-mask=0666 --max-item-size=512K --verbose", all + ",verbosity 1"},
+		{"--memory-limit 128 --conn-limit 200 --threads 2 --max-reqs-per-event 5 --slab-growth-factor 1.5 --slab-min-size 64 --listen-backlog 99 --disable-evictions --unix-mask 0666 --max-item-size 512k", all + ",verbosity 0"},
+		{"--memory-l=128 --conn=200 --th 2 --max-r=5 --slab-g 1.5 --slab-m 64 --listen-b 99 --disable-e --unix-m 0666 --max-i=512k", all},
+		{"-v -v -v", "verbosity 3"},
+		{"-m 32 -m 96", "maxbytes 100663296"},
+		{"-I 2m", "item_size_max 2097152,slab_chunk_max 524288"},
+		{"-A -C -F -X -D / -B ascii -r", "shutdown_command yes,cas_enabled no,flush_enabled no,dump_enabled no,stat_key_prefix /,detail_enabled yes,binding_protocol ascii"},
+		{"--enable-shutdown --disable-cas --disable-flush-all --disable-dumping --disable-watch --protocol=auto", "shutdown_command yes,cas_enabled no,flush_enabled no,dump_enabled no,binding_protocol auto-negotiate"},
+		{"-p 12345", "tcpport 12345,udpport 0"},
+		{"-U 12345", "tcpport 12345,udpport 12345"},
+		{"-U 1 -U 0", "tcpport 11211,udpport 0"},
+		{"--udp-port=1 --port=2", "tcpport 2,udpport 1"},
+		{"-l 127.0.0.1 -l ::1 --listen=127.0.0.1", "inter 127.0.0.1,::1,num_threads_per_udp 1"},
+		{"-l127.0.0.1", "inter 127.0.0.1,num_threads_per_udp 4"},
+		{"-o maxconns_fast,hashpower=18,slab_reassign,slab_automove=2,slab_automove_ratio=0.5,slab_automove_window=20,tail_repair_time=100", "maxconns_fast yes,hashpower_init 18,slab_reassign yes,slab_automove 2,slab_automove_ratio 0.50,slab_automove_window 20,tail_repair_time 100"},
+		{"-o lru_crawler,lru_crawler_sleep=50,lru_crawler_tocrawl=7,lru_maintainer,hot_lru_pct=15,warm_lru_pct=30,hot_max_factor=0.3,warm_max_factor=3,temporary_ttl=30", "lru_crawler yes,lru_crawler_sleep 50,lru_crawler_tocrawl 7,lru_maintainer_thread yes,hot_lru_pct 15,warm_lru_pct 30,hot_max_factor 0.30,warm_max_factor 3.00,temp_lru yes,temporary_ttl 30"},
+		{"-o idle_timeout=9,watcher_logbuf_size=64,worker_logbuf_size=32,track_sizes,slab_chunk_max=256,read_buf_mem_limit=64 -o inline_ascii_resp,no_inline_ascii_resp,modern,no_drop_privileges", "idle_timeout 9,watcher_logbuf_size 65536,worker_logbuf_size 32768,track_sizes yes,slab_chunk_max 262144,read_buf_mem_limit 67108864,inline_ascii_response no"},
+		{"-o no_maxconns_fast --extended=no_slab_automove -ono_lru_crawler --ext no_lru_maintainer -o no_chunked_items,no_hashexpand", "maxconns_fast no,slab_automove 0,lru_crawler no,lru_maintainer_thread no,lru_segmented no,slab_chunk_max 1048576"},
+		{"-o no_modern", "slab_chunk_max 1048576,slab_reassign no,slab_automove 0,maxconns_fast no,lru_segmented no,lru_crawler no,lru_maintainer_thread no"},
+		{"-o slab_automove", "slab_automove 1"},
+		{"-o slab_sizes=100-200-300-1000", "chunk_size 48"},
+	} {
+		t.Run(tt.flags, func(t *testing.T) {
+			t.Parallel()
+			c := mc9(t, strings.Fields(tt.flags)...).client()
+			for name, value := range pairs(tt.settings) {
+				if have := c.stat("settings", name); have != value {
+					t.Errorf("%s: have %q, want %q", name, have, value)
+				}
+			}
+		})
+	}
+	// In one word with its option a value may begin with a blank.
+	if have := mc9(t, "-m 96").client().stat("settings", "maxbytes"); have != "100663296" {
+		t.Errorf("%q: %q", "-m 96", have)
+	}
+}
+
+// pairs reads settings as TestOptions has them; a comma may be in a value.
+func pairs(s string) map[string]string {
+	m := map[string]string{}
+	last := ""
+	for _, s := range strings.Split(s, ",") {
+		if name, value, ok := strings.Cut(s, " "); ok {
+			m[name] = value
+			last = name
+		} else {
+			m[last] += "," + s
+		}
+	}
+	return m
+}
+
+func TestBadOptions(t *testing.T) {
+	for _, tt := range []struct {
+		flags string
+		code  int
+		words string
+	}{
+		{"-c 0", 1, "Maximum connections must be greater than 0"},
+		{"-c -1", 1, "Maximum connections must be greater than 0"},
+		{"-c 20", 1, ""},
+		{"-t 0", 1, "Number of threads must be greater than 0"},
+		{"-f 1", 1, "Factor must be greater than 1"},
+		{"-n 0", 1, "Chunk size must be greater than 0"},
+		{"-R 0", 1, "Number of requests per event must be greater than 0"},
+		{"-D ", 1, "No delimiter specified"},
+		{"-B http", 64, "Invalid value for binding protocol: http"},
+		{"-I 1000", 64, "Item max size cannot be less than 1024 bytes."},
+		{"-I 256m", 64, "Cannot set item size limit higher than 1/2 of memory max."},
+		{"-m 4096 -I 1025m", 64, "Cannot set item size limit higher than a gigabyte."},
+		{"-I 1500k", 64, "must be evenly divisible by slab_chunk_max"},
+		{"-I 256k", 64, "cannot be larger than -I"},
+		{"-p 65536", 64, "ERROR: Invalid port number 65536."},
+		{"-S -B ascii", 64, ""},
+		{"-Z", 64, "This server is not built with TLS support."},
+		{"--mem=128", 1, `Illegal argument "?"`},
+		{"-q", 1, `Illegal argument "?"`},
+		{"--nonsense", 1, `Illegal argument "?"`},
+		{"--disable", 1, `Illegal argument "?"`},
+		{"--disable-cas=yes", 1, `Illegal argument "?"`},
+		{"-m", 1, `Illegal argument "?"`},
+		{"-o nonsense", 1, `Illegal suboption "nonsense"`},
+		{"-o ,", 1, `Illegal suboption`},
+		{"-o hashpower", 1, "Missing numeric argument for hashpower"},
+		{"-o hashpower=11", 1, "Initial hashtable multiplier of 11 is too low"},
+		{"-o hashpower=33", 1, "Initial hashtable multiplier of 33 is too high"},
+		{"-o slab_automove=3", 1, "slab_automove must be between 0 and 2"},
+		{"-o slab_automove_ratio=2", 1, "slab_automove_ratio must be > 0 and < 1"},
+		{"-o slab_automove_window=2", 1, "slab_automove_window must be > 2 and < 1800"},
+		{"-o tail_repair_time=9", 1, "Cannot set tail_repair_time to less than 10 seconds"},
+		{"-o hash_algorithm=md5", 1, "hash_algorithm"},
+		{"-o lru_crawler_sleep=1000001", 1, "LRU crawler sleep must be between 0 and 1 second"},
+		{"-o lru_crawler_tocrawl=x", 1, "lru_crawler_tocrawl takes a numeric 32bit value"},
+		{"-o hot_lru_pct=0", 1, "hot_lru_pct must be > 1 and < 80"},
+		{"-o warm_lru_pct=80", 1, "warm_lru_pct must be > 1 and < 80"},
+		{"-o hot_lru_pct=50,warm_lru_pct=50", 64, "hot_lru_pct + warm_lru_pct cannot be more than 80% combined"},
+		{"-o hot_max_factor=0", 1, "hot_max_factor must be > 0"},
+		{"-o warm_max_factor=x", 1, "warm_max_factor must be > 0"},
+		{"-o temporary_ttl=10,no_lru_maintainer", 64, "temporary_ttl requires lru_maintainer to be enabled"},
+		{"-o idle_timeout", 1, "Missing numeric argument for idle_timeout"},
+		{"-o watcher_logbuf_size=x", 1, "could not parse argument to watcher_logbuf_size"},
+		{"-o slab_chunk_max=0", 1, "slab_chunk_max must be >= 0"},
+		{"-o slab_chunk_max=2048", 1, "slab_chunk_max must be specified in kilobytes."},
+		{"-o slab_chunk_max=3", 64, "must be evenly divisible by slab_chunk_max"},
+		{"-I 3k -o slab_chunk_max=3", 64, "must divide evenly into 1048576"},
+		{"-o slab_sizes=100-90", 64, ""},
+		{"-l fooble", 71, "failed to listen on one of interface(s) fooble: "},
+		{"-l 127.0.0.1:x", 71, `Invalid port number: "x"`},
+		{"-l [::1", 71, `Invalid IPV6 address`},
+		{"-l notls:127.0.0.1", 71, "'notls' option is valid only when SSL is enabled"},
+		{"-s /nonexistent/sock", 71, "bind(): No such file or directory\nfailed to listen on UNIX socket: /nonexistent/sock: "},
+	} {
+		t.Run(tt.flags, func(t *testing.T) {
+			t.Parallel()
+			flags := strings.Split(tt.flags, " ")
+			if !strings.Contains(tt.flags, "-s ") && !strings.Contains(tt.flags, "-l ") {
+				// Not to bind a port where it is wrongly accepted.
+				flags = append([]string{"-s", filepath.Join(t.TempDir(), "s")}, flags...)
+			}
+			code, out := run(t, flags...)
+			if code != tt.code || !strings.Contains(out, tt.words) {
+				t.Errorf("have %d: %swant %d: %s", code, out, tt.code, tt.words)
+			}
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for flag, words := range map[string]string{
+		"-h":        "-s, --unix-socket",
+		"--help":    "-o, --extended",
+		"-V":        "",
+		"--version": "",
+		"-i":        "Redistribution and use",
+		"--license": "THIS SOFTWARE IS PROVIDED",
+	} {
+		code, out := run(t, flag)
+		if code != 0 || !strings.HasPrefix(out, "memcached 1.6.45") || !strings.Contains(out, words) {
+			t.Errorf("%s: %d\n%s", flag, code, out)
+		}
+	}
+}
+
+func TestSignals(t *testing.T) {
+	for sig, words := range map[syscall.Signal]string{
+		syscall.SIGINT:  "Exiting normally\n",
+		syscall.SIGTERM: "Exiting normally\n",
+		syscall.SIGUSR1: "Gracefully stopping\n",
+	} {
+		s := start(t, "", true, "-v", "-l", "127.0.0.1", "-p", "-1")
+		c := s.client()
+		c.want(t, "get foo\r\n", "END\r\n")
+		s.cmd.Process.Signal(syscall.SIGHUP)
+		s.cmd.Process.Signal(syscall.SIGPIPE)
+		c.want(t, "get foo\r\n", "END\r\n")
+		s.cmd.Process.Signal(sig)
+		<-s.done
+		if out := s.said(); !s.cmd.ProcessState.Success() || !strings.Contains(out, words) {
+			t.Errorf("%v: %v %q", sig, s.cmd.ProcessState, out)
+		}
+		if line := c.line(); line != closed {
+			t.Errorf("%v: %q", sig, line)
+		}
+		if l, err := net.Listen("tcp", "127.0.0.1:"+s.port["TCP INET"]); err != nil {
+			t.Error(err)
+		} else {
+			l.Close()
+		}
+	}
+	s := mc9(t)
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	if <-s.done; s.said() != "" {
+		t.Errorf("without -v: %q", s.said())
+	}
+}
+
+func TestShutdown(t *testing.T) {
+	for _, command := range []string{"shutdown", "shutdown graceful"} {
+		s := mc9(t, "-A")
+		if reply := s.client().ask(command + "\r\n"); reply != closed {
+			t.Errorf("%s: %q", command, reply)
+		}
+		<-s.done
+		if !s.cmd.ProcessState.Success() {
+			t.Errorf("%s: %v", command, s.cmd.ProcessState)
+		}
+	}
+}
+
+func TestDaemonize(t *testing.T) {
+	dir := t.TempDir()
+	sock, pidFile := filepath.Join(dir, "s"), filepath.Join(dir, "pid")
+	os.WriteFile(pidFile, []byte("999999999\n"), 0o666)
+	cmd := command("", "-d", "-P", pidFile, "-s", sock)
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	// The parent stays until there is somebody to talk to.
+	nc, err := net.Dial("unix", sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	c := newClient(nc)
+	pid, _ := strconv.Atoi(c.stat("", "pid"))
+	if pid == 0 || pid == cmd.Process.Pid {
+		t.Fatal("pid", pid)
+	}
+	defer syscall.Kill(pid, syscall.SIGKILL)
+	eventually(t, "the pid file is written", func() bool {
+		b, _ := os.ReadFile(pidFile)
+		return string(b) == fmt.Sprintf("%d\n", pid)
+	})
+	if cwd, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); cwd != "/" {
+		t.Error("cwd", cwd)
+	}
+	// Field 6 is the session.
+	if stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); bytes.Contains(stat, fmt.Appendf(nil, " %d ", syscall.Getpgrp())) {
+		t.Errorf("still of our session: %s", stat)
+	}
+	syscall.Kill(pid, syscall.SIGTERM)
+	if line := c.line(); line != closed {
+		t.Errorf("%q", line)
+	}
+	eventually(t, "the pid file is removed", func() bool {
+		_, err := os.Stat(pidFile)
+		return os.IsNotExist(err)
+	})
+}
+
+// Without -d there is a pid file too, but nobody removes it.
+func TestPidFile(t *testing.T) {
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	s := mc9(t, "-P", pidFile)
+	want := fmt.Sprintf("%d\n", s.cmd.Process.Pid)
+	eventually(t, "the pid file is written", func() bool {
+		b, _ := os.ReadFile(pidFile)
+		return string(b) == want
+	})
+	s2 := mc9(t, "-P", pidFile)
+	eventually(t, "a warning", func() bool {
+		return strings.Contains(s2.said(), "WARNING: The pid file contained the following (running) pid: "+want)
+	})
+	s2.cmd.Process.Signal(syscall.SIGTERM)
+	<-s2.done
+	if _, err := os.Stat(pidFile); err != nil {
+		t.Error(err)
+	}
+}
+
+// freePort finds a port that nobody uses now.
+func freePort(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+func TestListen(t *testing.T) {
+	a, b, c := freePort(t), freePort(t), freePort(t)
+	for _, tt := range []struct {
+		flags string
+		addrs []string
+		not   []string
+	}{
+		{"-p " + a, []string{"127.0.0.1:" + a, "[::1]:" + a, "127.0.0.2:" + a}, nil},
+		{"-l * -p " + a, []string{"127.0.0.1:" + a, "[::1]:" + a}, nil},
+		{"-l 127.0.0.1 -p " + a, []string{"127.0.0.1:" + a}, []string{"[::1]:" + a, "127.0.0.2:" + a}},
+		{"-l::1 -p" + a, []string{"[::1]:" + a}, []string{"127.0.0.1:" + a}},
+		{"-l localhost -p " + a, []string{"127.0.0.1:" + a}, nil},
+		{"-l 127.0.0.1:" + b + ",[::1]:" + c + ";127.0.0.2 -p " + a, []string{"127.0.0.1:" + b, "[::1]:" + c, "127.0.0.2:" + a}, []string{"127.0.0.1:" + a}},
+		{"-l 127.0.0.1 -l 127.0.0.2:" + b + " -p " + a, []string{"127.0.0.1:" + a, "127.0.0.2:" + b}, []string{"127.0.0.1:" + b}},
+		{"-l proto[ascii]:127.0.0.1:" + a + ",tag[mine]:127.0.0.1:" + b, []string{"127.0.0.1:" + a, "127.0.0.1:" + b}, nil},
+		{"-U " + a, []string{"127.0.0.1:" + a}, nil},
+	} {
+		s := start(t, "", true, strings.Fields(tt.flags)...)
+		for _, addr := range tt.addrs {
+			nc, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Errorf("%s: %v", tt.flags, err)
+				continue
+			}
+			newClient(nc).want(t, "get foo\r\n", "END\r\n")
+			nc.Close()
+		}
+		for _, addr := range tt.not {
+			if nc, err := net.Dial("tcp", addr); err == nil {
+				t.Errorf("%s: listens on %s, too", tt.flags, addr)
+				nc.Close()
+			}
+		}
+		s.cmd.Process.Kill() // with -t 1 or not, the ports are wanted again
+		<-s.done
+		s.path = "killed"
+	}
+
+	l, err := net.Listen("tcp", "127.0.0.1:"+a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	code, out := run(t, "-l", "127.0.0.1", "-p", a)
+	if want := "failed to listen on one of interface(s) 127.0.0.1: Address already in use\n"; code != 71 || out != want {
+		t.Errorf("have %d: %swant 71: %s", code, out, want)
+	}
+	u, err := net.ListenPacket("udp", "127.0.0.1:"+b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	if code, out := run(t, "-l", "127.0.0.1", "-p", c, "-U", b); code != 71 || !strings.HasSuffix(out, "Address already in use\n") {
+		t.Errorf("UDP: %d: %s", code, out)
+	}
+}
+
+func TestPortFile(t *testing.T) {
+	for _, tt := range []struct{ flags, names string }{
+		{"-l 127.0.0.1 -p -1", "TCP INET"},
+		{"-l 127.0.0.1 -p -1 -U -1", "TCP INET,UDP INET"},
+		{"-l ::1 -p -1 -U -1", "TCP INET6,UDP INET6"},
+		{"-p -1 -U -1", "TCP INET,TCP INET6,UDP INET,UDP INET6"},
+		{"-p 0", ""},
+		{"-p 0 -l 127.0.0.1 -U -1", "UDP INET"},
+	} {
+		port := start(t, "", true, strings.Fields(tt.flags)...).port
+		n := 0
+		for _, name := range strings.Split(tt.names, ",") {
+			if name != "" {
+				n++
+			}
+			if p, _ := strconv.Atoi(port[name]); name != "" && p == 0 {
+				t.Errorf("%s: no %s: %v", tt.flags, name, port)
+			}
+		}
+		if len(port) != n {
+			t.Errorf("%s: %v", tt.flags, port)
+		}
+	}
+}
+
+func TestUnixSocket(t *testing.T) {
+	dir := t.TempDir()
+	stale := filepath.Join(dir, "stale") // from the second round on
+	for _, tt := range []struct {
+		mask string
+		mode os.FileMode
+	}{{"", 0o700}, {"0777", 0o777}, {"660", 0o660}} {
+		cmd := command("", "-s", stale)
+		if tt.mask != "" {
+			cmd.Args = append(cmd.Args, "-a", tt.mask)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "a stale socket is replaced", func() bool {
+			nc, err := net.Dial("unix", stale)
+			if err == nil {
+				nc.Close()
+			}
+			return err == nil
+		})
+		if fi, err := os.Stat(stale); err != nil || fi.Mode() != tt.mode|os.ModeSocket {
+			t.Errorf("-a %s: %v, %v", tt.mask, fi.Mode(), err)
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+
+	file := filepath.Join(dir, "file")
+	os.WriteFile(file, []byte("precious"), 0o666)
+	code, out := run(t, "-s", file)
+	if want := "bind(): Address already in use\nfailed to listen on UNIX socket: " + file + ": "; code != 71 || !strings.HasPrefix(out, want) {
+		t.Errorf("%d: %s", code, out)
+	}
+	if b, err := os.ReadFile(file); string(b) != "precious" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// Whoever starts mc9 as root gets one that is not.
+func TestUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("not root")
+	}
+	for user, id := range map[string]string{"nobody": "65534", "12345": "12345", "": "65534"} {
+		cmd := command("", "-l", "127.0.0.1", "-p", freePort(t))
+		if cmd.Args = append(cmd.Args[:1], cmd.Args[3:]...); user != "" { // without -u root
+			cmd.Args = append(cmd.Args, "-u", user)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		addr := "127.0.0.1:" + cmd.Args[4]
+		eventually(t, "the server listens", func() bool {
+			nc, err := net.Dial("tcp", addr)
+			if err != nil {
+				return false
+			}
+			defer nc.Close()
+			return newClient(nc).ask("get foo\r\n") == "END\r\n"
+		})
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+		for _, name := range []string{"Uid", "Gid"} {
+			if want := fmt.Sprintf("\n%s:\t%[2]s\t%[2]s\t%[2]s\t%[2]s\n", name, id); !strings.Contains(string(status), want) {
+				t.Errorf("-u %q: not %q in\n%s", user, want, status)
+			}
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	if code, out := run(t, "-u", "no-such-user", "-p", "0"); code != 67 || !strings.Contains(out, "can't find the user no-such-user to switch to") {
+		t.Errorf("%d: %s", code, out)
+	}
+}

@@ -1,0 +1,1134 @@
+// Tests of the store: what must hold of its structures at rest, and many
+// goroutines at it.
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// checkAssoc, checkLru and checkSlabs walk all there is and return the first
+// broken invariant. Nobody may be at the store meanwhile.
+
+// checkAssoc returns the number of items in the hash table.
+func checkAssoc() (int, error) {
+	items := 0
+	chain := func(table []ref, b int) error {
+		seen := make(map[string]bool)
+		for it := table[b].item(); it != nil; it = it.hNext.item() {
+			key := string(it.key())
+			hv := hash(it.key())
+			switch {
+			case it.itFlags&itemLinked == 0:
+				return fmt.Errorf("%q in the hash table is not linked", key)
+			case int(hv)&(len(table)-1) != b:
+				return fmt.Errorf("%q is in bucket %d, not %d", key, b, int(hv)&(len(table)-1))
+			case uint32(it.lock) != hv&lockMask:
+				return fmt.Errorf("%q has lock %#x, not %#x", key, it.lock, hv&lockMask)
+			case seen[key]:
+				return fmt.Errorf("%q is twice in the hash table", key)
+			}
+			seen[key] = true
+			items++
+		}
+		return nil
+	}
+	if len(primaryHashtable) != hashsize(hashpower) {
+		return 0, fmt.Errorf("%d buckets with hashpower %d", len(primaryHashtable), hashpower)
+	}
+	done := int(expandBucket.Load())
+	if expanding != (oldHashtable != nil) || !expanding && done != len(primaryHashtable)/2 {
+		return 0, fmt.Errorf("expanding %v with an old table of %d and expandBucket %d", expanding, len(oldHashtable), done)
+	}
+	for b := range oldHashtable {
+		if b < done && oldHashtable[b] != 0 {
+			return 0, fmt.Errorf("old bucket %d is moved and not empty", b)
+		}
+		if err := chain(oldHashtable, b); err != nil {
+			return 0, err
+		}
+	}
+	for b := range primaryHashtable {
+		if expanding && b&(len(oldHashtable)-1) >= done && primaryHashtable[b] != 0 {
+			return 0, fmt.Errorf("bucket %d is not moved and not empty", b)
+		}
+		if err := chain(primaryHashtable, b); err != nil {
+			return 0, err
+		}
+	}
+	return items, nil
+}
+
+// checkLru returns the items that are in an LRU.
+func checkLru() (map[*item]bool, error) {
+	items := make(map[*item]bool)
+	for id := range lrus {
+		l := &lrus[id]
+		size, sizeBytes := 0, uint64(0)
+		var prev ref
+		for r := l.head; r != 0; r = r.item().next {
+			it := r.item()
+			if it.prev != prev {
+				return nil, fmt.Errorf("LRU %d: prev of %#x is %#x, not %#x", id, r, it.prev, prev)
+			}
+			prev = r
+			if isCrawler(it) {
+				continue
+			}
+			switch {
+			case items[it]:
+				return nil, fmt.Errorf("LRU %d: %q is there twice", id, it.key())
+			case int(it.slabsClsid) != id:
+				return nil, fmt.Errorf("LRU %d: %q is of LRU %d", id, it.key(), it.slabsClsid)
+			case it.itFlags&itemLinked == 0 || it.time == 0:
+				return nil, fmt.Errorf("LRU %d: %q is not linked", id, it.key())
+			case it.refcount != 1:
+				return nil, fmt.Errorf("LRU %d: %q has %d references", id, it.key(), it.refcount)
+			}
+			found := assocFind(it.key(), hash(it.key()))
+			if found != it {
+				return nil, fmt.Errorf("LRU %d: the hash table has %#x for %q, not %#x", id, found.ref(), it.key(), r)
+			}
+			if err := checkChunks(it); err != nil {
+				return nil, fmt.Errorf("LRU %d: %q: %v", id, it.key(), err)
+			}
+			items[it] = true
+			size++
+			sizeBytes += uint64(it.ntotal())
+		}
+		if l.tail != prev {
+			return nil, fmt.Errorf("LRU %d: tail is %#x, not %#x", id, l.tail, prev)
+		}
+		if l.size != size || l.sizeBytes != sizeBytes {
+			return nil, fmt.Errorf("LRU %d: %d items, %d bytes; counted %d, %d", id, l.size, l.sizeBytes, size, sizeBytes)
+		}
+	}
+	return items, nil
+}
+
+// checkChunks looks at the chunks of an item, if it has any.
+func checkChunks(it *item) error {
+	if it.itFlags&itemChunked == 0 {
+		return nil
+	}
+	n := 0
+	var prev ref
+	for ch := it.schunk(); ch != nil; ch = ch.next.chunk() {
+		switch {
+		case ch.head != it.ref():
+			return fmt.Errorf("chunk of item %#x", ch.head)
+		case ch.prev != prev:
+			return fmt.Errorf("prev of chunk is %#x, not %#x", ch.prev, prev)
+		case ch.used > ch.size:
+			return fmt.Errorf("chunk of %d bytes has %d", ch.size, ch.used)
+		case prev != 0 && ch.lock != lockChunk:
+			return fmt.Errorf("chunk has lock %#x", ch.lock)
+		case prev != 0 && int(ch.size)+itemChunkSize > slabclass[ch.slabsClsid].size:
+			return fmt.Errorf("%d bytes in a chunk of class %d", ch.size, ch.slabsClsid)
+		}
+		n += int(ch.used)
+		prev = ch.ref()
+	}
+	if n != int(it.nbytes) {
+		return fmt.Errorf("%d bytes in chunks, not %d", n, it.nbytes)
+	}
+	return nil
+}
+
+// checkSlabs expects items to be all those that are allocated.
+func checkSlabs(items map[*item]bool) error {
+	used := make(map[int]bool) // pages, by their offset
+	page := func(p int) error {
+		if used[p] || p < slabsStart || p+settings.slabPageSize > memCurrent || (p-slabsStart)%settings.slabPageSize != 0 {
+			return fmt.Errorf("page %#x is twice there or no page", p)
+		}
+		used[p] = true
+		return nil
+	}
+	for id := range slabclass {
+		p := &slabclass[id]
+		free := make(map[*item]bool)
+		var prev ref
+		for r := p.slots; r != 0; r = r.item().next {
+			it := r.item()
+			if free[it] || it.lock != lockFree || int(it.slabsClsid) != id || prev != 0 && it.prev != prev {
+				return fmt.Errorf("class %d: free chunk %#x: lock %#x class %d prev %#x", id, r, it.lock, it.slabsClsid, it.prev)
+			}
+			free[it] = true
+			prev = r
+		}
+		if len(free) != p.slCurr {
+			return fmt.Errorf("class %d: %d free chunks; counted %d", id, p.slCurr, len(free))
+		}
+		for _, off := range p.slabList {
+			if err := page(off); err != nil {
+				return fmt.Errorf("class %d: %v", id, err)
+			}
+			if id == slabGlobalPagePool {
+				continue
+			}
+			for x := range p.perslab {
+				it := memItem(off + x*p.size)
+				if free[it] {
+					delete(free, it)
+					continue
+				}
+				switch {
+				case it.lock == lockFree:
+					return fmt.Errorf("class %d: chunk %#x is free, but not on the list", id, it.ref())
+				case it.lock == lockChunk:
+					if head := it.chunk().head; !items[head.item()] || head.item().itFlags&itemChunked == 0 {
+						return fmt.Errorf("class %d: chunk %#x of %#x, which is no chunked item", id, it.ref(), head)
+					}
+				case !items[it]:
+					return fmt.Errorf("class %d: item %#x is in no LRU and has %d references", id, it.ref(), it.refcount)
+				}
+			}
+		}
+		if len(free) != 0 {
+			return fmt.Errorf("class %d: %d free chunks are in no page", id, len(free))
+		}
+	}
+	if n := len(used) * settings.slabPageSize; n != memMalloced {
+		return fmt.Errorf("memMalloced %d; counted %d", memMalloced, n)
+	}
+	for _, off := range memReleased {
+		if err := page(off); err != nil {
+			return fmt.Errorf("released: %v", err)
+		}
+	}
+	if n := slabsStart + len(used)*settings.slabPageSize; n != memCurrent || memCurrent > memOpen {
+		return fmt.Errorf("memCurrent %d, memOpen %d; counted %d", memCurrent, memOpen, n)
+	}
+	return nil
+}
+
+// checkStore looks at everything. No item may be referenced any more.
+func checkStore(t testing.TB) {
+	t.Helper()
+	lruMaintainerBumps() // they hold references
+	n, err := checkAssoc()
+	if err != nil {
+		t.Fatal(err)
+	}
+	items, err := checkLru()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(items) != n {
+		t.Fatalf("%d items in the hash table, %d in the LRUs", n, len(items))
+	}
+	if err := checkSlabs(items); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// storeInit makes an empty store of that many megabytes; conf may change the
+// settings before.
+func storeInit(t testing.TB, megs int, conf func()) {
+	t.Helper()
+	settingsInit()
+	settings.tempLru.Store(false)
+	settings.oldestLive.Store(0)
+	settings.maxbytes.Store(uint64(megs) << 20)
+	if conf != nil {
+		conf()
+	}
+	processStarted = 1e9
+	currentTime.Store(1000)
+	assocInit(settings.hashpowerInit)
+	slabsInit(int(settings.maxbytes.Load()), settings.factor, false, nil)
+	itemLocksInit(2)
+}
+
+func testThread() *thread { return &thread{bumpBuf: itemLruBumpBufCreate()} }
+
+// itemFill fills an item's value, chunked or not, from its start.
+func itemFill(it *item, value ...[]byte) bool {
+	b := slices.Concat(value...)
+	if it.itFlags&itemChunked == 0 {
+		copy(it.data(), b)
+		return true
+	}
+	ch := it.schunk()
+	return storeItemCopyBytes(&ch, b, 0)
+}
+
+// set stores key with comm, and returns notStored if there is no memory.
+func set(th *thread, comm int, key, value string, exptime relTime) storeItemType {
+	it := itemAlloc([]byte(key), uint32(len(value)%2), exptime, len(value)+2)
+	if it == nil {
+		return noMemory
+	}
+	ret := noMemory
+	if itemFill(it, []byte(value), []byte("\r\n")) {
+		ret = storeItem(it, comm, th, nil, nil, getCasId(), false)
+	}
+	itemRemove(it)
+	return ret
+}
+
+// itemValue returns the whole value of an item, which is locked.
+func itemValue(it *item) []byte {
+	if it.itFlags&itemChunked == 0 {
+		return it.data()
+	}
+	var b []byte
+	for ch := it.schunk(); ch != nil; ch = ch.next.chunk() {
+		b = append(b, ch.data()[:ch.used]...)
+	}
+	return b
+}
+
+// get returns the value of key.
+func get(th *thread, key string) (value string, ok bool) {
+	it, hv := itemGetLocked([]byte(key), th, doUpdate)
+	if it != nil {
+		value, ok = string(bytes.TrimSuffix(itemValue(it), []byte("\r\n"))), true
+		if len(value)+2 != int(it.nbytes) || it.clientFlags()|1 != 1 {
+			value = "broken: " + value
+		}
+		doItemRemove(it)
+	}
+	itemUnlock(hv)
+	return value, ok
+}
+
+func unlink(key string) bool {
+	it := itemGet([]byte(key), nil, dontUpdate)
+	if it == nil {
+		return false
+	}
+	itemUnlink(it)
+	itemRemove(it)
+	return true
+}
+
+func wantValue(t testing.TB, th *thread, key, want string) {
+	t.Helper()
+	if v, ok := get(th, key); !ok || v != want {
+		t.Fatalf("%s is %.40q (%d bytes), %v; want %.40q (%d bytes)", key, v, len(v), ok, want, len(want))
+	}
+}
+
+// The chunk sizes of C 1.6.45 without options.
+var chunkSizes = []int{96, 120, 152, 192, 240, 304, 384, 480, 600, 752, 944,
+	1184, 1480, 1856, 2320, 2904, 3632, 4544, 5680, 7104, 8880, 11104, 13880,
+	17352, 21696, 27120, 33904, 42384, 52984, 66232, 82792, 103496, 129376,
+	161720, 202152, 252696, 315872, 394840, 524288}
+
+func TestSlabsClsid(t *testing.T) {
+	storeInit(t, 64, nil)
+	if largestClsid != len(chunkSizes) {
+		t.Fatalf("%d classes, want %d", largestClsid, len(chunkSizes))
+	}
+	for i, size := range chunkSizes {
+		if got := slabsSize(i + 1); got != size-16 {
+			t.Errorf("class %d: %d bytes, want %d", i+1, got, size-16)
+		}
+	}
+	id := 1
+	for size := 1; size <= settings.itemSizeMax+100; size++ { // in C
+		if id < len(chunkSizes) && size > chunkSizes[id-1] {
+			id++
+		}
+		want := id
+		if size > settings.itemSizeMax {
+			want = 0
+		}
+		if got := slabsClsid(size - 16); got != want && size > 16 {
+			t.Fatalf("size %d: class %d, want %d", size, got, want)
+		}
+	}
+
+	slabsInit(64<<20, 1.25, false, []int{100, 200, 1001})
+	if got := []int{slabsSize(1), slabsSize(2), slabsSize(3), slabsSize(4)}; !slices.Equal(got, []int{88, 184, 992, 524272}) {
+		t.Errorf("with slab_sizes: %v", got)
+	}
+	slabsInit(64<<20, 1.25, true, nil)
+	if memMalloced != len(chunkSizes)<<20 || slabsAdjustMemLimit(1<<30) {
+		t.Errorf("with -L: %d bytes, or the limit can be changed", memMalloced)
+	}
+}
+
+// TestStoreItem has each command meet an item, none, and one of another
+// unique.
+func TestStoreItem(t *testing.T) {
+	storeInit(t, 64, nil)
+	th := testThread()
+	for _, tt := range []struct {
+		comm             int
+		there, ok, stale storeItemType
+		value            string
+		missing          storeItemType
+	}{
+		{nreadAdd, notStored, notStored, notStored, "old", stored},
+		{nreadSet, stored, stored, stored, "new", stored},
+		{nreadReplace, stored, stored, stored, "new", notStored},
+		{nreadAppend, stored, stored, exists, "oldnew", notStored},
+		{nreadPrepend, stored, stored, exists, "newold", notStored},
+		{nreadCas, exists, stored, exists, "new", notFound},
+		{nreadAppendviv, stored, stored, exists, "oldnew", stored},
+		{nreadPrependviv, stored, stored, exists, "newold", stored},
+	} {
+		try := func(cas uint64, want storeItemType, value string) {
+			t.Helper()
+			it := itemAlloc([]byte("k"), 0, 0, 5)
+			itemFill(it, []byte("new\r\n"))
+			it.setCas(cas)
+			var newCas uint64
+			if got := storeItem(it, tt.comm, th, nil, &newCas, 77, false); got != want {
+				t.Errorf("command %d: %v, want %v", tt.comm, got, want)
+			}
+			if (newCas == 77) != (want == stored) {
+				t.Errorf("command %d: unique %d", tt.comm, newCas)
+			}
+			itemRemove(it)
+			if value != "" {
+				wantValue(t, th, "k", value)
+			}
+		}
+		old := func() uint64 {
+			unlink("k")
+			set(th, nreadSet, "k", "old", 0)
+			return casId.Load() + 1
+		}
+		valueIf := func(res storeItemType) string {
+			if res == stored {
+				return tt.value
+			}
+			return "old"
+		}
+		old()
+		try(0, tt.there, valueIf(tt.there))
+		try(old(), tt.ok, valueIf(tt.ok))
+		try(old()+1000, tt.stale, valueIf(tt.stale))
+		unlink("k")
+		try(0, tt.missing, "")
+	}
+	checkStore(t)
+}
+
+func TestCasStale(t *testing.T) {
+	storeInit(t, 64, nil)
+	th := testThread()
+	set(th, nreadSet, "k", "old", 5000)
+	it := itemAlloc([]byte("k"), 0, 0, 5)
+	itemFill(it, []byte("new\r\n"))
+	it.setCas(1)
+	if ret := storeItem(it, nreadCas, th, nil, nil, getCasId(), true); ret != stored || it.itFlags&itemStale == 0 || it.exptime != 5000 {
+		t.Errorf("%v, flags %#x, exptime %d", ret, it.itFlags, it.exptime)
+	}
+	itemRemove(it)
+	checkStore(t)
+}
+
+func TestDelta(t *testing.T) {
+	storeInit(t, 64, nil)
+	th := testThread()
+	var buf [incrMaxStorageLen]byte
+	for _, tt := range []struct {
+		value string
+		incr  bool
+		delta uint64
+		ret   deltaResultType
+		want  string
+	}{
+		{"5", true, 3, deltaOk, "8"},
+		{"9", true, 3, deltaOk, "12"},
+		{"10", false, 3, deltaOk, "7 "},
+		{"10", false, 11, deltaOk, "0 "},
+		{"18446744073709551615", true, 2, deltaOk, "1                   "},
+		{"18446744073709551616", true, 2, nonNumeric, "18446744073709551616"},
+		{" 12 apes", true, 1, deltaOk, "13      "},
+		{"12apes", true, 1, nonNumeric, "12apes"},
+		{"12\x00apes", true, 1, deltaOk, "13     "},
+		{"", true, 1, nonNumeric, ""},
+		{"+5", true, 1, deltaOk, "6 "},
+		{"-5", true, 1, nonNumeric, "-5"},
+		{"-18446744073709551615", true, 1, deltaOk, "2                    "},
+		{"-", true, 1, nonNumeric, "-"},
+		{string(bytes.Repeat([]byte("0"), 600<<10)), true, 1, nonNumeric, string(bytes.Repeat([]byte("0"), 600<<10))},
+	} {
+		set(th, nreadSet, "n", tt.value, 0)
+		if _, ret := addDelta(th, []byte("n"), tt.incr, tt.delta, buf[:], nil); ret != tt.ret {
+			t.Errorf("%.40q by %d: %v, want %v", tt.value, tt.delta, ret, tt.ret)
+		}
+		wantValue(t, th, "n", tt.want)
+	}
+	set(th, nreadSet, "n", "99", 0)
+	cas := casId.Load() + 1
+	it := itemGet([]byte("n"), th, dontUpdate) // who reads it keeps the old value
+	if n, ret := addDelta(th, []byte("n"), false, 90, buf[:], &cas); ret != deltaOk || string(buf[:n]) != "9" || cas != casId.Load()+1 {
+		t.Errorf("%v %q unique %d", ret, buf[:n], cas)
+	}
+	if got := string(it.data()); got != "99\r\n" {
+		t.Errorf("a referenced value has changed to %q", got)
+	}
+	itemRemove(it)
+	wantValue(t, th, "n", "9")
+	cas = 1
+	if _, ret := addDelta(th, []byte("n"), false, 90, buf[:], &cas); ret != deltaItemCasMismatch {
+		t.Errorf("wrong unique: %v", ret)
+	}
+	if _, ret := addDelta(th, []byte("none"), false, 90, buf[:], nil); ret != deltaItemNotFound {
+		t.Errorf("no item: %v", ret)
+	}
+	checkStore(t)
+}
+
+func TestExpire(t *testing.T) {
+	storeInit(t, 64, nil)
+	th := testThread()
+	set(th, nreadSet, "a", "1", realtime(10))
+	set(th, nreadSet, "b", "2", realtime(processStarted+1020))
+	set(th, nreadSet, "c", "3", realtime(processStarted-5))
+	set(th, nreadSet, "d", "4", 0)
+	if _, ok := get(th, "c"); ok {
+		t.Error("c has not expired")
+	}
+	currentTime.Store(1010)
+	if _, ok := get(th, "a"); ok {
+		t.Error("a has not expired")
+	}
+	wantValue(t, th, "b", "2")
+	itemRemove(itemTouch([]byte("b"), realtime(100), th))
+	currentTime.Store(1050)
+	wantValue(t, th, "b", "2")
+
+	// A flush: older items by their age, those of this second at once.
+	set(th, nreadSet, "e", "5", 0)
+	settings.oldestLive.Store(1049)
+	itemFlushExpired()
+	set(th, nreadSet, "f", "6", 0)
+	for _, key := range []string{"b", "d", "e"} {
+		if _, ok := get(th, key); ok {
+			t.Errorf("%s has outlived the flush", key)
+		}
+	}
+	wantValue(t, th, "f", "6")
+	if n := th.stats.pending.n; n[statGetExpired] != 2 || n[statGetFlushed] != 2 {
+		t.Errorf("%d expired, %d flushed; want 2, 2", n[statGetExpired], n[statGetFlushed])
+	}
+	checkStore(t)
+}
+
+func pattern(n, seed int) string {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte('a' + (i*7+i/26+seed)%26)
+	}
+	return string(b)
+}
+
+// TestChunked stores items of all sizes around the borders of classes, and
+// of numbers of chunks, and appends and prepends to them.
+func TestChunked(t *testing.T) {
+	for _, max := range []int{1 << 10, 16 << 10, 512 << 10, 1 << 20} {
+		t.Run(strconv.Itoa(max), func(t *testing.T) {
+			storeInit(t, 64, func() { settings.slabChunkSizeMax = max })
+			th := testThread()
+			borders := []int{settings.itemSizeMax - 16}
+			for id := powerSmallest; id <= largestClsid; id++ {
+				borders = append(borders, slabsSize(id))
+			}
+			for n := 1; n <= 4 && (n+1)*max < settings.itemSizeMax; n++ {
+				borders = append(borders, n*(slabChunkMax-itemChunkSize)+itemSize+12, n*(slabChunkMax-itemChunkSize)+itemSize+12+slabsSize(3))
+			}
+			for _, border := range borders {
+				for size := border - 40; size <= border+40; size += 1 + border>>14 {
+					// 8 of unique, "key ", \r\n; client flags if n is odd
+					n := size - itemSize - 8 - 4 - 2
+					if n <= 0 {
+						continue
+					}
+					v := pattern(n, size)
+					fits := n+n%2*4+8+4+2+48 <= settings.itemSizeMax
+					if ret := set(th, nreadSet, "key", v, 0); (ret == stored) != fits {
+						t.Fatalf("%d bytes: %v, fits %v", n, ret, fits)
+					}
+					if itemSizeOk(3, uint32(n%2), n+2) != fits {
+						t.Fatalf("%d bytes: itemSizeOk is wrong", n)
+					}
+					if !fits {
+						unlink("key")
+						continue
+					}
+					wantValue(t, th, "key", v)
+					for _, add := range []int{1, 100, n} {
+						if len(v)+add+8+4+4+2+48 > settings.itemSizeMax {
+							continue
+						}
+						a := pattern(add, 3)
+						set(th, nreadAppend, "key", a, 0)
+						set(th, nreadPrepend, "key", a, 0)
+						if len(v)+2*add+8+4+4+2+48 > settings.itemSizeMax {
+							wantValue(t, th, "key", v+a)
+							break
+						}
+						v = a + v + a
+						wantValue(t, th, "key", v)
+					}
+				}
+				checkStore(t)
+			}
+		})
+	}
+}
+
+// TestEvict fills a tiny cache over and over, in all modes of LRU.
+func TestEvict(t *testing.T) {
+	for _, segmented := range []bool{true, false} {
+		t.Run(fmt.Sprint("segmented=", segmented), func(t *testing.T) {
+			storeInit(t, 2, func() { settings.lruSegmented.Store(segmented); settings.slabChunkSizeMax = 16 << 10 })
+			th := testThread()
+			r := rand.New(rand.NewPCG(1, 2))
+			for i := range 20000 {
+				key := fmt.Sprint("key", i)
+				v := pattern(r.IntN(200), i)
+				if i%50 == 0 {
+					v = pattern(r.IntN(60<<10), i)
+				}
+				if ret := set(th, nreadSet, key, v, 0); ret != stored {
+					t.Fatalf("%s of %d bytes: %v", key, len(v), ret)
+				}
+				wantValue(t, th, key, v)
+				currentTime.Store(relTime(1000 + i/100))
+			}
+			var evicted uint64
+			for i := range lrus {
+				evicted += lrus[i].n[itemsEvicted]
+			}
+			_, currItems, totalItems := itemStatsCurr()
+			if evicted == 0 || currItems+evicted != totalItems || totalItems != 20000 {
+				t.Errorf("%d items of %d, %d evicted", currItems, totalItems, evicted)
+			}
+			checkStore(t)
+		})
+	}
+}
+
+// TestNoEvict is -M: items are refused, and all others stay.
+func TestNoEvict(t *testing.T) {
+	storeInit(t, 2, func() { settings.evictToFree = false })
+	th := testThread()
+	n := 0
+	for set(th, nreadSet, fmt.Sprint("key", n), pattern(20000, n), 0) == stored {
+		n++
+	}
+	if n < 50 {
+		t.Errorf("%d items of 20000 bytes in 2 MB", n)
+	}
+	for i := range n {
+		wantValue(t, th, fmt.Sprint("key", i), pattern(20000, i))
+	}
+	id := slabsClsid(20000)
+	if lrus[id].n[itemsOutofmemory] != 1 {
+		t.Errorf("outofmemory is %d", lrus[id].n[itemsOutofmemory])
+	}
+	unlink("key0")
+	if ret := set(th, nreadSet, "other", pattern(20000, 0), 0); ret != stored {
+		t.Errorf("after a delete: %v", ret)
+	}
+	checkStore(t)
+}
+
+// TestPages moves free pages through the pool, and out of and back into the
+// arena.
+func TestPages(t *testing.T) {
+	storeInit(t, 4, nil)
+	th := testThread()
+	n := 0
+	for memMalloced < 4<<20 {
+		set(th, nreadSet, fmt.Sprint("key", n), pattern(10000, n), 0)
+		n++
+	}
+	for i := range n {
+		unlink(fmt.Sprint("key", i))
+	}
+	id := slabsClsid(10100)
+	emptyPage := func() {
+		page, size, perslab := slabsPeekPage(id)
+		slabsMlock()
+		for x := range perslab {
+			doSlabsUnlinkFreeChunk(id, memItem(page+x*size))
+		}
+		slabsMunlock()
+		slabsFinalizePageMove(id, slabGlobalPagePool, page)
+		checkStore(t)
+	}
+	emptyPage()
+	emptyPage()
+	if n, full := globalPagePoolSize(); n != 2 || !full {
+		t.Fatalf("%d pages in the pool, at the limit %v", n, full)
+	}
+	slabsAdjustMemLimit(2 << 20)
+	emptyPage()
+	checkStore(t)
+	if n, _ := globalPagePoolSize(); n != 1 || len(memReleased) != 2 || memMalloced != 2<<20 {
+		t.Errorf("%d pages in the pool, %d released", n, len(memReleased))
+	}
+	slabsAdjustMemLimit(6 << 20)
+	for i := range 20 * n {
+		v := pattern(10000, i)
+		if i%3 == 0 {
+			v = pattern(100, i)
+		}
+		set(th, nreadSet, fmt.Sprint("key", i), v, 0)
+		wantValue(t, th, fmt.Sprint("key", i), v)
+	}
+	if memMalloced != 6<<20 || len(memReleased) != 0 {
+		t.Errorf("%d bytes, %d pages released", memMalloced, len(memReleased))
+	}
+	checkStore(t)
+}
+
+// TestMaintainer follows items through the LRUs of a class.
+func TestMaintainer(t *testing.T) {
+	storeInit(t, 64, func() { settings.tempLru.Store(true) })
+	th := testThread()
+	const id = 1
+	for i := range 100 {
+		set(th, nreadSet, fmt.Sprintf("key%02d", i), "value", 0)
+	}
+	set(th, nreadSet, "temp", "value", 1010)
+	sizes := func(hot, warm, cold, temp int) {
+		t.Helper()
+		checkStore(t)
+		got := [4]int{lrus[id|hotLru].size, lrus[id|warmLru].size, lrus[id|coldLru].size, lrus[id|tempLru].size}
+		if want := [4]int{hot, warm, cold, temp}; got != want {
+			t.Errorf("sizes %v, want %v", got, want)
+		}
+	}
+	sizes(100, 0, 0, 1)
+	get(th, "key00")
+	get(th, "key00") // now it is active
+	get(th, "key50")
+	lruMaintainerJuggle(id) // HOT gets 20%
+	sizes(20, 1, 79, 1)
+	get(th, "key50") // active in COLD: the maintainer is told
+	lruMaintainerBumps()
+	sizes(20, 2, 78, 1)
+	get(th, "key51")
+	get(th, "key51")
+	c := crawlerItem(id | coldLru)
+	c.slabsClsid = id | coldLru
+	doItemLinktailQ(c)
+	currentTime.Store(1011)
+	lruMaintainerJuggle(id) // HOT may be 0.2 times as old as COLD is
+	sizes(0, 3, 97, 0)
+	for passed := 0; ; passed++ {
+		if doItemCrawlQ(c) == nil {
+			if passed != 97 || lrus[id|coldLru].head != c.ref() {
+				t.Errorf("the crawler came past %d items", passed)
+			}
+			break
+		}
+		checkStore(t)
+	}
+	doItemUnlinktailQ(c)
+	sizes(0, 3, 97, 0)
+	if n := &lrus[id|tempLru].n; n[itemsReclaimed] != 1 || n[itemsExpiredUnfetched] != 1 {
+		t.Errorf("TEMP: %d reclaimed", n[itemsReclaimed])
+	}
+}
+
+// TestIterate walks over the table between and after growths.
+func TestIterate(t *testing.T) {
+	storeInit(t, 64, func() { settings.hashpowerInit = 12 })
+	th := testThread()
+	for i := range 5000 {
+		set(th, nreadSet, fmt.Sprint("key", i), "value", 0)
+	}
+	for range 3 {
+		iter := assocGetIterator()
+		if assocGetIterator() != nil {
+			t.Error("two iterators")
+		}
+		seen := make(map[string]bool)
+		for {
+			it, more := assocIterate(iter)
+			if !more {
+				break
+			}
+			if it != nil {
+				seen[string(it.key())] = true
+			}
+		}
+		assocIterateFinal(iter)
+		if len(seen) != 5000 {
+			t.Errorf("came by %d items", len(seen))
+		}
+		assocExpand()
+		for i := 0; expanding; i++ {
+			if i%1000 == 7 {
+				checkStore(t)
+			}
+			assocMoveBucket()
+		}
+		checkStore(t)
+	}
+}
+
+// A value in TestHammer is made of records, which append and prepend add:
+// KEY,LENGTH,SEED; and a pattern. Any mix up of values shows.
+func record(key string, n, seed int) string {
+	return fmt.Sprintf("%s,%d,%d;", key, n, seed) + pattern(n, seed)
+}
+
+func checkRecords(key, value string) error {
+	for rest := value; rest != ""; {
+		var n, seed int
+		head, tail, _ := bytes.Cut([]byte(rest), []byte(";"))
+		if _, err := fmt.Sscanf(string(head), key+",%d,%d", &n, &seed); err != nil || len(tail) < n || string(tail[:n]) != pattern(n, seed) {
+			return fmt.Errorf("value of %s is broken at %d of %d: %.40q", key, len(value)-len(rest), len(value), rest)
+		}
+		rest = string(tail[n:])
+	}
+	return nil
+}
+
+// TestHammer has several goroutines at the same keys, while the hash table
+// grows and the maintainer juggles; once with plenty of memory and once with
+// little.
+func TestHammer(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		megs, bigPerMil int
+		conf            func()
+	}{
+		{"roomy", 64, 20, func() { settings.slabChunkSizeMax = 16 << 10; settings.itemSizeMax = 128 << 10 }},
+		{"tight", 3, 30, func() { settings.slabChunkSizeMax = 16 << 10; settings.itemSizeMax = 128 << 10 }},
+		{"flat", 3, 10, func() { settings.lruSegmented.Store(false) }},
+		{"noevict", 3, 30, func() { settings.evictToFree = false; settings.slabChunkSizeMax = 8 << 10 }},
+		{"temp", 3, 30, func() { settings.tempLru.Store(true) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			storeInit(t, tt.megs, func() { settings.hashpowerInit = 11; tt.conf() })
+			hammer(t, tt.bigPerMil)
+			checkStore(t)
+		})
+	}
+}
+
+func hammer(t *testing.T, bigPerMil int) {
+	const (
+		nthreads = 4
+		nops     = 8000
+		nkeys    = 4000
+		ncounts  = 10
+	)
+	// pause stands for pauseThreads: these goroutines are no workers.
+	var pause sync.RWMutex
+	var wg, others sync.WaitGroup
+	var counted [nthreads][ncounts]uint64
+	startLruMaintainerThread()
+	for w := range nthreads {
+		th := testThread()
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			r := rand.New(rand.NewPCG(uint64(w), 7))
+			for i := range nops {
+				pause.RLock()
+				if err := hammerOne(th, r, i, nkeys, bigPerMil, counted[w][:]); err != nil {
+					t.Error(err)
+				}
+				pause.RUnlock()
+				if i%1000 == 999 {
+					currentTime.Add(1)
+				}
+			}
+		}()
+	}
+	var done atomic.Bool
+	others.Add(2)
+	go func() {
+		defer others.Done()
+		for hashpower < 16 && !done.Load() {
+			pause.Lock()
+			lruMaintainerPause()
+			assocExpand()
+			lruMaintainerResume()
+			pause.Unlock()
+			for expanding {
+				assocMoveBucket()
+				runtime.Gosched() // so that it goes on for long
+			}
+		}
+	}()
+	go func() {
+		defer others.Done()
+		r := rand.New(rand.NewPCG(8, 9))
+		for !done.Load() {
+			pause.RLock()
+			if err := peekPages(r); err != nil {
+				t.Error(err)
+			}
+			pause.RUnlock()
+		}
+	}()
+	wg.Wait()
+	done.Store(true)
+	others.Wait()
+	stopLruMaintainerThread()
+
+	th := testThread()
+	for i := range ncounts {
+		var want uint64
+		for w := range nthreads {
+			want += counted[w][i]
+		}
+		v, ok := get(th, fmt.Sprint("count", i))
+		if got, _ := strconv.ParseUint(string(bytes.TrimRight([]byte(v), " ")), 10, 64); ok && got > want {
+			t.Errorf("count%d is %d, want %d", i, got, want)
+		} else if ok && got != want && settings.maxbytes.Load() == 64<<20 {
+			t.Errorf("count%d is %d, want %d", i, got, want)
+		}
+	}
+}
+
+// peekPages looks at chunks as the page mover does: it comes from the page,
+// and learns from the lock field how to get at the item.
+func peekPages(r *rand.Rand) error {
+	slabsMlock()
+	p := &slabclass[1+r.IntN(largestClsid)]
+	if len(p.slabList) == 0 {
+		slabsMunlock()
+		return nil
+	}
+	it := memItem(p.slabList[r.IntN(len(p.slabList))] + r.IntN(p.perslab)*p.size)
+	if it.lock == lockChunk {
+		it = it.chunk().head.item()
+	}
+	if it.lock > lockMask {
+		slabsMunlock()
+		return nil // free
+	}
+	hold := itemTrylock(uint32(it.lock))
+	mine := hold != nil && it.time != 0 // once linked, only the item lock frees it
+	slabsMunlock()
+	if hold == nil {
+		return nil
+	}
+	defer hold.Unlock()
+	if !mine {
+		return nil
+	}
+	if linked := it.itFlags&itemLinked != 0; linked && hash(it.key())&lockMask != uint32(it.lock) {
+		return fmt.Errorf("%q has lock %#x", it.key(), it.lock)
+	} else if linked {
+		it.refcount++
+		doItemRemove(it)
+	}
+	return nil
+}
+
+// hammerOne does one command.
+func hammerOne(th *thread, r *rand.Rand, i, nkeys, bigPerMil int, counted []uint64) error {
+	if r.IntN(3) == 0 {
+		nkeys = 10 // some are wanted by all
+	}
+	key := fmt.Sprint("key", r.IntN(nkeys))
+	n := r.IntN(300)
+	if r.IntN(1000) < bigPerMil {
+		n = r.IntN(60 << 10)
+	}
+	exptime := relTime(0)
+	if r.IntN(3) == 0 {
+		exptime = realtime(int64(1 + r.IntN(5)))
+	}
+	switch op := r.IntN(100); {
+	case op < 30:
+		if v, ok := get(th, key); ok {
+			return checkRecords(key, v)
+		}
+	case op < 55:
+		set(th, nreadSet, key, record(key, n, i), exptime)
+	case op < 60:
+		set(th, nreadAdd, key, record(key, n, i), exptime)
+	case op < 65:
+		set(th, nreadAppend, key, record(key, n/4, i), 0)
+	case op < 70:
+		set(th, nreadPrepend, key, record(key, n/4, i), 0)
+	case op < 80:
+		unlink(key)
+	case op < 92:
+		// Read with nothing but a reference, as when it is sent from the
+		// slab.
+		it, hv := itemGetLocked([]byte(key), th, doUpdate)
+		if it == nil {
+			itemUnlock(hv)
+			return nil
+		}
+		var v []byte
+		if it.itFlags&itemChunked == 0 {
+			data := it.data()
+			itemUnlock(hv)
+			v = bytes.Clone(data)
+		} else {
+			ch := it.schunk()
+			itemUnlock(hv)
+			for ; ch != nil; ch = ch.next.chunk() {
+				v = append(v, ch.data()[:ch.used]...)
+			}
+		}
+		err := checkRecords(key, string(bytes.TrimSuffix(v, []byte("\r\n"))))
+		itemRemove(it)
+		return err
+	case op < 93:
+		if it := itemTouch([]byte(key), exptime, th); it != nil {
+			itemRemove(it)
+		}
+	default:
+		i := r.IntN(len(counted))
+		name := []byte(fmt.Sprint("count", i))
+		var buf [incrMaxStorageLen]byte
+		delta := uint64(r.IntN(1000))
+		_, ret := addDelta(th, name, true, delta, buf[:], nil)
+		if ret == deltaItemNotFound {
+			if set(th, nreadAdd, string(name), "0", 0) != stored {
+				return nil
+			}
+			_, ret = addDelta(th, name, true, delta, buf[:], nil)
+		}
+		if ret == deltaOk {
+			counted[i] += delta
+		}
+	}
+	return nil
+}
+
+// TestMaintenanceThread has the thread itself grow the table. There are no
+// workers to pause.
+func TestMaintenanceThread(t *testing.T) {
+	storeInit(t, 64, func() { settings.hashpowerInit = 11 })
+	th := testThread()
+	for i := range 8000 {
+		set(th, nreadSet, fmt.Sprint("key", i), "value", 0)
+	}
+	startAssocMaintenanceThread()
+	for {
+		_, n, _ := itemStatsCurr()
+		assocStartExpand(n)
+		if maintenanceLock.TryLock() {
+			power := hashpower
+			maintenanceLock.Unlock()
+			if power == 13 {
+				break
+			}
+		}
+	}
+	stopAssocMaintenanceThread()
+	checkStore(t)
+	if statsState.hashIsExpanding || statsState.hashBytes != uint64(refSize<<13) {
+		t.Errorf("hashBytes %d, expanding %v", statsState.hashBytes, statsState.hashIsExpanding)
+	}
+}
+
+func TestStoreAllocs(t *testing.T) {
+	storeInit(t, 2, nil)
+	th := testThread()
+	key, num := []byte("key"), []byte("num")
+	set(th, nreadSet, "num", "1", 0)
+	var buf [incrMaxStorageLen]byte
+	n := testing.AllocsPerRun(100, func() {
+		it := itemAlloc(key, 0, 0, 102)
+		storeItem(it, nreadSet, th, nil, nil, getCasId(), false)
+		itemRemove(it)
+		itemRemove(itemGet(key, th, doUpdate))
+		addDelta(th, num, true, 12345, buf[:], nil)
+	})
+	if n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func benchmarkFill(b *testing.B, megs, items int) [][]byte {
+	storeInit(b, megs, func() { settings.hashpowerInit = 20 })
+	th := testThread()
+	keys := make([][]byte, items)
+	value := pattern(100, 0)
+	for i := range keys {
+		keys[i] = fmt.Appendf(nil, "benchmark:%d", i)
+		set(th, nreadSet, string(keys[i]), value, 0)
+	}
+	rand.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+	b.ReportAllocs()
+	b.ResetTimer()
+	return keys
+}
+
+func BenchmarkItemGet(b *testing.B) {
+	keys := benchmarkFill(b, 512, 1e6)
+	th := testThread()
+	for i := range b.N {
+		it := itemGet(keys[i%len(keys)], th, doUpdate)
+		itemRemove(it)
+	}
+}
+
+func BenchmarkItemGetParallel(b *testing.B) {
+	keys := benchmarkFill(b, 512, 1e6)
+	b.RunParallel(func(pb *testing.PB) {
+		th := testThread()
+		i := rand.IntN(len(keys))
+		for pb.Next() {
+			hv := hash(keys[i])
+			itemLock(hv)
+			it := doItemGet(keys[i], hv, th, doUpdate)
+			doItemRemove(it)
+			itemUnlock(hv)
+			if i++; i == len(keys) {
+				i = 0
+			}
+		}
+	})
+}
+
+func benchSet(b *testing.B, th *thread, keys [][]byte, value []byte, i int) {
+	it := itemAlloc(keys[i%len(keys)], 0, 0, len(value))
+	if it == nil {
+		b.Fatal("no memory")
+	}
+	copy(it.data(), value)
+	storeItem(it, nreadSet, th, nil, nil, getCasId(), false)
+	itemRemove(it)
+}
+
+func BenchmarkSet(b *testing.B) {
+	keys := benchmarkFill(b, 512, 1e6)
+	th := testThread()
+	value := []byte(pattern(100, 1) + "\r\n")
+	for i := range b.N {
+		benchSet(b, th, keys, value, i)
+	}
+}
+
+func BenchmarkSetParallel(b *testing.B) {
+	keys := benchmarkFill(b, 512, 1e6)
+	value := []byte(pattern(100, 1) + "\r\n")
+	b.RunParallel(func(pb *testing.PB) {
+		th := testThread()
+		for i := rand.IntN(len(keys)); pb.Next(); i++ {
+			benchSet(b, th, keys, value, i)
+		}
+	})
+}
+
+func BenchmarkSetEvict(b *testing.B) {
+	keys := benchmarkFill(b, 64, 1e6)
+	th := testThread()
+	value := []byte(pattern(100, 1) + "\r\n")
+	for i := range b.N {
+		benchSet(b, th, keys, value, i)
+	}
+}
