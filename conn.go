@@ -259,10 +259,6 @@ func connHandOver(c *conn) {
 // connWorkerReadd takes c back from a side thread, which has seen to it that
 // c is not watched by any epoll.
 func connWorkerReadd(c *conn) {
-	if c.state == connClosing {
-		driveMachine(c)
-		return
-	}
 	c.evFlags = evRead
 	if err := pollAdd(&c.thread.poll, c.sfd, evRead); err != nil {
 		fmt.Fprintf(os.Stderr, "event_add: %v\n", err)
@@ -283,6 +279,7 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 		statsState.connStructs++
 		statsLock.Unlock()
 	}
+	c.seen.Load() // what connClose has published: c is no other worker's any more
 	c.transport = transport
 	c.protocol = bproto
 	if settings.verbose.Load() > 1 {
@@ -308,6 +305,9 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 	c.getRest = false
 	c.authenticated = false
 	c.lastCmdTime = currentTime.Load()
+	if initState == connNewCmd && loggerEflags.Load()&logConnevents != 0 {
+		loggerLogConnEvent(c, loggerConnectionNew)
+	}
 	if transport == udpTransport {
 		c.udp = new(udpConn)
 		c.rbuf = make([]byte, udpReadBufferSize)
@@ -347,6 +347,9 @@ func connCleanup(c *conn) {
 }
 
 func connClose(c *conn) {
+	if loggerEflags.Load()&logConnevents != 0 {
+		loggerLogConnEvent(c, loggerConnectionClose)
+	}
 	if settings.verbose.Load() > 1 {
 		fmt.Fprintf(os.Stderr, "<%d connection closed.\n", c.sfd)
 	}
@@ -362,8 +365,8 @@ func connClose(c *conn) {
 		c.yielded = false
 	}
 	connSetState(c, connClosed)
-	connPublish(c)
 	c.closeReason = errorClose
+	connPublish(c)
 	statsLock.Lock()
 	statsState.currConns--
 	statsLock.Unlock()

@@ -147,14 +147,10 @@ var (
 	lruCrawlerStalled atomic.Bool
 )
 
-// lruCrawlerCloseClient gives up on the client. Not as in C: the state of the
-// conn is not touched here; the worker finds that the client has hung up.
+// lruCrawlerCloseClient gives up on the client.
 func lruCrawlerCloseClient(c *crawlerClient) {
-	if settings.verbose.Load() > 1 {
-		fmt.Fprintf(os.Stderr, "<%d connection closing from side thread.\n", c.c.sfd)
-	}
-	unix.Shutdown(c.c.sfd, unix.SHUT_RDWR)
-	lruCrawlerReleaseClient(c)
+	sidethreadConnClose(c.c)
+	*c = crawlerClient{}
 }
 
 // lruCrawlerReleaseClient gives the conn back to its worker.
@@ -405,20 +401,12 @@ func itemCrawlLrus(cm *crawlerModule) {
 // itemCrawlLru moves crawler i past one item. It returns true if that was
 // the end (C: lru_crawler_class_done).
 func itemCrawlLru(cm *crawlerModule, i int) bool {
+	wanted := lruCrawlerRoom(cm)
 	cr := &crawlers[i]
 	l := &lrus[i]
-	var it *item
-	wanted := lruCrawlerRoom(cm)
 	l.lock.Lock()
-	if wanted {
-		it = doItemCrawlQ(crawlerItem(i))
-	}
-	if cr.remaining > 0 {
-		if cr.remaining--; cr.remaining == 0 {
-			it = nil
-		}
-	}
-	if it == nil {
+	it := crawlerItem(i).prev.item()
+	if it == nil || cr.remaining == 1 || !wanted {
 		if settings.verbose.Load() > 2 {
 			fmt.Fprintf(os.Stderr, "Nothing left to crawl for %d\n", i)
 		}
@@ -430,20 +418,30 @@ func itemCrawlLru(cm *crawlerModule, i int) bool {
 		}
 		return true
 	}
-	// An item that is locked, or that someone has a reference to, is passed
-	// over.
-	hold := itemTrylock(uint32(it.lock))
-	if hold == nil || it.refcount != 1 {
+	lock := uint32(it.lock)
+	hold := itemTrylock(lock)
+	if hold == nil && cm.mod.needsClient {
+		// Not as in C: no dump misses an item because someone is at it.
 		l.lock.Unlock()
-	} else {
+		itemLock(lock)
+		itemUnlock(lock)
+		return false
+	}
+	doItemCrawlQ(crawlerItem(i))
+	if cr.remaining > 0 {
+		cr.remaining--
+	}
+	if cm.mod.needsClient {
+		l.lock.Unlock()
 		cr.checked++
-		if cm.mod.needsClient {
-			l.lock.Unlock()
+		cm.mod.eval(cm, it, i)
+	} else {
+		// An item that someone is at or has a reference to is left alone.
+		if hold != nil && it.refcount == 1 {
+			cr.checked++
 			cm.mod.eval(cm, it, i)
-		} else {
-			cm.mod.eval(cm, it, i)
-			l.lock.Unlock()
 		}
+		l.lock.Unlock()
 	}
 	if hold != nil {
 		itemTrylockUnlock(hold)
@@ -683,8 +681,7 @@ func lruMaintainerCrawlerCheck(cdata *crawlerExpiredData) {
 	for i := powerSmallest; i < powerLargest; i++ {
 		cdata.lock.Lock()
 		if s := &cdata.crawlerstats[i]; s.runComplete {
-			nextCrawlWait[i] = crawlWait(s, nextCrawlWait[i])
-			nextCrawls[i] = now + nextCrawlWait[i] + 5
+			scheduleCrawl(i, s, now)
 			s.runComplete = false // until the next actual run
 		}
 		cdata.lock.Unlock()
@@ -706,11 +703,13 @@ func lruMaintainerCrawlerCheck(cdata *crawlerExpiredData) {
 	}
 }
 
-// crawlWait adjusts wait to what the crawl of an LRU has found.
-func crawlWait(s *crawlerstatsT, wait relTime) relTime {
+// scheduleCrawl decides when to crawl LRU i again, after what its last crawl
+// has found.
+func scheduleCrawl(i int, s *crawlerstatsT, now relTime) {
+	wait := nextCrawlWait[i]
 	possibleReclaims := s.seen - s.noexp
 	availableReclaims := uint64(0)
-	// Don't bother if the payoff is too low: less than 1% of the items.
+	// Need to think we can free at least 1% of the items before crawling.
 	lowWatermark := possibleReclaims/100 + 1
 	for x, n := range s.histo {
 		availableReclaims += n
@@ -726,5 +725,11 @@ func crawlWait(s *crawlerstatsT, wait relTime) relTime {
 	if availableReclaims == 0 {
 		wait += 60
 	}
-	return min(wait, maxMaintcrawlWait)
+	nextCrawlWait[i] = min(wait, maxMaintcrawlWait)
+	nextCrawls[i] = now + nextCrawlWait[i] + 5
+	if loggerEflags.Load()&logSysevents != 0 {
+		lruName := [...]string{"hot", "warm", "cold", "temp"}[i>>6]
+		loggerLogText(loggerCrawlerStatus, i&^(3<<6), lruName, lowWatermark, availableReclaims,
+			now-s.endTime, nextCrawlWait[i]+5, s.endTime-s.startTime, s.seen, s.reclaimed)
+	}
 }

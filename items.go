@@ -640,6 +640,9 @@ func doItemGet(key []byte, hv uint32, t *thread, doUpdate bool) *item {
 	if settings.verbose.Load() > 2 {
 		itemGetPrint(key, wasFound)
 	}
+	if loggerEflags.Load()&logFetchers != 0 {
+		loggerLogItemGet(t, wasFound, key, it)
+	}
 	return it
 }
 

@@ -128,6 +128,9 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 		}
 		doItemRemove(it)
 		hold.Unlock()
+		if evicted := moveTo < 0 && n > 0; evicted && settings.slabAutomove.Load() == 2 {
+			slabsReassign(-1, origId, slabsReassignAllowEvictions)
+		}
 		return removed
 	}
 	l.lock.Unlock()
@@ -207,6 +210,9 @@ func doPullEvict(l *lru, it *item) {
 	}
 	if it.itFlags&itemActive != 0 {
 		l.n[itemsEvictedActive]++
+	}
+	if loggerEflags.Load()&logEvictions != 0 {
+		loggerLogEvictions(it)
 	}
 	doItemUnlinkNolock(it, hash(it.key()))
 }
@@ -387,6 +393,8 @@ func jugglerRun(j *juggler, clsid, slept int) {
 func lruMaintainerThread() {
 	var jugglers [maxNumberOfSlabClasses]juggler
 	toSleep := minLruMaintainerSleep
+	lastCrawlerCheck := relTime(0)
+	cdata := new(crawlerExpiredData)
 	lruMaintainerLock.Lock()
 	if settings.verbose.Load() > 2 {
 		fmt.Fprintf(os.Stderr, "Starting LRU maintainer background thread\n")
@@ -411,6 +419,12 @@ func lruMaintainerThread() {
 		// Minimize the sleep if we had async LRU bumps to process.
 		if settings.lruSegmented.Load() && lruMaintainerBumps() {
 			toSleep = min(toSleep, 1000)
+		}
+
+		// Once per second at most.
+		if now := currentTime.Load(); settings.lruCrawler.Load() && now != lastCrawlerCheck {
+			lruMaintainerCrawlerCheck(cdata)
+			lastCrawlerCheck = now
 		}
 	}
 	lruMaintainerLock.Unlock()

@@ -155,7 +155,10 @@ func metaKey(b, key []byte, binary bool) []byte {
 
 // metaOpaque returns false if the token is too long.
 func metaOpaque(b, tok []byte) ([]byte, bool) {
-	return append(append(b, ' '), tok...), len(tok) <= mflagMaxOpaqueLength
+	if len(tok) > mflagMaxOpaqueLength {
+		return b, false
+	}
+	return append(append(b, ' '), tok...), true
 }
 
 func metaUint(b []byte, flag byte, n uint64) []byte {
@@ -370,12 +373,17 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
 	}
 	it = itemAlloc(of.key, of.clientFlags, exptime, pr.vlen)
 	if it == nil {
+		status := noMemory
 		if !itemSizeOk(len(of.key), of.clientFlags, pr.vlen) {
 			outErrstring(c, "SERVER_ERROR object too large for cache")
 			t.stats.pending.n[statStoreTooLarge]++
+			status = tooLarge
 		} else {
 			outErrstring(c, "SERVER_ERROR out of memory storing object")
 			t.stats.pending.n[statStoreNoMemory]++
+		}
+		if loggerEflags.Load()&logMutations != 0 {
+			loggerLogItemStore(t, status, comm, of.key, nil)
 		}
 		// An ms that fails leaves nothing stale behind.
 		old, hv := itemGetLocked(of.key, t, dontUpdate)
@@ -442,6 +450,9 @@ func processMdeleteCmd(c *conn, pr *parser) {
 			it.setCas(of.casIn())
 		} else {
 			t.stats.slab(it, slabDeleteHits)
+			if loggerEflags.Load()&logDeletions != 0 {
+				loggerLogItemDeleted(t, it, logTypeMetaDelete)
+			}
 			if !of.removeVal {
 				doItemUnlink(it, hv)
 			}

@@ -270,7 +270,7 @@ func TestSlowReader(t *testing.T) {
 		fmt.Fprintf(&reply, "VALUE k%d 7 %d\r\n%s\r\n", i, len(value), value)
 	}
 	reply.WriteString("END\r\n")
-	slow.write(get.String()+"\r\n")
+	slow.write(get.String() + "\r\n")
 	if line := slow.line(); line != "VALUE k0 7 450000\r\n" {
 		t.Fatalf("%q", line)
 	}
@@ -283,6 +283,20 @@ func TestSlowReader(t *testing.T) {
 		t.Errorf("%d bytes, want %d, or not the same", len(have), len(want))
 	}
 	slow.want(t, "get k0\r\n", "VALUE k0 0 3\r\nnew\r\nEND\r\n")
+
+	// Even where it sends a value meanwhile, in two parts.
+	slow.write("get k1 k2 k3 k4\r\nset late 0 0 10\r\n12345")
+	eventually(t, "it waits for the rest of the value", func() bool {
+		return strings.Contains(c.ask("stats conns\r\n"), "conn_nread")
+	})
+	reply.Reset()
+	for i := range 4 {
+		fmt.Fprintf(&reply, "VALUE k%d 7 450000\r\n%s\r\n", i+1, strings.Repeat(fmt.Sprintf("value %02d,", i+1), 50000))
+	}
+	reply.WriteString("END\r\nSTORED\r\n")
+	if have := slow.ask("67890\r\n"); have != reply.String() {
+		t.Errorf("with a set behind it: %d bytes, want %d, or not the same", len(have), reply.Len())
+	}
 }
 
 // Many clients at once: their own keys are theirs, and what they share adds up.

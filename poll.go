@@ -12,6 +12,7 @@ const (
 
 type poll struct {
 	epfd   int
+	idle   int // waits in a row that brought nothing
 	events [128]unix.EpollEvent
 }
 
@@ -33,31 +34,42 @@ func pollDel(p *poll, fd int) error {
 	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil)
 }
 
-// Milliseconds for which a worker waits without telling Go's scheduler. If
-// it were told, its sysmon thread would soon wake up every 20 microseconds
-// to see whether the worker is back, and cost a tenth of a busy server's
-// time. While it is not told, the collector must wait for this worker.
-const pollRawMsec = 1
+// A worker waits without telling Go's scheduler. If it did, the scheduler's
+// sysmon thread would wake up every 20 microseconds to see whether the worker
+// is back, and cost a tenth of a busy server's time. Only when nothing has
+// happened pollIdleWaits times in a row, for pollRawMsec milliseconds each or
+// until a signal, is the scheduler told, so that it can sleep, too.
+const (
+	pollRawMsec   = 10
+	pollIdleWaits = 3
+)
 
 // pollWait waits until a descriptor is ready, at most msec milliseconds, -1
-// for ever. A signal ends the wait early, with no events.
+// for ever. It may return before that with no events.
 func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
-	raw := pollRawMsec
-	if msec >= 0 {
-		raw = min(msec, raw)
+	var n int
+	var err error
+	if p.idle < pollIdleWaits {
+		raw := pollRawMsec
+		if 0 <= msec && msec < raw {
+			raw = msec
+		}
+		var e unix.Errno
+		if n, e = rawEpollWait(p.epfd, p.events[:], raw); e != 0 {
+			err = e
+		}
+	} else {
+		n, err = unix.EpollWait(p.epfd, p.events[:], msec)
 	}
-	n, e := rawEpollWait(p.epfd, p.events[:], raw)
-	if n > 0 || n == 0 && raw == msec {
+	if n > 0 {
+		p.idle = 0
 		return p.events[:n], nil
 	}
-	if e != 0 && e != unix.EINTR {
-		return nil, e
-	}
-	n, err := unix.EpollWait(p.epfd, p.events[:], msec)
+	p.idle++
 	if err == unix.EINTR {
-		return nil, nil
+		err = nil
 	}
-	return p.events[:max(n, 0)], err
+	return nil, err
 }
 
 // usleep is usleep(3), for background threads. Not time.Sleep, for which the

@@ -60,7 +60,7 @@ var (
 
 	slabclass    [maxNumberOfSlabClasses]slabclassT
 	largestClsid int // power_largest
-	slabChunkMax int // bytes of its chunks, more or less: settings.slabChunkSizeMax without itemSaved
+	slabChunkMax int // bytes; what is larger is chunked (settings.slabChunkSizeMax less itemSaved)
 	clsidTable   [clsidTableMax/chunkAlignBytes + 1]uint8
 
 	memLimit      int   // bytes, 0 for none

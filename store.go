@@ -49,7 +49,7 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 // itemLock must be held for an item before any modification of its hash
 // bucket, or of the item itself. The order of locks is
 //
-//	maintenanceLock, the locks of the other background threads
+//	maintenanceLock, bumpBufLock, the locks of the other background threads
 //	item lock
 //	lock of an LRU, or of a bump buffer
 //	slabsLock
@@ -64,9 +64,9 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 //
 // An item that is not linked yet belongs to who allocated it. A reference
 // keeps a linked one from being freed, and its key and value from being
-// changed; its other fields change as ever, so without the lock not even
-// key(), data() or schunk() may be called, only what they returned be used.
-// refcount itself is under the item lock.
+// changed, so those may be read without the lock. All else changes as ever,
+// itFlags too: data() and schunk() are for who has the lock, what they return
+// for who has a reference. refcount itself is under the item lock.
 var itemLocks []sync.Mutex
 
 func itemLock(hv uint32) { itemLocks[hv&uint32(len(itemLocks)-1)].Lock() }
@@ -284,6 +284,9 @@ func doStoreItem(it *item, comm int, t *thread, hv uint32, nbytes *int, cas *uin
 	if ret == stored && cas != nil {
 		*cas = it.cas()
 	}
+	if loggerEflags.Load()&logMutations != 0 {
+		loggerLogItemStore(t, ret, comm, it.key(), it)
+	}
 	if newIt != nil {
 		doItemRemove(newIt) // linked by now
 	}
@@ -348,7 +351,7 @@ func doStoreOver(it, oldIt *item, comm int, t *thread, hv uint32, casStale bool)
 		if res != casNone && res != casMatch {
 			return exists, nil
 		}
-		newIt = doItemAlloc(it.key(), hv, oldIt.clientFlags(), oldIt.exptime, int(it.nbytes+oldIt.nbytes)-2)
+		newIt = doItemAlloc(it.key(), hv, oldIt.clientFlags(), oldIt.exptime, int(it.nbytes)+int(oldIt.nbytes)-2)
 		if newIt == nil {
 			return notStored, nil
 		}

@@ -544,7 +544,7 @@ func TestChunked(t *testing.T) {
 				borders = append(borders, n*(slabChunkMax-itemChunkSize)+itemSize+12, n*(slabChunkMax-itemChunkSize)+itemSize+12+slabsSize(3))
 			}
 			for _, border := range borders {
-				for size := border - 40; size <= border+40; size += 1 + border>>14 {
+				for size := border - 24; size <= border+24; size += 1 + border>>14 {
 					// 8 of unique, "key ", \r\n; client flags if n is odd
 					n := size - itemSize - 8 - 4 - 2
 					if n <= 0 {

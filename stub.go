@@ -3,7 +3,6 @@ package main
 func slabMaintenancePause()       {}
 func slabMaintenanceResume()      {}
 func startSlabMaintenanceThread() {}
-func loggerInit()                 {}
 
 type reassignResultType int
 

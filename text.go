@@ -561,12 +561,17 @@ func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item 
 	}
 	it := itemAlloc(key, flags, realtime(exptimeToPositiveTime(exptime)), pr.vlen)
 	if it == nil {
+		status := noMemory
 		if !itemSizeOk(len(key), flags, pr.vlen) {
 			outString(c, "SERVER_ERROR object too large for cache")
 			t.stats.pending.n[statStoreTooLarge]++
+			status = tooLarge
 		} else {
 			outString(c, "SERVER_ERROR out of memory storing object")
 			t.stats.pending.n[statStoreNoMemory]++
+		}
+		if loggerEflags.Load()&logMutations != 0 {
+			loggerLogItemStore(t, status, comm, key, nil)
 		}
 		// A set that fails leaves nothing stale behind.
 		if comm == nreadSet {
@@ -627,6 +632,9 @@ func processDeleteCmd(c *conn, pr *parser) {
 	it, hv := itemGetLocked(key, t, dontUpdate)
 	if it != nil {
 		t.stats.slab(it, slabDeleteHits)
+		if loggerEflags.Load()&logDeletions != 0 {
+			loggerLogItemDeleted(t, it, logTypeDelete)
+		}
 		doItemUnlink(it, hv)
 		doItemRemove(it)
 		outString(c, "DELETED")
@@ -1062,6 +1070,9 @@ func processRequest(c *conn, pr *parser) bool {
 	case "stats":
 		tokenizeCommand(pr, noMeta)
 		processStat(c, pr)
+	case "watch":
+		tokenizeCommand(pr, noMeta)
+		processWatchCommand(c, pr)
 	default:
 		if len(cmd) == 2 && cmd[0] == 'm' {
 			if known, ok := processMetaRequest(c, pr, cmd[1]); known {

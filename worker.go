@@ -19,6 +19,7 @@ const (
 	queueRedispatch cqMode = 'r' // a connection comes back from a side thread
 	queuePause      cqMode = 'p' // report in, then hang until resumed
 	queueTimeout    cqMode = 't' // a client has been idle for too long
+	queueClose      cqMode = 'x' // a side thread is done with a connection
 )
 
 // A cqItem is a wish in a worker's queue.
@@ -50,6 +51,7 @@ type thread struct {
 
 	stats   threadStats
 	curSfd  int         // the client being served, for log lines
+	l       *logger     // logger.go
 	bumpBuf *lruBumpBuf // lru.go
 
 	rbufCache [][]byte // read buffers not lent to a connection
@@ -217,6 +219,7 @@ func setupThread(me *thread) {
 		me.respLimit = me.rbufLimit * respPerBuffer
 	}
 	me.resp.wbuf = make([]byte, 0, wbufSize)
+	me.l = loggerCreate()
 	me.bumpBuf = itemLruBumpBufCreate()
 }
 
@@ -292,6 +295,10 @@ func threadLibeventProcess(me *thread) {
 			connCloseIdle(me, item.sfd)
 		case queueRedispatch:
 			connWorkerReadd(conns[item.sfd].Load())
+		case queueClose:
+			c := conns[item.sfd].Load()
+			connSetState(c, connClosing)
+			driveMachine(c)
 		}
 		cqiFree(&me.evQueue, item)
 	}
@@ -347,6 +354,14 @@ func dispatchConnNew(sfd int, initState connState, transport transport, bproto p
 // that has borrowed it.
 func redispatchConn(c *conn) {
 	notifyWorkerFd(c.thread, c.sfd, queueRedispatch)
+}
+
+// sidethreadConnClose is redispatchConn for a connection that is to end.
+func sidethreadConnClose(c *conn) {
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, "<%d connection closing from side thread.\n", c.sfd)
+	}
+	notifyWorkerFd(c.thread, c.sfd, queueClose)
 }
 
 // memcachedThreadInit starts the workers and waits until all have begun.

@@ -1,0 +1,745 @@
+// The logger: a line for everything that happens, for clients who watch. From
+// logger.c and bipbuffer.c; proto_text.c: process_watch_command.
+//
+// What happens is noted in a ring of the worker's. A thread of its own makes
+// lines of that and sends them to the watchers. Nobody waits: what finds no
+// room in the ring is dropped, what finds none in a watcher's buffer skipped.
+
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What can be watched. A log point looks whether anybody does:
+//
+//	if loggerEflags.Load()&logFetchers != 0 {
+//		loggerLogItemGet(...)
+//	}
+const (
+	logSysevents  = 1 << iota // background threads at work
+	logFetchers               // lookups of an item
+	logMutations              // storing one
+	logConnevents             // connections that begin or end
+	logEvictions              // items evicted
+	logDeletions              // items deleted
+	logRawcmds                // known, but there is nothing to see, as in C
+	logProxyreqs              // these belong to the proxy
+	logProxyevents
+	logProxyuser
+)
+
+var watchNames = [...]struct {
+	name string
+	flag uint32
+}{
+	{"rawcmds", logRawcmds},
+	{"evictions", logEvictions},
+	{"fetchers", logFetchers},
+	{"mutations", logMutations},
+	{"sysevents", logSysevents},
+	{"connevents", logConnevents},
+	{"proxyreqs", logProxyreqs},
+	{"proxyevents", logProxyevents},
+	{"proxyuser", logProxyuser},
+	{"deletions", logDeletions},
+}
+
+type logEntryType uint8
+
+const (
+	loggerEviction logEntryType = iota
+	loggerItemGet
+	loggerItemStore
+	loggerCrawlerStatus
+	loggerSlabMove
+	loggerConnectionNew
+	loggerConnectionClose
+	loggerDeletions
+)
+
+// The command that deleted an item.
+const (
+	logTypeDelete     = 1
+	logTypeMetaDelete = 2
+)
+
+// A logentry is one thing that happened. What it is says which fields count.
+type logentry struct {
+	gid     uint64 // place in the order of all
+	usec    int64  // Unix time
+	event   logEntryType
+	status  uint8 // what a lookup found, a storeItemType, a transport
+	cmd     uint8 // nreadSet and such, logTypeDelete, a closeReasons
+	clsid   uint8
+	fetched bool
+	ttl     int64
+	latime  uint32
+	nbytes  int32
+	sfd     int32
+	data    []byte // key, address or text
+}
+
+const (
+	logentrySize  = 43  // bytes in a ring, without the data
+	loggerReqlen  = 512 // bytes of data at most
+	loggerSkipped = 128 // bytes that a line about skipped ones may take
+)
+
+// A logger is the ring of a worker.
+type logger struct {
+	mutex   sync.Mutex
+	buf     bipbuf
+	written uint64 // entries, since the logger thread last looked
+	dropped uint64
+
+	// The logger thread's: what it sees of buf, and what of that it has not
+	// read yet.
+	size int
+	data []byte
+}
+
+// A loggerWatcher is a client that watches. Its conn is not to be touched but
+// for thread and sfd: it still belongs to its worker.
+type loggerWatcher struct {
+	c           *conn
+	id          int    // index in watchers
+	skipped     uint64 // lines since the last one that found room
+	minGid      uint64 // older entries are not for it
+	failedFlush bool   // the client does not read; wait before the next try
+	eflags      uint32
+	buf         bipbuf // lines to be sent
+}
+
+type loggerStats struct {
+	workerDropped  uint64
+	workerWritten  uint64
+	watcherSkipped uint64
+	watcherSent    uint64
+}
+
+const (
+	watcherLimit = 20
+	watcherAll   = -1
+)
+
+var (
+	loggerEflags atomic.Uint32 // what somebody watches
+	loggerGid    atomic.Uint64
+
+	// Of who is no worker, or does not know that it is.
+	sharedLogger *logger
+
+	loggerStackLock sync.Mutex // guards the rest; comes before the mutex of a logger
+	loggers         []*logger
+	watchers        [watcherLimit]*loggerWatcher
+	watchersPollfds [watcherLimit]unix.PollFd
+	watcherCount    int
+
+	loggerStackCond = make(chan struct{}, 1) // there is a new watcher
+)
+
+// The following note one thing each.
+
+// loggerLogText is for events that come as a text. Their formats are in
+// defaultEntries.
+func loggerLogText(event logEntryType, args ...any) {
+	text := fmt.Appendf(nil, defaultEntries[event].format, args...)
+	loggerLog(sharedLogger, &logentry{event: event, data: text})
+}
+
+// loggerLogEvictions expects that the item is locked.
+func loggerLogEvictions(it *item) {
+	now := currentTime.Load()
+	ttl := int64(-1)
+	if it.exptime != 0 {
+		ttl = int64(it.exptime - now)
+	}
+	loggerLog(sharedLogger, &logentry{
+		event:   loggerEviction,
+		fetched: it.itFlags&itemFetched != 0,
+		ttl:     ttl,
+		latime:  now - it.time,
+		nbytes:  it.nbytes,
+		clsid:   it.clsid(),
+		data:    it.key(),
+	})
+}
+
+// loggerLogItemGet has what came of a lookup: itemNotFound and such, and the
+// item or nil.
+func loggerLogItemGet(t *thread, wasFound int, key []byte, it *item) {
+	e := logentry{event: loggerItemGet, status: uint8(wasFound), sfd: int32(t.curSfd), data: key}
+	if it != nil {
+		e.nbytes, e.clsid = it.nbytes, it.clsid()
+	}
+	loggerLog(t.l, &e)
+}
+
+// loggerLogItemStore has what came of storing it, which is nil if there is no
+// memory for an item.
+func loggerLogItemStore(t *thread, status storeItemType, comm int, key []byte, it *item) {
+	e := logentry{event: loggerItemStore, status: uint8(status), cmd: uint8(comm), sfd: int32(t.curSfd), data: key}
+	if it != nil {
+		e.nbytes, e.clsid = it.nbytes, it.clsid()
+		if it.exptime != 0 {
+			e.ttl = int64(it.exptime - currentTime.Load())
+		}
+	}
+	loggerLog(t.l, &e)
+}
+
+func loggerLogItemDeleted(t *thread, it *item, comm int) {
+	loggerLog(t.l, &logentry{
+		event:  loggerDeletions,
+		cmd:    uint8(comm),
+		nbytes: it.nbytes,
+		clsid:  it.clsid(),
+		data:   it.key(),
+	})
+}
+
+// loggerLogConnEvent expects that c's socket is not closed yet.
+func loggerLogConnEvent(c *conn, event logEntryType) {
+	var addr netip.AddrPort
+	if c.transport == tcpTransport {
+		sa, _ := unix.Getpeername(c.sfd)
+		switch sa := sa.(type) {
+		case *unix.SockaddrInet4:
+			addr = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+		case *unix.SockaddrInet6:
+			addr = netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
+		}
+	}
+	data, _ := addr.MarshalBinary()
+	loggerLog(c.thread.l, &logentry{
+		event:  event,
+		status: uint8(c.transport),
+		cmd:    uint8(c.closeReason),
+		sfd:    int32(c.sfd),
+		data:   data,
+	})
+}
+
+// loggerUtilAddrEndpoint names the client. What has no address is a Unix
+// socket.
+func loggerUtilAddrEndpoint(e *logentry) (rip string, rport uint16) {
+	var addr netip.AddrPort
+	if addr.UnmarshalBinary(e.data) != nil || !addr.IsValid() {
+		return "unix", 0
+	}
+	return addr.Addr().String(), addr.Port()
+}
+
+// The following append an entry to a line. Those for what happens often do
+// without fmt: the longer a line takes the more are dropped.
+
+func logText(b []byte, name, text string) []byte { return append(append(b, name...), text...) }
+
+func logNumber(b []byte, name string, n int64) []byte {
+	return strconv.AppendInt(append(b, name...), n, 10)
+}
+
+// logSize tells the size of the value without its \r\n.
+func logSize(b []byte, e *logentry) []byte { return logNumber(b, " size=", int64(max(e.nbytes-2, 0))) }
+
+func loggerParseText(b []byte, e *logentry) []byte { return append(b, e.data...) }
+
+func loggerParseIse(b []byte, e *logentry) []byte {
+	b = uriencode(append(b, "type=item_store key="...), e.data)
+	b = logText(b, " status=", [...]string{
+		"not_stored", "stored", "exists", "not_found", "too_large", "no_memory"}[e.status])
+	b = logText(b, " cmd=", [...]string{
+		"null", "add", "set", "replace", "append", "prepend", "cas", "append", "prepend"}[e.cmd])
+	b = logNumber(b, " ttl=", e.ttl)
+	b = logNumber(b, " clsid=", int64(e.clsid))
+	b = logNumber(b, " cfd=", int64(e.sfd))
+	return logSize(b, e)
+}
+
+func loggerParseIge(b []byte, e *logentry) []byte {
+	b = uriencode(append(b, "type=item_get key="...), e.data)
+	b = logText(b, " status=", [...]string{"not_found", "found", "flushed", "expired"}[e.status])
+	b = logNumber(b, " clsid=", int64(e.clsid))
+	b = logNumber(b, " cfd=", int64(e.sfd))
+	return logSize(b, e)
+}
+
+func loggerParseEe(b []byte, e *logentry) []byte {
+	b = uriencode(append(b, "type=eviction key="...), e.data)
+	b = logText(b, " fetch=", yesno(e.fetched))
+	b = logNumber(b, " ttl=", e.ttl)
+	b = logNumber(b, " la=", int64(e.latime))
+	b = logNumber(b, " clsid=", int64(e.clsid))
+	return logSize(b, e)
+}
+
+func loggerParseIde(b []byte, e *logentry) []byte {
+	b = uriencode(append(b, "type=deleted key="...), e.data)
+	b = logText(b, " cmd=", [...]string{"null", "delete", "md"}[e.cmd])
+	b = logNumber(b, " clsid=", int64(e.clsid))
+	return logSize(b, e)
+}
+
+var transportText = [...]string{"local", "tcp", "udp"}
+
+func loggerParseCne(b []byte, e *logentry) []byte {
+	rip, rport := loggerUtilAddrEndpoint(e)
+	return fmt.Appendf(b, "type=conn_new rip=%s rport=%d transport=%s cfd=%d",
+		rip, rport, transportText[e.status], e.sfd)
+}
+
+func loggerParseCce(b []byte, e *logentry) []byte {
+	reason := [...]string{"error", "normal", "idle_timeout", "shutdown"}[e.cmd]
+	rip, rport := loggerUtilAddrEndpoint(e)
+	return fmt.Appendf(b, "type=conn_close rip=%s rport=%d transport=%s reason=%s cfd=%d",
+		rip, rport, transportText[e.status], reason, e.sfd)
+}
+
+var defaultEntries = [...]struct {
+	eflags  uint32
+	parseCb func(b []byte, e *logentry) []byte
+	format  string
+}{
+	loggerEviction:  {logEvictions, loggerParseEe, ""},
+	loggerItemGet:   {logFetchers, loggerParseIge, ""},
+	loggerItemStore: {logMutations, loggerParseIse, ""},
+	loggerCrawlerStatus: {logSysevents, loggerParseText,
+		"type=lru_crawler crawler=%d lru=%s low_mark=%d next_reclaims=%d since_run=%d next_run=%d elapsed=%d examined=%d reclaimed=%d"},
+	loggerSlabMove:        {logSysevents, loggerParseText, "type=slab_move src=%d dst=%d state=%s"},
+	loggerConnectionNew:   {logConnevents, loggerParseCne, ""},
+	loggerConnectionClose: {logConnevents, loggerParseCce, ""},
+	loggerDeletions:       {logDeletions, loggerParseIde, ""},
+}
+
+func loggerGetGid() uint64 { return loggerGid.Add(1) }
+
+// logentryAppend appends e as it lies in a ring. Its gid comes first.
+func logentryAppend(b []byte, e *logentry) []byte {
+	le := binary.LittleEndian
+	b = le.AppendUint64(b, e.gid)
+	b = le.AppendUint64(b, uint64(e.usec))
+	b = append(b, uint8(e.event), e.status, e.cmd, e.clsid, uint8(btoi(e.fetched)))
+	b = le.AppendUint64(b, uint64(e.ttl))
+	b = le.AppendUint32(b, e.latime)
+	b = le.AppendUint32(b, uint32(e.nbytes))
+	b = le.AppendUint32(b, uint32(e.sfd))
+	b = le.AppendUint16(b, uint16(len(e.data)))
+	return append(b, e.data...)
+}
+
+// logentryTake returns the first entry of b, whose data stays there, and what
+// comes behind it.
+func logentryTake(b []byte) (e logentry, rest []byte) {
+	le := binary.LittleEndian
+	n := logentrySize + int(le.Uint16(b[41:]))
+	return logentry{
+		gid:     le.Uint64(b),
+		usec:    int64(le.Uint64(b[8:])),
+		event:   logEntryType(b[16]),
+		status:  b[17],
+		cmd:     b[18],
+		clsid:   b[19],
+		fetched: b[20] != 0,
+		ttl:     int64(le.Uint64(b[21:])),
+		latime:  le.Uint32(b[29:]),
+		nbytes:  int32(le.Uint32(b[33:])),
+		sfd:     int32(le.Uint32(b[37:])),
+		data:    b[logentrySize:n],
+	}, b[n:]
+}
+
+// loggerSetFlags collects what the watchers watch. loggerStackLock is held.
+func loggerSetFlags() {
+	f := uint32(0)
+	for _, w := range watchers {
+		if w != nil {
+			f |= w.eflags
+		}
+	}
+	loggerEflags.Store(f)
+}
+
+// loggerThreadParseEntry appends the line for an entry.
+func loggerThreadParseEntry(b []byte, e *logentry) []byte {
+	b = logNumber(b, "ts=", e.usec/1e6)
+	b = logNumber(b, ".", e.usec%1e6)
+	b = logNumber(b, " gid=", int64(e.gid))
+	return append(defaultEntries[e.event].parseCb(append(b, ' '), e), '\n')
+}
+
+// loggerThreadWriteEntry gives the line for e to those who watch such.
+func loggerThreadWriteEntry(e *logentry, ls *loggerStats, line []byte) {
+	for x := range watchers {
+		w := watchers[x]
+		if w == nil || defaultEntries[e.event].eflags&w.eflags == 0 || e.gid < w.minGid {
+			continue
+		}
+		for !w.failedFlush && bipbufRequest(&w.buf, len(line)+loggerSkipped) == nil {
+			if loggerThreadPollWatchers(false, x) <= 0 {
+				w.failedFlush = true
+			}
+		}
+		switch {
+		case watchers[x] == nil:
+			// It was found to be gone.
+			continue
+		case w.failedFlush:
+			w.skipped++
+			ls.watcherSkipped++
+			continue
+		case w.skipped > 0:
+			bipbufOffer(&w.buf, fmt.Appendf(nil, "skipped=%d\n", w.skipped))
+			w.skipped = 0
+		}
+		bipbufOffer(&w.buf, line)
+		ls.watcherSent++
+	}
+}
+
+// loggerThreadCloseWatcher gives the watcher's conn back to be closed.
+func loggerThreadCloseWatcher(w *loggerWatcher) {
+	watchers[w.id] = nil
+	watcherCount--
+	statsLock.Lock()
+	statsState.logWatchers--
+	statsLock.Unlock()
+	loggerSetFlags()
+	sidethreadConnClose(w.c)
+}
+
+// loggerThreadPeek takes what has been read out of l's ring and looks what
+// else is there.
+func loggerThreadPeek(l *logger, ls *loggerStats) {
+	l.mutex.Lock()
+	bipbufPoll(&l.buf, l.size-len(l.data))
+	l.data = bipbufPeekAll(&l.buf)
+	l.size = len(l.data)
+	ls.workerWritten += l.written
+	ls.workerDropped += l.dropped
+	l.written, l.dropped = 0, 0
+	l.mutex.Unlock()
+}
+
+// loggerThreadRead makes lines of what has been noted until now, and returns
+// of how much. Not as in C, where one ring is read after the other, lines
+// come in the order of their gids: who got a gid has noted the entry when we
+// get the mutex, so that none up to last can come later.
+func loggerThreadRead(ls *loggerStats) (found int) {
+	last := loggerGid.Load()
+	for _, l := range loggers {
+		loggerThreadPeek(l, ls)
+	}
+	var scratch [2048]byte
+	for {
+		var first *logger
+		gid := last
+		for _, l := range loggers {
+			if len(l.data) == 0 {
+				continue
+			}
+			if g := binary.LittleEndian.Uint64(l.data); g <= gid {
+				first, gid = l, g
+			}
+		}
+		if first == nil {
+			break
+		}
+		var e logentry
+		e, first.data = logentryTake(first.data)
+		if watcherCount > 0 {
+			loggerThreadWriteEntry(&e, ls, loggerThreadParseEntry(scratch[:0], &e))
+		}
+		found++
+		if len(first.data) == 0 {
+			loggerThreadPeek(first, ls)
+		}
+	}
+	for _, l := range loggers {
+		loggerThreadPeek(l, ls)
+	}
+	return found
+}
+
+// loggerThreadPollWatchers sends what the watchers' sockets take, all or the
+// one watcher's, and returns how many bytes. With forcePoll it finds out as
+// well which clients are gone among those that there is nothing to send to.
+func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
+	nfd := 0
+	for x, w := range watchers {
+		p := &watchersPollfds[x]
+		*p = unix.PollFd{Fd: -1} // poll(2) looks past it
+		if w == nil || watcher != watcherAll && watcher != x {
+			continue
+		}
+		w.failedFlush = false
+		switch {
+		case len(bipbufPeekAll(&w.buf)) > 0:
+			*p = unix.PollFd{Fd: int32(w.c.sfd), Events: unix.POLLOUT}
+			nfd++
+		case forcePoll:
+			*p = unix.PollFd{Fd: int32(w.c.sfd), Events: unix.POLLIN}
+			nfd++
+		}
+	}
+	if nfd == 0 {
+		return 0
+	}
+	for {
+		_, err := unix.Poll(watchersPollfds[:], 0)
+		if err == nil {
+			break
+		}
+		if err != unix.EINTR {
+			perror("something failed with logger thread watcher fd polling", err)
+			return -1
+		}
+	}
+	flushed := 0
+	for x, w := range watchers {
+		var err error
+		n := 1
+		switch revents := watchersPollfds[x].Revents; {
+		case revents == 0:
+			continue
+		case revents&unix.POLLIN != 0:
+			// What a watcher says does not matter, only that it is there.
+			var buf [512]byte
+			n, err = unix.Read(w.c.sfd, buf[:])
+		case revents&(unix.POLLHUP|unix.POLLERR) != 0:
+			n = 0
+		default:
+			if n, err = unix.Write(w.c.sfd, bipbufPeekAll(&w.buf)); n > 0 {
+				bipbufPoll(&w.buf, n)
+				flushed += n
+			}
+		}
+		if n <= 0 && err != unix.EAGAIN && err != unix.EINTR {
+			loggerThreadCloseWatcher(w)
+		}
+	}
+	return flushed
+}
+
+func loggerThreadFlushStats(ls *loggerStats) {
+	statsLock.Lock()
+	stats.logWorkerDropped += ls.workerDropped
+	stats.logWorkerWritten += ls.workerWritten
+	stats.logWatcherSkipped += ls.watcherSkipped
+	stats.logWatcherSent += ls.watcherSent
+	statsLock.Unlock()
+}
+
+const (
+	maxLoggerSleep = time.Second / 2 // C: a second, in which a watcher should be known to be gone
+	minLoggerSleep = time.Millisecond
+)
+
+// loggerThread sleeps the longer the less there is to do, and without
+// watchers until there is one.
+func loggerThread() {
+	toSleep := minLoggerSleep
+	watching := 0
+	for {
+		switch {
+		case watching == 0:
+			<-loggerStackCond
+		case toSleep > minLoggerSleep:
+			select {
+			case <-loggerStackCond:
+				toSleep = minLoggerSleep
+			case <-time.After(toSleep):
+			}
+		}
+		var ls loggerStats
+		loggerStackLock.Lock()
+		found := loggerThreadRead(&ls)
+		loggerThreadPollWatchers(true, watcherAll)
+		watching = watcherCount
+		loggerStackLock.Unlock()
+
+		if found == 0 {
+			toSleep = min(toSleep+toSleep/8, maxLoggerSleep)
+		} else {
+			toSleep = max(toSleep/2, minLoggerSleep)
+		}
+		loggerThreadFlushStats(&ls)
+	}
+}
+
+// loggerInit starts the logger thread.
+func loggerInit() {
+	sharedLogger = loggerCreate()
+	go loggerThread()
+}
+
+func loggerCreate() *logger {
+	l := &logger{buf: bipbufNew(settings.loggerBufSize)}
+	loggerStackLock.Lock()
+	loggers = append(loggers, l)
+	loggerStackLock.Unlock()
+	return l
+}
+
+// loggerLog notes e, or counts it as dropped. It fills in gid and time.
+func loggerLog(l *logger, e *logentry) {
+	e.data = e.data[:min(len(e.data), loggerReqlen)]
+	l.mutex.Lock()
+	b := bipbufRequest(&l.buf, logentrySize+loggerReqlen)
+	if b == nil {
+		l.dropped++
+		l.mutex.Unlock()
+		return
+	}
+	e.gid = loggerGetGid()
+	e.usec = time.Now().UnixMicro()
+	bipbufPush(&l.buf, len(logentryAppend(b[:0], e)))
+	l.written++
+	l.mutex.Unlock()
+}
+
+// loggerAddWatcher makes a watcher of c, which the logger thread has from now
+// on. It returns false if there are too many.
+func loggerAddWatcher(c *conn, f uint32) bool {
+	loggerStackLock.Lock()
+	x := slices.Index(watchers[:], nil)
+	if x < 0 {
+		loggerStackLock.Unlock()
+		return false
+	}
+	w := &loggerWatcher{
+		c:      c,
+		id:     x,
+		eflags: f,
+		minGid: loggerGetGid(),
+		buf:    bipbufNew(settings.loggerWatcherBufSize),
+	}
+	bipbufOffer(&w.buf, []byte("OK\r\n"))
+	watchers[x] = w
+	watcherCount++
+	statsLock.Lock()
+	statsState.logWatchers++
+	statsLock.Unlock()
+	loggerSetFlags()
+	loggerStackLock.Unlock()
+	select {
+	case loggerStackCond <- struct{}{}:
+	default: // is told already
+	}
+	return true
+}
+
+// processWatchCommand: watch <what>*
+func processWatchCommand(c *conn, pr *parser) {
+	switch {
+	case !settings.watchEnabled, c.transport == udpTransport:
+		// Not as in C for UDP, where all clients share the conn.
+		outString(c, "CLIENT_ERROR watch commands not allowed")
+		return
+	case c.resp.count > 1:
+		outString(c, "ERROR cannot pipeline other commands before watch")
+		return
+	}
+	f := uint32(0)
+	for i := 1; i < pr.ntokens; i++ {
+		n := 0
+		for n < len(watchNames) && !pr.prcmp(i, watchNames[n].name) {
+			n++
+		}
+		if n == len(watchNames) {
+			outString(c, "ERROR")
+			return
+		}
+		f |= watchNames[n].flag
+	}
+	if f == 0 {
+		f = logFetchers
+	}
+	if !loggerAddWatcher(c, f) {
+		outString(c, "WATCHER_TOO_MANY log watcher limit reached")
+		return
+	}
+	// The logger thread may be through with c already. But then it has asked
+	// the worker to close it, who is still here.
+	connHandOver(c)
+}
+
+// A bipbuf is a ring in which each piece that is put in lies in one piece.
+// What is in it is data[aStart:aEnd] and then, with bInuse, data[:bEnd].
+type bipbuf struct {
+	data         []byte
+	aStart, aEnd int
+	bEnd         int
+	bInuse       bool
+}
+
+func bipbufUnused(b *bipbuf) int {
+	if b.bInuse {
+		return b.aStart - b.bEnd
+	}
+	return len(b.data) - b.aEnd
+}
+
+func bipbufNew(size int) bipbuf { return bipbuf{data: make([]byte, size)} }
+
+// checkForSwitchToB begins region b if there is more room before a than
+// behind it.
+func checkForSwitchToB(b *bipbuf) {
+	if len(b.data)-b.aEnd < b.aStart-b.bEnd {
+		b.bInuse = true
+	}
+}
+
+// bipbufRequest returns where size bytes can be put, or nil if there is no
+// room.
+func bipbufRequest(b *bipbuf, size int) []byte {
+	if bipbufUnused(b) < size {
+		return nil
+	}
+	end := b.aEnd
+	if b.bInuse {
+		end = b.bEnd
+	}
+	return b.data[end : end+size]
+}
+
+// bipbufPush takes the first size bytes of what was requested into the ring.
+func bipbufPush(b *bipbuf, size int) {
+	if b.bInuse {
+		b.bEnd += size
+	} else {
+		b.aEnd += size
+	}
+	checkForSwitchToB(b)
+}
+
+// bipbufOffer puts data into the ring if there is room for all of it.
+func bipbufOffer(b *bipbuf, data []byte) {
+	if to := bipbufRequest(b, len(data)); to != nil {
+		bipbufPush(b, copy(to, data))
+	}
+}
+
+// bipbufPeekAll returns what is first in the ring. There may be more behind
+// it. Others may put pieces in while it is being looked at.
+func bipbufPeekAll(b *bipbuf) []byte { return b.data[b.aStart:b.aEnd] }
+
+// bipbufPoll takes size bytes of that out.
+func bipbufPoll(b *bipbuf, size int) {
+	b.aStart += size
+	if b.aStart == b.aEnd {
+		// Go on with b, or empty at the beginning.
+		b.aStart, b.aEnd = 0, b.bEnd
+		b.bEnd, b.bInuse = 0, false
+	}
+	checkForSwitchToB(b)
+}

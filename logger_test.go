@@ -1,0 +1,318 @@
+// What conversations cannot say of watchers: who is slow, who goes, how much
+// is lost, in which order lines come, what it costs.
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// watch makes a watcher of c.
+func (c *client) watch(t testing.TB, what string) {
+	t.Helper()
+	io.WriteString(c, "watch "+what+"\r\n")
+	if line := c.line(); line != "OK\r\n" {
+		t.Fatalf("watch %s: %q", what, line)
+	}
+}
+
+// statN returns a number of stats.
+func (c *client) statN(name string) int {
+	n, _ := strconv.Atoi(c.stat("", name))
+	return n
+}
+
+var skippedLine = regexp.MustCompile(`^skipped=(\d+)\n$`)
+
+// A watcher that does not read misses lines, and is told how many. The
+// server does not wait for it.
+func TestWatcherSkips(t *testing.T) {
+	s := mc9(t, "-o", "watcher_logbuf_size=8")
+	c, w := s.client(), s.client()
+	w.watch(t, "fetchers")
+	gets := 0
+	get := func(n int) {
+		for range n {
+			c.want(t, fmt.Sprintf("get k%d{%s\r\n", gets, strings.Repeat("x", 180)), "END\r\n")
+			gets++
+		}
+	}
+	for c.statN("log_watcher_skipped") < 1000 {
+		get(1000)
+	}
+	c.wantStat(t, "log_worker_written", strconv.Itoa(gets-c.statN("log_worker_dropped")))
+
+	// Now it reads: there is room for more.
+	lines, skipped := 0, 0
+	for skipped == 0 {
+		if lines%100 == 0 {
+			get(1)
+		}
+		line := w.line()
+		if m := skippedLine.FindStringSubmatch(line); m != nil {
+			skipped, _ = strconv.Atoi(m[1])
+		} else if !strings.Contains(line, " type=item_get key=k") {
+			t.Fatalf("line %d: %q", lines, line)
+		}
+		lines++
+	}
+	if line := w.line(); !strings.Contains(line, " type=item_get key=k") {
+		t.Errorf("behind skipped=%d: %q", skipped, line)
+	}
+	if n := c.statN("log_watcher_skipped"); n < skipped {
+		t.Errorf("skipped=%d, but %d in stats", skipped, n)
+	}
+
+	// It goes while there is much to send.
+	for n := c.statN("log_watcher_skipped"); c.statN("log_watcher_skipped") == n; {
+		get(1000)
+	}
+	w.Close()
+	c.wantStat(t, "log_watchers", "0")
+	c.wantStat(t, "curr_connections", "1")
+}
+
+// What finds no room in a worker's ring is dropped, and counted.
+func TestWatcherDrops(t *testing.T) {
+	s := mc9(t, "-o", "worker_logbuf_size=1")
+	c, w := s.client(), s.client()
+	w.watch(t, "fetchers")
+	c.want(t, "get"+strings.Repeat(" k", 5000)+"\r\n", "END\r\n")
+	eventually(t, "all are counted", func() bool {
+		return c.statN("log_worker_written")+c.statN("log_worker_dropped") == 5000
+	})
+	written := c.statN("log_worker_written")
+	if written == 0 || written == 5000 {
+		t.Errorf("%d of 5000 written", written)
+	}
+	for range written {
+		if line := w.line(); !strings.Contains(line, " type=item_get key=k ") {
+			t.Fatal(line)
+		}
+	}
+
+	// No ring at all.
+	s = mc9(t, "-o", "worker_logbuf_size=0,watcher_logbuf_size=0")
+	c, w = s.client(), s.client()
+	io.WriteString(w, "watch\r\n")
+	c.wantStat(t, "log_watchers", "1")
+	c.want(t, "get k\r\n", "END\r\n")
+	c.wantStat(t, "log_worker_dropped", "1")
+}
+
+// Lines come in the order of their gids, whichever thread they are from.
+func TestWatcherOrder(t *testing.T) {
+	const clients, rounds = 8, 500
+	s := mc9(t, "-m", "8", "-o", "worker_logbuf_size=4096,watcher_logbuf_size=16384")
+	w := s.client()
+	w.watch(t, "fetchers mutations evictions deletions")
+	var wg sync.WaitGroup
+	for i := range clients {
+		c := s.client()
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for j := range rounds {
+				c.ask(fmt.Sprintf("set k%d_%d 0 0 9000\r\n%09000d\r\nget k%d_%d\r\ndelete k%d_%d\r\n", i, j, j, i, j, i, j%7))
+			}
+		}()
+	}
+	c := s.client()
+	kinds := map[string]int{}
+	read := func(gid int) {
+		line := w.line()
+		_, rest, _ := strings.Cut(line, " gid=")
+		have, kind, _ := strings.Cut(rest, " type=")
+		if have != strconv.Itoa(gid) {
+			t.Fatalf("have %q, want gid %d", line, gid)
+		}
+		kind, _, _ = strings.Cut(kind, " ")
+		kinds[kind]++
+	}
+	gid := 2
+	for ; gid < 2+3*clients*rounds; gid++ {
+		read(gid)
+	}
+	wg.Wait()
+	var total int
+	eventually(t, "all is written", func() bool {
+		total = c.statN("log_worker_written")
+		time.Sleep(time.Second / 2)
+		return total == c.statN("log_worker_written")
+	})
+	for ; gid < 2+total; gid++ {
+		read(gid)
+	}
+	if c.stat("", "log_worker_dropped") != "0" || c.stat("", "log_watcher_skipped") != "0" {
+		t.Error("some were lost")
+	}
+	for _, kind := range []string{"item_get", "item_store", "eviction", "deleted"} {
+		if kinds[kind] == 0 {
+			t.Errorf("no %s", kind)
+		}
+	}
+	t.Log(kinds)
+}
+
+// Addresses and reasons, over TCP.
+func TestWatcherConnevents(t *testing.T) {
+	s := start(t, "", true, "-p", "-1", "-o", "idle_timeout=1")
+	w := s.client()
+	w.watch(t, "connevents")
+	expect := func(pattern string) {
+		t.Helper()
+		line := w.line()
+		if !regexp.MustCompile(`^ts=\d+\.\d+ gid=\d+ type=` + pattern + `\n$`).MatchString(line) {
+			t.Errorf("have %q, want %s", line, pattern)
+		}
+	}
+	c := s.client()
+	addr := func(nc net.Conn) string {
+		host, port, _ := net.SplitHostPort(nc.LocalAddr().String())
+		return "rip=" + host + " rport=" + port
+	}
+	expect(`conn_new ` + addr(c) + ` transport=tcp cfd=\d+`)
+	io.WriteString(c, "quit\r\n")
+	expect(`conn_close ` + addr(c) + ` transport=tcp reason=normal cfd=\d+`)
+	c = s.client()
+	expect(`conn_new ` + addr(c) + ` transport=tcp cfd=\d+`)
+	expect(`conn_close ` + addr(c) + ` transport=tcp reason=idle_timeout cfd=\d+`)
+	if port := s.port["TCP INET6"]; port != "" {
+		nc, err := net.Dial("tcp", "[::1]:"+port)
+		if err != nil {
+			t.Skip(err)
+		}
+		expect(`conn_new ` + addr(nc) + ` transport=tcp cfd=\d+`)
+		nc.Close()
+		expect(`conn_close ` + addr(nc) + ` transport=tcp reason=normal cfd=\d+`)
+	}
+}
+
+// Watchers come and go while much is logged.
+func TestWatcherChurn(t *testing.T) {
+	s := mc9(t)
+	c := s.client()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		for c := s.client(); ; c.ask(strings.Repeat("set k 0 0 1\r\n1\r\nget k\r\n", 20)) {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	}()
+	for i := range 100 {
+		w := s.client()
+		w.watch(t, []string{"fetchers", "mutations", "connevents fetchers mutations"}[i%3])
+		for range i % 5 {
+			w.line()
+		}
+		if i%2 == 0 {
+			io.WriteString(w, "quit\r\n")
+		}
+		w.Close()
+	}
+	close(stop)
+	wg.Wait()
+	c.wantStat(t, "log_watchers", "0")
+	c.wantStat(t, "curr_connections", "2")
+}
+
+// Nothing is allocated to log, nor to find that there is no need to.
+func TestLoggerAllocs(t *testing.T) {
+	th := &thread{l: &logger{buf: bipbufNew(64 << 10)}}
+	key := []byte("some key")
+	n := testing.AllocsPerRun(1000, func() {
+		if loggerEflags.Load()&logFetchers == 0 {
+			loggerLogItemGet(th, itemNotFound, key, nil)
+			loggerLogItemStore(th, tooLarge, nreadSet, key, nil)
+		}
+	})
+	if n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if th.l.written == 0 || th.l.dropped == 0 || th.l.written+th.l.dropped != 2*1001 {
+		t.Errorf("%d written, %d dropped", th.l.written, th.l.dropped)
+	}
+}
+
+// A ring gives back what was put in, in pieces that are whole.
+func TestBipbuf(t *testing.T) {
+	for _, size := range []int{0, 1, 20, 100} {
+		b := bipbufNew(size)
+		var in []byte // what should be in the ring
+		put := 0
+		for i := range 10000 {
+			if n := rand.IntN(30); rand.IntN(2) == 0 {
+				to := bipbufRequest(&b, n)
+				if to == nil {
+					continue
+				}
+				n = copy(to, bytes.Repeat([]byte{byte(i)}, rand.IntN(n+1)))
+				in = append(in, to[:n]...)
+				bipbufPush(&b, n)
+				put += n
+			} else {
+				out := bipbufPeekAll(&b)
+				if !bytes.HasPrefix(in, out) || len(out) == 0 && len(in) > 0 {
+					t.Fatalf("size %d: have %v, want %v", size, out, in)
+				}
+				n = rand.IntN(len(out) + 1)
+				in = in[n:]
+				bipbufPoll(&b, n)
+			}
+		}
+		if size > 1 && put < 10*size {
+			t.Errorf("only %d bytes went through a ring of %d", put, size)
+		}
+	}
+}
+
+// An entry comes out of a ring as it went in.
+func TestLogentry(t *testing.T) {
+	want := logentry{1 << 60, 1 << 50, loggerDeletions, 1, 2, 63, true, -1, 1 << 31, 1 << 30, -1, []byte("data")}
+	b := logentryAppend(nil, &want)
+	if len(b) != logentrySize+len(want.data) {
+		t.Fatalf("%d bytes", len(b))
+	}
+	have, rest := logentryTake(append(b, "rest"...))
+	if fmt.Sprint(have) != fmt.Sprint(want) || string(rest) != "rest" {
+		t.Errorf("have %v %q, want %v", have, rest, want)
+	}
+}
+
+func BenchmarkLoggerItemGet(b *testing.B) {
+	th := &thread{l: &logger{buf: bipbufNew(64 << 10)}}
+	key := []byte("some key")
+	b.ReportAllocs()
+	for range b.N {
+		loggerLogItemGet(th, itemNotFound, key, nil)
+		if th.l.dropped > 0 {
+			th.l.dropped = 0
+			th.l.buf = bipbuf{data: th.l.buf.data}
+		}
+	}
+}
+
+func BenchmarkLoggerThreadParseEntry(b *testing.B) {
+	e := logentry{event: loggerItemStore, status: uint8(stored), cmd: nreadSet, nbytes: 1000, sfd: 100, gid: 1 << 30, usec: time.Now().UnixMicro(), data: []byte("some key")}
+	var line []byte
+	b.ReportAllocs()
+	for range b.N {
+		line = loggerThreadParseEntry(line[:0], &e)
+	}
+}
