@@ -55,9 +55,11 @@ func respStart(c *conn) bool {
 		r = &c.thread.resp
 		c.resp = r
 	}
-	r.mark = respMark{len(r.wbuf), len(r.iov), r.done}
+	respSetMark(r)
 	return respCount(c)
 }
+
+func respSetMark(r *resp) { r.mark = respMark{len(r.wbuf), len(r.iov), r.done} }
 
 // respCount counts another reply, as each key of a get is one, too.
 func respCount(c *conn) bool {
@@ -141,6 +143,7 @@ func respKeep(c *conn) {
 			own.iov[i].off -= skip
 		}
 	}
+	respSetMark(own)
 	clear(r.iov)
 	respReset(r)
 	c.resp = own
@@ -206,7 +209,8 @@ const (
 	transmitHardError                        // the state is set to connClosing
 )
 
-// transmit sends what of c's replies the socket takes.
+// transmit sends what of c's replies the socket takes. If a command is being
+// served it has not answered yet.
 func transmit(c *conn) transmitResult {
 	r := c.resp
 	t := c.thread
@@ -236,6 +240,7 @@ func transmit(c *conn) transmitResult {
 			respRelease(c)
 			return transmitComplete
 		}
+		respSetMark(r)
 		if n == total {
 			return transmitIncomplete
 		}

@@ -147,20 +147,15 @@ func processRequestSimple(pr *parser, min int) bool {
 	return true
 }
 
-// tokto64 reads a decimal number strictly: digits, after at most one sign.
+// tokto64 reads a decimal number strictly: digits, after at most a minus,
+// which alone is 0.
 func tokto64(tok []byte) (int64, bool) {
-	neg := len(tok) > 0 && tok[0] == '-'
-	if neg {
-		tok = tok[1:]
+	if len(tok) > 0 && tok[0] == '-' {
+		n, ok := toktou64(tok[1:])
+		return -int64(n), ok && n <= 1<<63 || len(tok) == 1
 	}
 	n, ok := toktou64(tok)
-	switch {
-	case !ok:
-		return 0, false
-	case neg:
-		return -int64(n), n <= 1<<63
-	}
-	return int64(n), n < 1<<63
+	return int64(n), ok && n < 1<<63
 }
 
 func tokto32(tok []byte) (int32, bool) {
