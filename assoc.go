@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"hash/maphash"
+	"math/bits"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -220,48 +221,21 @@ func stopAssocMaintenanceThread() {
 	<-maintenanceDone
 }
 
-// An assocIterator walks over all buckets, for the crawler. While there is
-// one the table can't grow.
-type assocIterator struct {
-	bucket       int
-	next         *item
-	bucketLocked bool
-}
-
-// assocGetIterator returns nil while the table grows.
-func assocGetIterator() *assocIterator {
-	if maintenanceLock.TryLock() {
-		return new(assocIterator)
+// assocWalk calls f for the items of one bucket, with their lock held, and
+// returns the place of the next bucket; the first and the end are 0. The
+// caller holds pauseThreads off during the call. A place is the number of the
+// bucket with its bits backwards, at the top of 32: if the table has grown
+// from one call to the next, the same items are behind us as were before.
+func assocWalk(pos uint32, f func(it *item)) uint32 {
+	hv := bits.Reverse32(pos)
+	itemLock(hv)
+	step := uint32(1) << (32 - hashpower)
+	if hv&uint32(hashsize(hashpower-1)-1) >= expandBucket.Load() {
+		step <<= 1 // not moved yet: two buckets are one
 	}
-	return nil
-}
-
-// assocIterate returns the next item, with its lock held until the next
-// call. It returns nil between two buckets, when no lock is held, and false
-// at the end.
-func assocIterate(iter *assocIterator) (*item, bool) {
-	if !iter.bucketLocked {
-		if iter.bucket == len(primaryHashtable) {
-			return nil, false
-		}
-		itemLock(uint32(iter.bucket))
-		iter.bucketLocked = true
-		iter.next = primaryHashtable[iter.bucket].item()
+	for it := hashBucket(hv).item(); it != nil; it = it.hNext.item() {
+		f(it)
 	}
-	it := iter.next
-	if it != nil {
-		iter.next = it.hNext.item()
-	} else {
-		itemUnlock(uint32(iter.bucket))
-		iter.bucketLocked = false
-		iter.bucket++
-	}
-	return it, true
-}
-
-func assocIterateFinal(iter *assocIterator) {
-	if iter.bucketLocked {
-		itemUnlock(uint32(iter.bucket))
-	}
-	maintenanceLock.Unlock()
+	itemUnlock(hv)
+	return pos + step
 }

@@ -7,7 +7,6 @@ package main
 import (
 	"encoding/base64"
 	"fmt"
-	"math/bits"
 	"os"
 	"slices"
 	"strconv"
@@ -48,6 +47,11 @@ const (
 
 	// Bytes of buffer that are enough for any item's line.
 	lruCrawlerMinbufspace = 8192
+
+	// Seconds without a byte taken after which a client is stalled, and after
+	// which we give up on it.
+	lruCrawlerStall    = 10
+	lruCrawlerPatience = 1800
 
 	// Will crawl all slab classes a minimum of once per hour.
 	maxMaintcrawlWait = 60 * 60 // seconds
@@ -142,8 +146,8 @@ var (
 	doRunLruCrawlerThread bool
 	lruCrawlerDone        chan struct{} // closed when the thread has ended
 
-	// The client has taken nothing for a second. While it is so the crawlers
-	// block no LRU: items that pass them are missing from its dump.
+	// The client is stalled. Then the crawlers do not block lruPullTail:
+	// items that it moves past them are missing from the dump.
 	lruCrawlerStalled atomic.Bool
 )
 
@@ -300,18 +304,17 @@ func lruCrawlerSend(c *crawlerClient) bool {
 // lruCrawlerPoll waits until the socket takes more, or has an error to tell.
 func lruCrawlerPoll(c *crawlerClient) {
 	defer lruCrawlerStalled.Store(false)
-	// A long backstop so clients can't hang forever.
-	for tries := 1800; tries > 0; {
+	for sec := 0; sec < lruCrawlerPatience; {
 		fds := [1]unix.PollFd{{Fd: int32(c.c.sfd), Events: unix.POLLOUT}}
 		n, err := unix.Poll(fds[:], 1000)
 		switch {
 		case n > 0:
 			return
 		case err == nil:
-			lruCrawlerStalled.Store(true)
-			tries--
+			sec++
+			lruCrawlerStalled.Store(sec >= lruCrawlerStall)
 		case err != unix.EINTR:
-			tries = 0
+			sec = lruCrawlerPatience
 		}
 	}
 	lruCrawlerCloseClient(c)
@@ -355,25 +358,6 @@ func itemCrawlHash(cm *crawlerModule) {
 		crawls = lruCrawlerRest(crawls)
 	}
 	cm.hash = false
-}
-
-// assocWalk calls f for the items of one bucket, with their lock held, and
-// returns the place of the next bucket; the first and the end are 0. The
-// caller holds pauseThreads off during the call. A place is the number of the
-// bucket with its bits backwards, at the top of 32: if the table has grown
-// from one call to the next, the same items are behind us as were before.
-func assocWalk(pos uint32, f func(it *item)) uint32 {
-	hv := bits.Reverse32(pos)
-	itemLock(hv)
-	step := uint32(1) << (32 - hashpower)
-	if hv&uint32(hashsize(hashpower-1)-1) >= expandBucket.Load() {
-		step <<= 1 // not moved yet: two buckets are one
-	}
-	for it := hashBucket(hv).item(); it != nil; it = it.hNext.item() {
-		f(it)
-	}
-	itemUnlock(hv)
-	return pos + step
 }
 
 // itemCrawlLrus moves each crawler past one item, and so on until all are
@@ -650,12 +634,6 @@ func lruCrawlerPause() { lruCrawlerMoves.Lock() }
 func lruCrawlerResume() { lruCrawlerMoves.Unlock() }
 
 func initLruCrawler() {
-	slabsMlock()
-	err := memOpenTo(slabsStart) // where the crawlers' items are
-	slabsMunlock()
-	if err != nil {
-		sysfatal(1, "Failed to allocate the LRU crawler: %v", err)
-	}
 	activeCrawlerMod = crawlerModule{}
 	crawlers = [powerLargest]crawler{}
 	crawling = nil

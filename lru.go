@@ -101,7 +101,7 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 	for tries, it := 5, l.tail.item(); tries > 0 && it != nil; tries, it = tries-1, next {
 		next = it.prev.item() // it might be relinked
 		if isCrawler(it) {
-			if flags&lruPullCrawlBlocks != 0 {
+			if flags&lruPullCrawlBlocks != 0 && !lruCrawlerStalled.Load() {
 				break
 			}
 			tries++

@@ -98,12 +98,13 @@ func slabsReserve(limit int) {
 	for need>>refShift > math.MaxUint32 {
 		refShift++
 	}
-	if !options.lockMemory && memReserve(max(need, memRoom)) == nil {
-		return
+	if options.lockMemory || memReserve(max(need, memRoom)) != nil {
+		if err := memReserve(need); err != nil {
+			sysfatal(1, "Failed to reserve %d bytes of memory: %v", need, err)
+		}
 	}
-	if err := memReserve(need); err != nil {
-		fmt.Fprintf(os.Stderr, "Failed to reserve %d bytes of memory: %v\n", need, err)
-		os.Exit(1)
+	if err := memOpenTo(slabsStart); err != nil { // for the crawlers' items
+		sysfatal(1, "Failed to allocate memory: %v", err)
 	}
 }
 

@@ -741,40 +741,45 @@ func TestMaintainer(t *testing.T) {
 	}
 }
 
-// TestIterate walks over the table between and after growths.
-func TestIterate(t *testing.T) {
-	storeInit(t, 64, func() { settings.hashpowerInit = 12 })
-	th := testThread()
-	for i := range 5000 {
-		set(th, nreadSet, fmt.Sprint("key", i), "value", 0)
-	}
-	for range 3 {
-		iter := assocGetIterator()
-		if assocGetIterator() != nil {
-			t.Error("two iterators")
+// A walk sees each item once, also when the table grows meanwhile.
+func TestAssocWalk(t *testing.T) {
+	for grow := range 8 {
+		storeInit(t, 64, func() { settings.hashpowerInit = 12 })
+		th := testThread()
+		for i := range 5000 {
+			set(th, nreadSet, fmt.Sprint("key", i), "value", 0)
 		}
-		seen := make(map[string]bool)
+		seen := map[string]int{}
+		pos, n := uint32(0), 0
 		for {
-			it, more := assocIterate(iter)
-			if !more {
+			pos = assocWalk(pos, func(it *item) { seen[string(it.key())]++ })
+			if pos == 0 {
 				break
 			}
-			if it != nil {
-				seen[string(it.key())] = true
+			n++
+			if grow > 0 && n%(500*grow) == 0 && !expanding && hashpower < 15 {
+				assocExpand()
+			}
+			if n%3 == 0 && expanding {
+				assocMoveBucket()
+				if grow > 4 && expanding {
+					assocMoveBucket()
+					assocMoveBucket()
+				}
 			}
 		}
-		assocIterateFinal(iter)
 		if len(seen) != 5000 {
-			t.Errorf("came by %d items", len(seen))
+			t.Errorf("saw %d", len(seen))
 		}
-		assocExpand()
-		for i := 0; expanding; i++ {
-			if i%1000 == 7 {
-				checkStore(t)
+		for k, v := range seen {
+			if v != 1 {
+				t.Fatalf("%s %d times", k, v)
 			}
+		}
+		t.Log(grow, hashpower, expanding, n)
+		for expanding {
 			assocMoveBucket()
 		}
-		checkStore(t)
 	}
 }
 
