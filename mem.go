@@ -226,7 +226,13 @@ func rawWritev(fd int, iov []unix.Iovec) (int, unix.Errno) {
 	return int(n), e
 }
 
-// rawEpollWait waits after all, but not for long.
+// These two wait after all, but not for long.
+
+func rawNanosleep(ts *unix.Timespec) unix.Errno {
+	_, _, e := unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(ts)), uintptr(unsafe.Pointer(ts)), 0)
+	return e
+}
+
 func rawEpollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno) {
 	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])),
 		uintptr(len(events)), uintptr(msec), 0, 0)

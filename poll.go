@@ -73,10 +73,15 @@ func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 }
 
 // usleep is usleep(3), for background threads. Not time.Sleep, for which the
-// scheduler must wake a second thread to keep the time.
+// scheduler must wake a second thread to keep the time. As in pollWait the
+// scheduler is told of long sleeps alone.
 func usleep(usec int) {
 	ts := unix.NsecToTimespec(int64(usec) * 1000)
-	for ts.Nano() > 0 && unix.Nanosleep(&ts, &ts) == unix.EINTR {
+	e := unix.EINTR
+	for e == unix.EINTR && usec < pollRawMsec*1000 {
+		e = rawNanosleep(&ts)
+	}
+	for e == unix.EINTR && unix.Nanosleep(&ts, &ts) == unix.EINTR {
 		// The rest of it.
 	}
 }
