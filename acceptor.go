@@ -118,9 +118,9 @@ func acceptorStop(reason stopReasons) {
 func driveListening(c *conn) bool {
 	allowNewConns.Store(false) // who closes from now on makes room for us
 	for range acceptsPerEvent {
-		sfd, err := acceptConn(c.sfd)
-		switch err {
-		case nil:
+		sfd, e := acceptConn(c.sfd)
+		switch e {
+		case 0:
 		case unix.EINTR, unix.ECONNABORTED:
 			continue
 		case unix.EAGAIN:
@@ -132,7 +132,7 @@ func driveListening(c *conn) bool {
 			acceptNewConns(false)
 			return true
 		default:
-			fmt.Fprintf(os.Stderr, "accept(): %v\n", err)
+			perror("accept()", e)
 			return true
 		}
 		if settings.maxconnsFast && sfd >= settings.maxconns-1 {
@@ -150,25 +150,24 @@ func driveListening(c *conn) bool {
 
 // acceptConn accepts a connection, which does not block and does not outlive
 // an exec.
-func acceptConn(fd int) (int, error) {
+func acceptConn(fd int) (int, unix.Errno) {
 	if !noAccept4 {
-		sfd, _, err := unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		if err != unix.ENOSYS {
-			return sfd, err
+		sfd, e := rawAccept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		if e != unix.ENOSYS {
+			return sfd, e
 		}
 		noAccept4 = true
 	}
 	sfd, _, err := unix.Accept(fd)
-	if err != nil {
-		return -1, err
-	}
-	unix.CloseOnExec(sfd)
-	if err := unix.SetNonblock(sfd, true); err != nil {
-		fmt.Fprintf(os.Stderr, "setting O_NONBLOCK: %v\n", err)
+	if err == nil {
+		unix.CloseOnExec(sfd)
+		if err = unix.SetNonblock(sfd, true); err == nil {
+			return sfd, 0
+		}
+		perror("setting O_NONBLOCK", err)
 		unix.Close(sfd)
-		return -1, err
 	}
-	return sfd, nil
+	return -1, err.(unix.Errno)
 }
 
 // acceptNewConns sets whether we listen for new connections.
@@ -180,7 +179,7 @@ func acceptNewConns(doAccept bool) {
 	for c := listenConn; c != nil; c = c.next {
 		updateEvent(c, events)
 		if err := unix.Listen(c.sfd, backlog); err != nil {
-			fmt.Fprintf(os.Stderr, "listen: %v\n", err)
+			perror("listen", err)
 		}
 	}
 	statsLock.Lock()

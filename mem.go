@@ -226,6 +226,11 @@ func rawWritev(fd int, iov []unix.Iovec) (int, unix.Errno) {
 	return int(n), e
 }
 
+func rawAccept4(fd, flags int) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), 0, 0, uintptr(flags), 0, 0)
+	return int(n), e
+}
+
 // These two wait after all, but not for long.
 
 func rawNanosleep(ts *unix.Timespec) unix.Errno {
