@@ -261,7 +261,7 @@ func connHandOver(c *conn) {
 func connWorkerReadd(c *conn) {
 	c.evFlags = evRead
 	if err := pollAdd(&c.thread.poll, c.sfd, evRead); err != nil {
-		fmt.Fprintf(os.Stderr, "event_add: %v\n", err)
+		perror("event_add", err)
 		connSetState(c, connClosing)
 	} else {
 		connSetState(c, connNewCmd)
@@ -318,7 +318,7 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 		p = &t.poll
 	}
 	if err := pollAdd(p, sfd, evRead); err != nil {
-		fmt.Fprintf(os.Stderr, "event_add: %v\n", err)
+		perror("event_add", err)
 		return nil
 	}
 	connPublish(c)

@@ -249,7 +249,7 @@ func transmit(c *conn) transmitResult {
 	case e != unix.EAGAIN:
 		// A real error, on which we close the connection.
 		if settings.verbose.Load() > 0 {
-			fmt.Fprintf(os.Stderr, "Failed to write, and not due to blocking: %v\n", e)
+			perror("Failed to write, and not due to blocking", e)
 		}
 		connSetState(c, connClosing)
 		return transmitHardError

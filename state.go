@@ -322,7 +322,7 @@ func driveReadFailed(c *conn, e unix.Errno) bool {
 		return waitForValue(c)
 	default:
 		if settings.verbose.Load() > 0 {
-			fmt.Fprintf(os.Stderr, "Failed to read, and not due to blocking:\nerrno: %d %v\n", int(e), e)
+			fmt.Fprintf(os.Stderr, "Failed to read, and not due to blocking:\nerrno: %d %s \n", int(e), strerror(e))
 		}
 		connSetState(c, connClosing)
 	}

@@ -6,8 +6,6 @@ package main
 
 import (
 	"encoding/binary"
-	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -76,7 +74,7 @@ func transmitUdp(c *conn) transmitResult {
 			return transmitSoftError
 		default:
 			if settings.verbose.Load() > 0 {
-				fmt.Fprintf(os.Stderr, "Failed to write, and not due to blocking: %v\n", err)
+				perror("Failed to write, and not due to blocking", err)
 			}
 			u.sequence = 0
 			connSetState(c, connClosing)

@@ -189,7 +189,7 @@ func notifyWorker(t *thread, item *cqItem) {
 			continue
 		}
 		if err != nil {
-			fmt.Fprintf(os.Stderr, "failed writing to worker pipe: %v\n", err)
+			perror("Failed writing to notify pipe", err)
 		}
 		return
 	}
