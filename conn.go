@@ -341,7 +341,10 @@ func connReleaseItems(c *conn) {
 
 func connCleanup(c *conn) {
 	connReleaseItems(c)
+	c.rbytes = 0
+	c.getRest = false
 	if c.transport == udpTransport {
+		c.closeAfterWrite = false
 		connSetState(c, connRead)
 	}
 }
@@ -354,7 +357,6 @@ func connClose(c *conn) {
 		fmt.Fprintf(os.Stderr, "<%d connection closed.\n", c.sfd)
 	}
 	connCleanup(c)
-	c.rbytes = 0
 	rbufRelease(c)
 	if c.yielded {
 		for i, y := range c.thread.yielded {
