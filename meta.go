@@ -385,13 +385,7 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
 		if loggerEflags.Load()&logMutations != 0 {
 			loggerLogItemStore(t, status, comm, of.key, nil)
 		}
-		// An ms that fails leaves nothing stale behind.
-		old, hv := itemGetLocked(of.key, t, dontUpdate)
-		if old != nil {
-			doItemUnlink(old, hv)
-			doItemRemove(old)
-		}
-		itemUnlock(hv)
+		itemForget(of.key, t) // an ms that fails leaves nothing stale behind
 		return nil, 0
 	}
 	it.setCas(of.reqCasId)

@@ -420,18 +420,6 @@ func slabsAdjustMemLimit(n int) bool {
 	return ret
 }
 
-// slabsAvailableChunks returns the number of free chunks of the class,
-// whether the memory limit is reached, and the number of chunks in a page.
-func slabsAvailableChunks(id int) (n int, memFlag bool, perslab int) {
-	slabsLock.Lock()
-	p := &slabclass[id]
-	n = p.slCurr
-	memFlag = memMalloced >= memLimit
-	perslab = p.perslab
-	slabsLock.Unlock()
-	return n, memFlag, perslab
-}
-
 // slabsPeekPage returns the first page of the class, or 0 if it has less
 // than two, and the size and number of chunks in it.
 func slabsPeekPage(id int) (page, size, perslab int) {
@@ -462,10 +450,15 @@ func doSlabsUnlinkFreeChunk(id int, it *item) {
 }
 
 // slabsFinalizePageMove passes the first page of class sid, which is empty
-// by now, on to class did.
-func slabsFinalizePageMove(sid, did, page int) {
+// by now, on to class did. It fails if page is not the first any more, as one
+// of the global pool may have been taken meanwhile.
+func slabsFinalizePageMove(sid, did, page int) bool {
 	slabsLock.Lock()
+	defer slabsLock.Unlock()
 	src := &slabclass[sid]
+	if len(src.slabList) == 0 || src.slabList[0] != page {
+		return false
+	}
 	src.slabList = append(src.slabList[:0], src.slabList[1:]...)
 	dst := &slabclass[did]
 	dst.slabList = append(dst.slabList, page)
@@ -475,7 +468,7 @@ func slabsFinalizePageMove(sid, did, page int) {
 	} else {
 		memoryRelease() // memMalloced might be higher than memLimit
 	}
-	slabsLock.Unlock()
+	return true
 }
 
 // slabsPickAnyForReassign goes round the classes for one that has a page to

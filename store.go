@@ -159,6 +159,16 @@ func itemUnlink(it *item) {
 	itemUnlock(lock)
 }
 
+// itemForget takes the item of a key, if there is one, out of the cache.
+func itemForget(key []byte, t *thread) {
+	it, hv := itemGetLocked(key, t, dontUpdate)
+	if it != nil {
+		doItemUnlink(it, hv)
+		doItemRemove(it)
+	}
+	itemUnlock(hv)
+}
+
 // addDelta does arithmetic on a numeric value. It writes the new one into
 // buf, n digits.
 func addDelta(t *thread, key []byte, incr bool, delta uint64, buf []byte, cas *uint64) (n int, ret deltaResultType) {
@@ -368,26 +378,8 @@ func doStoreOver(it, oldIt *item, comm int, t *thread, hv uint32, casStale bool)
 // in 16 bits.
 const itRefcountLimit = 60000
 
-// limitedGet returns an item with a reference, after setting its exptime if
-// it should be touched. overflow means that it has too many already.
-func limitedGet(key []byte, t *thread, exptime relTime, shouldTouch, doUpdate bool) (it *item, overflow bool) {
-	hv := hash(key)
-	itemLock(hv)
-	if shouldTouch {
-		it = doItemTouch(key, exptime, hv, t)
-	} else {
-		it = doItemGet(key, hv, t, doUpdate)
-	}
-	if it != nil && it.refcount > itRefcountLimit {
-		doItemRemove(it)
-		it, overflow = nil, true
-	}
-	itemUnlock(hv)
-	return it, overflow
-}
-
-// limitedGetLocked returns with the item lock held, unless there is an
-// overflow.
+// limitedGetLocked is itemGetLocked, but with too many references to the item
+// it returns overflow and no lock.
 func limitedGetLocked(key []byte, t *thread, doUpdate bool) (it *item, hv uint32, overflow bool) {
 	it, hv = itemGetLocked(key, t, doUpdate)
 	if it != nil && it.refcount > itRefcountLimit {

@@ -568,12 +568,8 @@ func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item 
 		if loggerEflags.Load()&logMutations != 0 {
 			loggerLogItemStore(t, status, comm, key, nil)
 		}
-		// A set that fails leaves nothing stale behind.
 		if comm == nreadSet {
-			if it := itemGet(key, t, dontUpdate); it != nil {
-				itemUnlink(it)
-				itemRemove(it)
-			}
+			itemForget(key, t) // a set that fails leaves nothing stale behind
 		}
 		return nil
 	}

@@ -1,0 +1,734 @@
+// Tests of the page mover: what it makes of each kind of chunk, one step at a
+// time; what the automover decides; and pages that move while everybody is
+// at the items in them.
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// moverInit is storeInit with all counts of the mover at zero.
+func moverInit(t testing.TB, megs int, conf func()) *thread {
+	t.Helper()
+	storeInit(t, megs, conf)
+	statsReset()
+	slabRebal.rebal = slabRebalance{}
+	return testThread()
+}
+
+// moverStep takes the move under way so many times over its page, at most, and
+// returns whether it is done.
+func moverStep(loops int) bool {
+	r := &slabRebal.rebal
+	for r.sClsid != r.dClsid {
+		if slabRebalanceStep() == movePageBusy {
+			if loops--; loops == 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func reassign(t testing.TB, src, dst int) {
+	t.Helper()
+	if ret := doSlabsReassign(src, dst, 0); ret != reassignOk {
+		t.Fatalf("from %d to %d: %v", src, dst, ret)
+	}
+}
+
+func pages(id int) int { return len(slabclass[id].slabList) }
+
+func evictions() (n uint64) {
+	for i := range lrus {
+		lrus[i].lock.Lock()
+		n += lrus[i].n[itemsEvicted]
+		lrus[i].lock.Unlock()
+	}
+	return n
+}
+
+// TestRescue empties one class after the other, as far as it goes. Nothing
+// of any item may change.
+func TestRescue(t *testing.T) {
+	th := moverInit(t, 64, func() { settings.slabChunkSizeMax = 16 << 10 })
+	type model struct {
+		value   string
+		cas     uint64
+		exptime relTime
+	}
+	items := make(map[string]model)
+	for i, size := range []int{20, 500, 9000, 13000, 20000, 50000, 200000} {
+		for k := range 4 << 20 / (size + 60) {
+			key := fmt.Sprintf("key%d-%d", i, k)
+			m := model{pattern(size+k%10, k), casId.Load() + 2, relTime(5000 * (k % 2))}
+			if set(th, nreadSet, key, m.value, m.exptime) != stored {
+				t.Fatal("no memory")
+			}
+			items[key] = m
+		}
+	}
+	for i, key := range slices.Sorted(maps.Keys(items)) {
+		if i%2 == 0 {
+			unlink(key)
+			delete(items, key)
+		}
+	}
+	moved := 0
+	for id := powerSmallest; id <= largestClsid; id++ {
+		for slabclass[id].slCurr >= slabclass[id].perslab && pages(id) > 1 {
+			reassign(t, id, slabGlobalPagePool)
+			if !moverStep(1) {
+				t.Fatalf("class %d is busy: %s", id, moveStatusText[slabRebal.rebal.lastBusyStatus])
+			}
+			moved++
+		}
+	}
+	if n, _ := globalPagePoolSize(); n != moved || int(stats.slabsMoved) != moved || moved < 10 {
+		t.Errorf("%d pages in the pool, %d moved, want %d", n, stats.slabsMoved, moved)
+	}
+	if stats.slabReassignRescues == 0 || stats.slabReassignChunkRescues == 0 || statsState.slabReassignRunning {
+		t.Errorf("%+v", stats)
+	}
+	checkStore(t)
+	for key, m := range items {
+		wantValue(t, th, key, m.value)
+		it := itemGet([]byte(key), th, dontUpdate)
+		if it.cas() != m.cas || it.exptime != m.exptime || it.clientFlags() != uint32(len(m.value)%2) {
+			t.Errorf("%s: unique %d, exptime %d, flags %d; want %+v", key, it.cas(), it.exptime, it.clientFlags(), m)
+		}
+		itemRemove(it)
+	}
+	if n := evictions(); n != 0 {
+		t.Errorf("%d evictions", n)
+	}
+	// What the limit no longer allows goes back to the system, now and later.
+	malloced := memMalloced
+	slabsAdjustMemLimit(malloced - 3<<20)
+	if n, _ := globalPagePoolSize(); n != moved-3 || memMalloced != malloced-3<<20 {
+		t.Errorf("%d pages in the pool, %d bytes", n, memMalloced)
+	}
+	checkStore(t)
+}
+
+// TestBusy has the mover meet an item that it can't have, in a class of one
+// full and one empty page.
+func TestBusy(t *testing.T) {
+	const id = 4 // of the items; what is chunked is there with its header
+	small := pattern(50, 1)
+	for _, tt := range []struct {
+		name   string
+		value  string
+		hold   func(key []byte) (release func())
+		status moveStatus // after a while
+		want   string     // of the item, meanwhile
+		loops  int        // to go over the page first
+	}{
+		{"referenced", small, func(key []byte) func() {
+			it := itemGet(key, nil, dontUpdate)
+			data := it.data()
+			return func() {
+				if string(data) != small+"\r\n" {
+					t.Errorf("value has become %q", data)
+				}
+				itemRemove(it)
+			}
+		}, moveBusyFloating, small, 1},
+		{"unlinked", small, func(key []byte) func() {
+			it := itemGet(key, nil, dontUpdate)
+			itemUnlink(it)
+			return func() { itemRemove(it) }
+		}, moveBusyFloating, "", 1},
+		{"expired", small, func(key []byte) func() {
+			it := itemTouch(key, 999, nil)
+			return func() { itemRemove(it) }
+		}, moveBusyFloating, "", 1},
+		{"locked", small, func(key []byte) func() {
+			hv := hash(key)
+			itemLock(hv)
+			return func() { itemUnlock(hv) }
+		}, moveLocked, "", 1},
+		{"chunked", pattern(50000, 1), func(key []byte) func() {
+			it := itemGet(key, nil, dontUpdate)
+			return func() { itemRemove(it) }
+		}, moveBusyActive, pattern(50000, 1), 1},
+		{"chunked, for long", pattern(50000, 1), func(key []byte) func() {
+			it := itemGet(key, nil, dontUpdate)
+			slabRebal.rebal.busyLoops = slabMoveMaxLoops + 1
+			return func() { itemRemove(it) }
+		}, moveBusyFloating, "", 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			th := moverInit(t, 64, func() { settings.slabChunkSizeMax = 16 << 10 })
+			// The key makes that the item, or its header, is of class id.
+			key := bytes.Repeat([]byte("k"), 81)
+			if len(tt.value) == len(small) {
+				key = key[:61]
+			}
+			set(th, nreadSet, string(key), tt.value, 0)
+			var fill []*item
+			for pages(id) < 2 {
+				fill = append(fill, itemAlloc([]byte("fill"), 0, 0, slabsSize(id)-itemSize-8-5))
+			}
+			for _, it := range fill {
+				itemRemove(it)
+			}
+			if slabclass[id].slCurr != 2*slabclass[id].perslab-1 {
+				t.Fatalf("%d free chunks", slabclass[id].slCurr)
+			}
+
+			reassign(t, id, slabGlobalPagePool)
+			release := tt.hold(key)
+			if moverStep(tt.loops) {
+				t.Fatal("done")
+			}
+			moverStep(2)
+			if s := slabRebal.rebal.lastBusyStatus; s != tt.status || !statsState.slabReassignRunning {
+				t.Errorf("%s, want %s", moveStatusText[s], moveStatusText[tt.status])
+			}
+			if tt.status != moveLocked {
+				if v, ok := get(th, string(key)); v != tt.want || ok != (tt.want != "") {
+					t.Errorf("value is %.40q, %v", v, ok)
+				}
+			}
+			release()
+			if !moverStep(3) {
+				t.Errorf("still busy: %s", moveStatusText[slabRebal.rebal.lastBusyStatus])
+			}
+			if stats.slabsMoved != 1 || stats.slabReassignBusyItems == 0 || evictions() != 0 ||
+				stats.slabReassignBusyDeletes != uint64(tt.loops-1) {
+				t.Errorf("%+v", stats)
+			}
+			if tt.status == moveLocked {
+				wantValue(t, th, string(key), tt.value)
+			}
+			checkStore(t)
+		})
+	}
+}
+
+// TestUploading moves pages away under items that are being filled.
+func TestUploading(t *testing.T) {
+	th := moverInit(t, 64, func() { settings.slabChunkSizeMax = 16 << 10 })
+	values := []string{pattern(100, 1), pattern(10000, 1), pattern(100000, 1)}
+	var its []*item
+	for i, v := range values {
+		its = append(its, itemAlloc(fmt.Append(nil, "key", i), 0, 0, len(v)+2))
+		itemFill(its[i], []byte(v[:len(v)/2]))
+	}
+	// Of each class two pages, one with these items.
+	used := 0
+	for id := powerSmallest; id <= largestClsid; id++ {
+		if pages(id) == 0 {
+			continue
+		}
+		slabsMlock()
+		doSlabsNewslab(id)
+		slabsMunlock()
+		used++
+		reassign(t, id, slabGlobalPagePool)
+		if moverStep(3) || slabRebal.rebal.lastBusyStatus != moveBusyFloating {
+			t.Fatalf("class %d: %s", id, moveStatusText[slabRebal.rebal.lastBusyStatus])
+		}
+		// Give it up.
+		r := slabRebal.rebal
+		for x, c := range r.completed {
+			if it := memItem(r.slabStart + x*r.clsSize); c {
+				slabsFree(it, id)
+			}
+		}
+		if slabRebal.newIt != nil {
+			slabsFree(slabRebal.newIt, id)
+			slabRebal.newIt = nil
+		}
+		slabRebal.rebal = slabRebalance{}
+	}
+	if used < 3 {
+		t.Errorf("%d classes in use", used)
+	}
+	for i, v := range values {
+		if its[i].itFlags&itemChunked == 0 {
+			itemFill(its[i], []byte(v+"\r\n"))
+		} else {
+			ch := its[i].schunk()
+			for ch.next != 0 {
+				ch = ch.next.chunk()
+			}
+			storeItemCopyBytes(&ch, []byte(v[len(v)/2:]+"\r\n"), 0)
+		}
+		storeItem(its[i], nreadSet, th, nil, nil, getCasId(), false)
+		itemRemove(its[i])
+		wantValue(t, th, fmt.Sprint("key", i), v)
+	}
+	checkStore(t)
+}
+
+// TestMoveEvict moves pages while memory is full.
+func TestMoveEvict(t *testing.T) {
+	th := moverInit(t, 4, nil)
+	n := 0
+	for ; evictions() == 0; n++ {
+		set(th, nreadSet, fmt.Sprint("key", n), pattern(10000, n), 0)
+	}
+	id := slabsClsid(10100)
+	before := pages(id)
+	reassign(t, id, 1) // it sees for itself that it has to evict
+	if !moverStep(10) || pages(id) != before-1 || pages(1) != 1 {
+		t.Fatalf("%d pages of %d, %d moved", pages(id), before, pages(1))
+	}
+	if evictions() < 2 || stats.slabReassignInlineReclaim == 0 {
+		t.Errorf("%d evictions, %+v", evictions(), stats)
+	}
+	checkStore(t)
+	for i := range n { // those that are left are right
+		if v, ok := get(th, fmt.Sprint("key", i)); ok && v != pattern(10000, i) {
+			t.Errorf("key%d is %.40q", i, v)
+		}
+	}
+}
+
+// TestMoveFull is for a class that is full of chunks of items which are in
+// the LRU of another class.
+func TestMoveFull(t *testing.T) {
+	th := moverInit(t, 8, func() { settings.slabChunkSizeMax = 16 << 10 })
+	// Two chunks of the largest size, and a smaller one.
+	value := pattern(2*(slabChunkMax-itemChunkSize)+9000, 1)
+	for i := 0; evictions() == 0; i++ {
+		set(th, nreadSet, fmt.Sprint("key", i), value, 0)
+	}
+	id := slabsClsid(9000 + itemChunkSize)
+	reassign(t, id, slabGlobalPagePool)
+	if !slabRebalanceStart() {
+		t.Fatal("one page only")
+	}
+	var held []*item // what is free in other pages
+	for {
+		it := slabRebalanceAlloc(id, slabsAllocNoNewpage)
+		if it == nil {
+			break
+		}
+		held = append(held, it)
+	}
+	if moverStep(10) {
+		t.Fatal("done, with what memory?")
+	}
+	slabRebal.rebal.busyLoops = slabMoveMaxLoops + 1
+	n := evictions()
+	if !moverStep(10) || evictions() == n || stats.slabReassignBusyNomem == 0 {
+		t.Errorf("%d evictions, %+v", evictions()-n, stats)
+	}
+	for _, it := range held {
+		slabsFree(it, id)
+	}
+	checkStore(t)
+}
+
+// TestPool moves pages out of the global pool, of which somebody else may
+// have taken one meanwhile.
+func TestPool(t *testing.T) {
+	th := moverInit(t, 64, nil)
+	const id = 20
+	slabsMlock()
+	for range 4 {
+		doSlabsNewslab(id)
+	}
+	slabsMunlock()
+	for range 3 {
+		reassign(t, id, slabGlobalPagePool)
+		moverStep(1)
+	}
+	reassign(t, slabGlobalPagePool, 1)
+	if !moverStep(1) || pages(slabGlobalPagePool) != 2 || pages(1) != 1 || pages(id) != 1 {
+		t.Errorf("pages %d %d %d", pages(slabGlobalPagePool), pages(1), pages(id))
+	}
+	checkStore(t)
+	for _, take := range []func(){
+		func() { set(th, nreadSet, "a", pattern(5000, 1), 0); set(th, nreadSet, "b", pattern(9000, 1), 0) },
+		func() { slabsAdjustMemLimit(1) },
+	} {
+		slabsMlock()
+		for range 4 {
+			doSlabsNewslab(id)
+		}
+		slabsMunlock()
+		for pages(slabGlobalPagePool) < 2 {
+			reassign(t, id, slabGlobalPagePool)
+			moverStep(1)
+		}
+		moved := stats.slabsMoved
+		reassign(t, slabGlobalPagePool, 1)
+		if !slabRebalanceStart() {
+			t.Error("does not start")
+		}
+		take()
+		if !moverStep(1) || stats.slabsMoved != moved || statsState.slabReassignRunning || pages(1) != 1 {
+			t.Errorf("moved a page that was not there: %+v", stats)
+		}
+		checkStore(t)
+	}
+}
+
+// TestMoverPause has the mover wait for an item, and others who want all
+// threads to pause.
+func TestMoverPause(t *testing.T) {
+	moverInit(t, 64, func() { settings.slabAutomove.Store(0) })
+	const id = 20
+	it := itemAlloc([]byte("key"), 0, 0, slabsSize(id)-itemSize-8-4)
+	slabsMlock()
+	doSlabsNewslab(id)
+	slabsMunlock()
+	startSlabMaintenanceThread()
+	for slabsReassign(id, slabGlobalPagePool, 0) != reassignOk {
+		runtime.Gosched() // it is just looking whether there is something to do
+	}
+	for range 10 {
+		slabMaintenancePause()
+		if pages(id) != 2 {
+			t.Error("the page is gone")
+		}
+		slabMaintenanceResume()
+		if ret := slabsReassign(id, slabGlobalPagePool, 0); ret != reassignRunning {
+			t.Errorf("another move: %v", ret)
+		}
+	}
+	itemRemove(it)
+	stopSlabMaintenanceThread()
+	if pages(id) != 1 || stats.slabsMoved != 1 {
+		t.Errorf("%d pages, %+v", pages(id), stats)
+	}
+	checkStore(t)
+}
+
+// TestAutomove follows what the automover thinks from round to round.
+func TestAutomove(t *testing.T) {
+	th := moverInit(t, 12, func() { settings.slabAutomoveWindow = 3 })
+	run := func(a *slabAutomove, wantSrc, wantDst int) {
+		t.Helper()
+		if src, dst := slabAutomoveRun(a); src != wantSrc || dst != wantDst {
+			t.Errorf("from %d to %d, want from %d to %d", src, dst, wantSrc, wantDst)
+		}
+	}
+	old, young := slabsClsid(20100), slabsClsid(10100)
+	for i := range 200 { // 4 pages
+		set(th, nreadSet, fmt.Sprint("old", i), pattern(20000, i), 0)
+	}
+	lruMaintainerJuggle(old)
+	currentTime.Add(100)
+	young1 := 0
+	more := func(n int) {
+		for range n {
+			set(th, nreadSet, fmt.Sprint("young", young1), pattern(10000, young1), 0)
+			young1++
+		}
+	}
+	for evictions() == 0 {
+		more(1)
+	}
+	a := slabAutomoveInit()
+	for range 3 { // the window is not full yet
+		more(1)
+		run(a, -1, -1)
+	}
+	more(1)
+	run(a, old, young)
+	more(1)
+	run(a, old, young)
+	run(a, -1, -1) // it does not evict now
+	more(1)
+	run(a, old, young)
+
+	// Now one class is free.
+	for i := range young1 {
+		unlink(fmt.Sprint("young", i))
+	}
+	run(a, -1, -1)
+	run(a, -1, -1)
+	for pages(young) > 2 { // as soon as there was no eviction in the window
+		run(a, young, slabGlobalPagePool)
+		reassign(t, young, slabGlobalPagePool)
+		moverStep(1)
+	}
+	run(a, -1, -1) // 2 pages are not too many
+	slabsAdjustMemLimit(64 << 20)
+	for i := range 200 {
+		unlink(fmt.Sprint("old", i))
+	}
+	run(a, -1, -1) // there is memory for all
+	checkStore(t)
+
+	// The thread makes a new one for new settings.
+	slabRebal.am = a
+	settings.slabAutomoveWindow = 5
+	settings.slabAutomoveVersion++
+	settings.slabAutomove.Store(0)
+	if slabRebalanceCheckAutomove() || slabRebal.am != a {
+		t.Error("it is turned off")
+	}
+	settings.slabAutomove.Store(1)
+	if slabRebalanceCheckAutomove() || len(slabRebal.am.window) != 5 {
+		t.Errorf("window is %d", len(slabRebal.am.window))
+	}
+}
+
+// TestMover has several goroutines at all classes while pages move between
+// them, the limit goes up and down, the maintainer juggles and the hash table
+// grows. Once memory is never full, so that nothing at all may get lost.
+func TestMover(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		roomy bool
+		moves uint64
+		conf  func()
+	}{
+		{"roomy", true, 20, nil},
+		{"tight", false, 25, nil},
+		{"flat", false, 15, func() { settings.lruSegmented.Store(false); settings.slabAutomove.Store(2) }},
+		{"small chunks", false, 15, func() { settings.slabChunkSizeMax = 4 << 10 }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			megs := 12
+			if tt.roomy {
+				megs = 180
+			}
+			moverInit(t, megs, func() {
+				settings.hashpowerInit = 11
+				settings.factor = 2 // 9 classes
+				settings.itemSizeMax = 128 << 10
+				settings.slabChunkSizeMax = 16 << 10
+				if tt.conf != nil {
+					tt.conf()
+				}
+			})
+			moverHammer(t, tt.roomy, tt.moves)
+			checkStore(t)
+		})
+	}
+}
+
+func moverHammer(t *testing.T, roomy bool, moves uint64) {
+	// pause stands for pauseThreads: these goroutines are no workers.
+	var pause sync.RWMutex
+	var wg sync.WaitGroup
+	var stop atomic.Bool
+	enough := make(chan struct{})
+	movers := make([]*moverWorker, 4)
+	startLruMaintainerThread()
+	startSlabMaintenanceThread()
+	for w := range movers {
+		m := &moverWorker{
+			name:  fmt.Sprint("own", w, "-"),
+			th:    testThread(),
+			r:     rand.New(rand.NewPCG(uint64(w), 9)),
+			roomy: roomy,
+			model: make(map[int]string),
+		}
+		movers[w] = m
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			signal := w == 0
+			for i := 0; !stop.Load(); i++ {
+				pause.RLock()
+				if err := moverOne(m, i); err != nil {
+					t.Error(err)
+					stop.Store(true)
+				}
+				pause.RUnlock()
+				statsLock.Lock()
+				n := stats.slabsMoved
+				statsLock.Unlock()
+				if signal && (n >= moves || stop.Load()) {
+					close(enough)
+					signal = false
+				}
+			}
+			moverRelease(m, 0)
+		}()
+	}
+	for hashpower < 16 {
+		pause.Lock()
+		slabMaintenancePause()
+		lruMaintainerPause()
+		assocExpand()
+		lruMaintainerResume()
+		slabMaintenanceResume()
+		pause.Unlock()
+		for expanding {
+			assocMoveBucket()
+		}
+	}
+	<-enough
+	stopSlabMaintenanceThread() // with the others still at work
+	stop.Store(true)
+	wg.Wait()
+	stopLruMaintainerThread()
+
+	for _, m := range movers {
+		for k := range m.model {
+			if err := moverGet(m, k); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if roomy && evictions() != 0 {
+		t.Errorf("%d evictions", evictions())
+	}
+	if stats.slabReassignRescues == 0 || stats.slabReassignChunkRescues == 0 {
+		t.Errorf("no rescues: %+v", stats)
+	}
+	t.Logf("%+v, %d evictions", stats, evictions())
+}
+
+// A moverWorker has keys of its own, and so knows their values.
+type moverWorker struct {
+	name  string
+	th    *thread
+	r     *rand.Rand
+	roomy bool           // nothing is ever evicted
+	model map[int]string // values of its keys
+	held  []moverRef     // replies under way
+}
+
+type moverRef struct {
+	it   *item
+	data [][]byte
+	want string
+}
+
+func (m *moverWorker) key(k int) string { return m.name + fmt.Sprint(k) }
+
+// moverOne does one command, or tells the mover to do something.
+func moverOne(m *moverWorker, i int) error {
+	r := m.r
+	switch op := r.IntN(100); {
+	case op < 6:
+		currentTime.Add(uint32(r.IntN(2)))
+		if m.roomy {
+			slabsReassign(r.IntN(largestClsid+2)-1, r.IntN(largestClsid+1), 0)
+			return nil
+		}
+		slabsReassign(r.IntN(largestClsid+2)-1, r.IntN(largestClsid+1), slabsReassignAllowEvictions)
+		if r.IntN(4) == 0 {
+			slabsAdjustMemLimit((9 + r.IntN(6)) << 20)
+		}
+	case op < 40:
+		var counted [10]uint64
+		return hammerOne(m.th, r, i, 3000, 20, counted[:])
+	case op < 45:
+		moverRelease(m, 4)
+		return moverHold(m, r.IntN(400))
+	default:
+		return moverOwn(m, r.IntN(400))
+	}
+	return nil
+}
+
+// moverValues are values to be cut to size.
+var moverValues = sync.OnceValue(func() (v [26]string) {
+	for i := range v {
+		v[i] = pattern(60<<10, i)
+	}
+	return v
+})
+
+// moverOwn does something to a key of m's own. Even ones are numbers.
+func moverOwn(m *moverWorker, k int) error {
+	r, key := m.r, m.key(k)
+	old, there := m.model[k]
+	value := fmt.Sprint(r.IntN(1000))
+	if k%2 == 1 {
+		n := r.IntN(3000)
+		if r.IntN(10) == 0 {
+			n = r.IntN(60 << 10)
+		}
+		value = moverValues()[r.IntN(26)][:n]
+	}
+	if err := moverGet(m, k); err != nil {
+		return err
+	}
+	switch op := r.IntN(10); {
+	case op < 5 || !there:
+		if set(m.th, nreadSet, key, value, 0) == stored {
+			m.model[k] = value
+		}
+	case op < 7:
+		it, hv := itemGetLocked([]byte(key), m.th, dontUpdate)
+		if it != nil {
+			doItemUnlink(it, hv)
+			doItemRemove(it)
+		}
+		itemUnlock(hv)
+		delete(m.model, k)
+	case k%2 == 0:
+		var buf [incrMaxStorageLen]byte
+		n, ret := addDelta(m.th, []byte(key), true, uint64(r.IntN(1000)), buf[:], nil)
+		if ret == deltaOk {
+			m.model[k] = string(buf[:n])
+		} else if m.roomy {
+			return fmt.Errorf("incr %s: %v", key, ret)
+		}
+	case len(old)+len(value) < 100<<10:
+		ret := set(m.th, nreadAppend, key, value, 0)
+		if ret == stored {
+			m.model[k] = old + value
+		} else if m.roomy {
+			return fmt.Errorf("append %s: %v", key, ret)
+		}
+	}
+	return moverGet(m, k)
+}
+
+// moverGet compares what the cache has for a key of m's own.
+func moverGet(m *moverWorker, k int) error {
+	v, ok := get(m.th, m.key(k))
+	want, there := m.model[k]
+	switch {
+	case ok && there && v == want:
+	case !ok && !there:
+	case !ok && !m.roomy:
+		delete(m.model, k) // it was evicted
+	default:
+		return fmt.Errorf("%s is %v, %d bytes %.40q; want %v, %d bytes %.40q", m.key(k), ok, len(v), v, there, len(want), want)
+	}
+	return nil
+}
+
+// moverHold begins to send a value, as resp.go does.
+func moverHold(m *moverWorker, k int) error {
+	it, hv := itemGetLocked([]byte(m.key(k)), m.th, doUpdate)
+	defer itemUnlock(hv)
+	if it == nil {
+		return nil
+	}
+	ref := moverRef{it: it, want: m.model[k] + "\r\n"}
+	if it.itFlags&itemChunked == 0 {
+		ref.data = [][]byte{it.data()}
+	} else {
+		for ch := it.schunk(); ch != nil; ch = ch.next.chunk() {
+			ref.data = append(ref.data, ch.data()[:ch.used])
+		}
+	}
+	m.held = append(m.held, ref)
+	return nil
+}
+
+// moverRelease sends the oldest values, all but n. They are as they were.
+func moverRelease(m *moverWorker, n int) {
+	for len(m.held) > n {
+		ref := m.held[0]
+		m.held = m.held[1:]
+		if v := string(bytes.Join(ref.data, nil)); v != ref.want {
+			panic(fmt.Sprintf("value that was referenced has become %.40q; want %.40q", v, ref.want))
+		}
+		itemRemove(ref.it)
+	}
+}
