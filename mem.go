@@ -233,9 +233,8 @@ func rawAccept4(fd, flags int) (int, unix.Errno) {
 
 // These two wait after all, but not for long.
 
-func rawNanosleep(ts *unix.Timespec) unix.Errno {
-	_, _, e := unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(ts)), uintptr(unsafe.Pointer(ts)), 0)
-	return e
+func rawNanosleep(ts *unix.Timespec) {
+	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(ts)), 0, 0)
 }
 
 func rawEpollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno) {

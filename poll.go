@@ -74,14 +74,15 @@ func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 
 // usleep is usleep(3), for background threads. Not time.Sleep, for which the
 // scheduler must wake a second thread to keep the time. As in pollWait the
-// scheduler is told of long sleeps alone.
+// scheduler is told of long sleeps alone; a short one ends with a signal, as
+// that may come from a collector who wants this thread to stop.
 func usleep(usec int) {
 	ts := unix.NsecToTimespec(int64(usec) * 1000)
-	e := unix.EINTR
-	for e == unix.EINTR && usec < pollRawMsec*1000 {
-		e = rawNanosleep(&ts)
+	if usec < pollRawMsec*1000 {
+		rawNanosleep(&ts)
+		return
 	}
-	for e == unix.EINTR && unix.Nanosleep(&ts, &ts) == unix.EINTR {
+	for unix.Nanosleep(&ts, &ts) == unix.EINTR {
 		// The rest of it.
 	}
 }
