@@ -616,7 +616,7 @@ func lruCrawlerCrawl(slabs string, kind crawlerRunType, c *conn, remaining uint3
 			if p == "" {
 				continue
 			}
-			sid, ok := safeStrtoflags([]byte(p))
+			sid, ok := safeStrtoul([]byte(p))
 			if !ok || sid < powerSmallest || sid >= maxNumberOfSlabClasses {
 				return crawlerBadclass
 			}

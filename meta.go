@@ -373,18 +373,7 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
 	}
 	it = itemAlloc(of.key, of.clientFlags, exptime, pr.vlen)
 	if it == nil {
-		status := noMemory
-		if !itemSizeOk(len(of.key), of.clientFlags, pr.vlen) {
-			outErrstring(c, "SERVER_ERROR object too large for cache")
-			t.stats.pending.n[statStoreTooLarge]++
-			status = tooLarge
-		} else {
-			outErrstring(c, "SERVER_ERROR out of memory storing object")
-			t.stats.pending.n[statStoreNoMemory]++
-		}
-		if loggerEflags.Load()&logMutations != 0 {
-			loggerLogItemStore(t, status, comm, of.key, nil)
-		}
+		storeRefused(c, comm, of.key, of.clientFlags, pr.vlen)
 		itemForget(of.key, t) // an ms that fails leaves nothing stale behind
 		return nil, 0
 	}

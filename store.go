@@ -409,7 +409,7 @@ func doAddDelta(t *thread, key []byte, incr bool, delta uint64, buf []byte, cas 
 		doItemRemove(it)
 		return 0, deltaItemCasMismatch
 	}
-	value, ok := valueUint(it.data())
+	value, ok := safeStrtoull(it.data())
 	if !ok {
 		doItemRemove(it)
 		return 0, nonNumeric
@@ -467,30 +467,4 @@ func doReplaceValue(it *item, hv uint32, digits []byte) bool {
 	it.setCas(cas) // it is the older item whose unique is returned
 	doItemRemove(newIt)
 	return true
-}
-
-// valueUint reads the number that a value begins with, as strtoull(3) does:
-// after blanks and a sign, up to a blank or NUL.
-func valueUint(b []byte) (uint64, bool) {
-	i := 0
-	for i < len(b) && isspace(b[i]) {
-		i++
-	}
-	neg := false
-	if i < len(b) && (b[i] == '-' || b[i] == '+') {
-		neg = b[i] == '-'
-		i++
-	}
-	start := i
-	for i < len(b) && '0' <= b[i] && b[i] <= '9' {
-		i++
-	}
-	if i < len(b) && b[i] != 0 && !isspace(b[i]) {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(string(b[start:i]), 10, 64)
-	if neg {
-		n = -n
-	}
-	return n, err == nil && !(neg && int64(n) < 0)
 }

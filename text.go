@@ -193,10 +193,11 @@ func toktod(tok []byte) (float64, bool) {
 
 func isspace(ch byte) bool { return ch == ' ' || '\t' <= ch && ch <= '\r' }
 
-// safeStrtol reads a number as generously as strtol(3): blanks and a sign
-// may come before it, and any kind of blank ends it. It returns the low 64
-// bits, and whether there was a minus. It fails for what 64 bits can't hold.
-func safeStrtol(b []byte) (n uint64, neg, ok bool) {
+// strtol reads a number as generously as strtol(3): blanks and a sign may
+// come before it, and any kind of blank or a NUL ends it. It returns the
+// digits' value and whether there was a minus. It fails for what 64 bits
+// can't hold.
+func strtol(b []byte) (n uint64, neg, ok bool) {
 	i := 0
 	for i < len(b) && isspace(b[i]) {
 		i++
@@ -213,23 +214,29 @@ func safeStrtol(b []byte) (n uint64, neg, ok bool) {
 		i++
 	}
 	n, ok = toktou64(b[i:end])
-	return n, neg, ok && (end == len(b) || isspace(b[end]))
+	return n, neg, ok && (end == len(b) || isspace(b[end]) || b[end] == 0)
 }
 
-// safeStrtoflags reads client flags. Only the low 32 bits count.
-func safeStrtoflags(tok []byte) (uint32, bool) {
-	n, neg, ok := safeStrtol(tok)
+// safeStrtoull takes a negative number as well if it wraps around to a small
+// one.
+func safeStrtoull(b []byte) (uint64, bool) {
+	n, neg, ok := strtol(b)
 	if neg {
 		n = -n
-		ok = ok && int64(n) >= 0 // a negative number, unless it wraps
+		ok = ok && int64(n) >= 0
 	}
+	return n, ok
+}
+
+// safeStrtoul is for client flags. Only the low 32 bits count.
+func safeStrtoul(b []byte) (uint32, bool) {
+	n, ok := safeStrtoull(b)
 	return uint32(n), ok
 }
 
-// safeStrtoexptime reads a time of a storage command. Only the low 32 bits
-// count.
-func safeStrtoexptime(tok []byte) (int32, bool) {
-	n, neg, ok := safeStrtol(tok)
+// safeStrtol is for times of storage commands. Only the low 32 bits count.
+func safeStrtol(b []byte) (int32, bool) {
+	n, neg, ok := strtol(b)
 	if neg {
 		return int32(-n), ok && n <= 1<<63
 	}
@@ -538,8 +545,8 @@ func connReadValue(c *conn, it *item, comm int) {
 func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item {
 	t := c.thread
 	key := pr.key()
-	flags, ok := safeStrtoflags(pr.request[pr.tokens[2].start:])
-	exptime, ok2 := safeStrtoexptime(pr.request[pr.tokens[3].start:])
+	flags, ok := safeStrtoul(pr.request[pr.tokens[2].start:])
+	exptime, ok2 := safeStrtol(pr.request[pr.tokens[3].start:])
 	if len(key) > keyMaxLength || !ok || !ok2 {
 		outString(c, "CLIENT_ERROR bad command line format")
 		return nil
@@ -556,18 +563,7 @@ func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item 
 	}
 	it := itemAlloc(key, flags, realtime(exptimeToPositiveTime(exptime)), pr.vlen)
 	if it == nil {
-		status := noMemory
-		if !itemSizeOk(len(key), flags, pr.vlen) {
-			outString(c, "SERVER_ERROR object too large for cache")
-			t.stats.pending.n[statStoreTooLarge]++
-			status = tooLarge
-		} else {
-			outString(c, "SERVER_ERROR out of memory storing object")
-			t.stats.pending.n[statStoreNoMemory]++
-		}
-		if loggerEflags.Load()&logMutations != 0 {
-			loggerLogItemStore(t, status, comm, key, nil)
-		}
+		storeRefused(c, comm, key, flags, pr.vlen)
 		if comm == nreadSet {
 			itemForget(key, t) // a set that fails leaves nothing stale behind
 		}
@@ -578,6 +574,23 @@ func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item 
 	c.cas = 0
 	c.meta = metaReply{}
 	return it
+}
+
+// storeRefused answers why there is no item for a value of vlen bytes.
+func storeRefused(c *conn, comm int, key []byte, flags uint32, vlen int) {
+	t := c.thread
+	status := noMemory
+	if !itemSizeOk(len(key), flags, vlen) {
+		outString(c, "SERVER_ERROR object too large for cache")
+		t.stats.pending.n[statStoreTooLarge]++
+		status = tooLarge
+	} else {
+		outString(c, "SERVER_ERROR out of memory storing object")
+		t.stats.pending.n[statStoreNoMemory]++
+	}
+	if loggerEflags.Load()&logMutations != 0 {
+		loggerLogItemStore(t, status, comm, key, nil)
+	}
 }
 
 func processArithmeticCmd(c *conn, pr *parser, incr bool) {
