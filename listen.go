@@ -384,8 +384,8 @@ func savePortnumbers() {
 // serverConns makes conns of the sockets, now that there are threads: for
 // the main thread where clients connect; of a UDP socket as many as there are
 // workers to serve it, each with a descriptor of its own, so that "stats
-// conns" shows what each is at.
-func serverConns() {
+// conns" shows what each is at. It returns how many they are.
+func serverConns() (n int) {
 	for _, l := range listeners {
 		if l.transport == udpTransport {
 			for i := range settings.numThreadsPerUdp {
@@ -397,6 +397,7 @@ func serverConns() {
 					}
 				}
 				dispatchConnNew(sfd, connRead, l.transport, l.bproto)
+				n++
 			}
 			continue
 		}
@@ -406,5 +407,7 @@ func serverConns() {
 		}
 		c.next = listenConn
 		listenConn = c
+		n++
 	}
+	return n
 }

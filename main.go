@@ -16,7 +16,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -276,14 +275,7 @@ func main() {
 
 	signal.Ignore(syscall.SIGPIPE)
 	startThreads()
-	serverConns()
-
-	// Give the workers a moment to take their UDP sockets.
-	time.Sleep(time.Millisecond)
-	statsLock.Lock()
-	used := int(statsState.currConns + statsState.reservedFds)
-	statsLock.Unlock()
-	if used >= settings.maxconns-1 {
+	if serverConns()+int(statsState.reservedFds) >= settings.maxconns-1 {
 		sysfatal(1, "Maxconns setting is too low, use -c to increase.")
 	}
 
