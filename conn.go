@@ -40,7 +40,8 @@ type conn struct {
 	protocol        protocol
 	transport       transport
 	closeReason     closeReasons
-	authenticated   bool
+	authenticated   bool // by -Y or -S
+	saslStarted     bool // half way there
 	noreply         bool // of the command being served
 	closeAfterWrite bool
 	rbufMalloced    bool // rbuf has grown for a long get; it is not from the cache
@@ -70,6 +71,8 @@ type conn struct {
 	meta metaReply  // how to answer when the value is stored
 	get  getRequest // what getRest is the rest of
 	udp  *udpConn
+
+	binaryHeader protocolBinaryRequestHeader // of the command being served
 }
 
 // conns has a place for every descriptor that the process can have. A conn
@@ -304,6 +307,7 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 	c.closeAfterWrite = false
 	c.getRest = false
 	c.authenticated = false
+	c.saslStarted = false
 	c.lastCmdTime = currentTime.Load()
 	if initState == connNewCmd && loggerEflags.Load()&logConnevents != 0 {
 		loggerLogConnEvent(c, loggerConnectionNew)

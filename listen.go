@@ -254,16 +254,25 @@ func splitListen(p string, port int) (host string, thePort int, bproto protocol,
 			return fail("Invalid protocol spec: \"[%s\"", spec)
 		case name == "ascii":
 			bproto = asciiProt
+		case name == "binary":
+			bproto = binaryProt
 		case name == "negotiating":
 			bproto = negotiatingProt
-		case name == "binary":
-			return fail("This server is not built with the binary protocol: \"%s\"", p) // for the time being
 		case name == "proxy":
 			return fail("Server not built with proxy: \"%s\"", p)
 		default: // which C takes for no spec
 			return fail("Invalid protocol spec: \"[%s\"", spec)
 		}
 		p = strings.TrimPrefix(rest, ":")
+	}
+	switch {
+	case settings.authFile != "" && bproto == binaryProt:
+		return fail("Cannot use binary protocol when ascii authentication enabled: \"%s\"", p)
+	case settings.authFile != "" && bproto == negotiatingProt:
+		fmt.Fprintf(os.Stderr, "WARNING: negotiating ports are ascii only when ascii authentication enabled\n")
+		bproto = asciiProt
+	case settings.authFile == "" && settings.sasl && bproto != binaryProt: // which C allows
+		return fail("Cannot use ascii protocol when SASL enabled: \"%s\"", p)
 	}
 
 	// Only C's proxy looks at the tag of a connection.

@@ -82,7 +82,7 @@ func sigHandler(sigs <-chan os.Signal) {
 	for sig := range sigs {
 		switch sig {
 		case syscall.SIGHUP:
-			// There is nothing to read again.
+			authfileReload()
 		case syscall.SIGUSR1:
 			acceptorStop(graceStop)
 		default:
@@ -237,16 +237,17 @@ func main() {
 	// come last. Files, and the Unix socket, belong to the user that we become.
 	if options.daemonize && inheritSockets() {
 		os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
+		authInit()
 	} else {
 		if settings.socketpath == "" {
 			openSockets()
-			loseRoot()
+		}
+		loseRoot()
+		authInit()
+		if settings.socketpath == "" {
 			savePortnumbers()
-		} else {
-			loseRoot()
-			if err := serverSocketUnix(settings.socketpath, settings.access); err != nil {
-				sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.socketpath, strerror(err))
-			}
+		} else if err := serverSocketUnix(settings.socketpath, settings.access); err != nil {
+			sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.socketpath, strerror(err))
 		}
 		if options.daemonize {
 			if err := daemonize(options.maxcore, settings.verbose.Load() > 0); err != nil {
@@ -295,6 +296,18 @@ func main() {
 	}
 	if options.daemonize && options.pidFile != "" {
 		removePidfile(options.pidFile)
+	}
+}
+
+// authInit reads what -S and -Y need.
+func authInit() {
+	if settings.sasl {
+		initSasl()
+	}
+	if settings.authFile != "" {
+		if problem := authfileLoad(settings.authFile); problem != "" {
+			sysfatal(1, "%s", problem)
+		}
 	}
 }
 

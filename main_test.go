@@ -18,6 +18,8 @@
 //	% half                closes our side for writing
 //	% conn NAME           goes on with this connection, made when first named
 //	% close               hangs up; so does what follows a -- closed --
+//	% binary              lines are packets from here on, see binary_test.go,
+//	% text                and lines again
 //	% grep REGEXP         look only at these lines of the next reply
 //	% until               repeat the next exchange until the reply is right
 //	% need VERSION        the next exchange is not for an older memcached;
@@ -27,7 +29,8 @@
 // Behind an exchange that ends in a line of text goes a version command: what
 // comes before its answer is the reply, none of it missing and nothing more.
 // Where % send or % half is last as many lines are read as are expected, and
-// what is left is part of the next reply.
+// what is left is part of the next reply. Behind packets it is a version
+// packet.
 //
 // go test -update rewrites the replies from memcached.
 
@@ -110,11 +113,12 @@ type player struct {
 	update  bool
 	dial    func() (net.Conn, error)
 
-	conns map[string]*client
-	name  string // of the connection in use
-	x     exchange
-	skip  bool     // the whole file
-	text  []string // the conversation as it should read
+	conns  map[string]*client
+	name   string // of the connection in use
+	x      exchange
+	binary bool     // lines are packets
+	skip   bool     // the whole file
+	text   []string // the conversation as it should read
 
 	complaints []string
 }
@@ -170,6 +174,9 @@ func (p *player) play(text string) (string, []string) {
 		case verb == "% close":
 			p.end()
 			p.hangup()
+		case verb == "% binary", verb == "% text":
+			p.end()
+			p.binary = verb == "% binary"
 		case verb == "% grep":
 			x.grep = regexp.MustCompile(arg)
 		case verb == "% until":
@@ -183,6 +190,12 @@ func (p *player) play(text string) (string, []string) {
 			}
 		case line[0] == '%':
 			p.complain(i+1, "unknown: "+line)
+		case p.binary:
+			s, err := parsePacket(expand(line))
+			if err != nil {
+				p.complain(i+1, err.Error())
+			}
+			x.begun, x.raw, x.send, x.line = true, false, x.send+s, i+1
 		default:
 			x.begun, x.raw, x.send, x.line = true, false, x.send+expand(line)+"\r\n", i+1
 		}
@@ -254,15 +267,22 @@ func (p *player) exchange(x *exchange) (have []string) {
 		p.conns[p.name] = c
 	}
 	var lines []string
-	if !x.raw {
+	line := c.line
+	if p.binary {
+		line = c.packetLine
+	}
+	switch {
+	case p.binary && !x.raw:
+		lines = c.askBinary(x.send)
+	case !x.raw:
 		lines = strings.SplitAfter(c.ask(x.send), "\n")
-	} else {
+	default:
 		c.write(x.send)
 		if x.half {
 			c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 		}
 		for range x.want {
-			lines = append(lines, c.line())
+			lines = append(lines, line())
 			if strings.HasSuffix(lines[len(lines)-1], closed) {
 				break
 			}
@@ -309,6 +329,10 @@ func oracle() (path, version string) {
 	return path, strings.TrimPrefix(strings.TrimSpace(string(out)), "memcached ")
 }
 
+// needs finds at the head of a conversation how old the server may be, if
+// that goes for all of it.
+var needs = regexp.MustCompile(`\A(?:[#%].*\n)*?% need (.*)`)
+
 func TestConversations(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.mc")
 	if err != nil || len(files) == 0 {
@@ -330,6 +354,9 @@ func TestConversations(t *testing.T) {
 		try := func(name, path, version string) {
 			t.Run(strings.TrimSuffix(filepath.Base(file), ".mc")+"/"+name, func(t *testing.T) {
 				t.Parallel()
+				if m := needs.FindStringSubmatch(string(text)); m != nil && path != "" && older(version, m[1]) {
+					t.Skip("needs ", m[1])
+				}
 				s := start(t, path, false, flags...)
 				p := &player{file: file, version: version, update: *update, dial: s.dial}
 				now, complaints := p.play(string(text))

@@ -7,6 +7,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -197,6 +198,10 @@ func outErrstring(c *conn, str string) {
 
 // outOfMemory answers an error in the terms of c's protocol.
 func outOfMemory(c *conn, asciiError string) {
+	if c.protocol == binaryProt {
+		writeBinError(c, protocolBinaryResponseEnomem, strings.TrimPrefix(asciiError, "SERVER_ERROR "), 0)
+		return
+	}
 	outString(c, asciiError)
 }
 

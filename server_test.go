@@ -42,7 +42,7 @@ func (s *server) said() string {
 
 // command is mc9 or the server at path, with flags.
 func command(path string, flags ...string) *exec.Cmd {
-	env := os.Environ()
+	env := append([]string{"MEMCACHED_SASL_PWDB=testdata/sasl/users", "SASL_CONF_PATH=testdata/sasl"}, os.Environ()...)
 	if path == "" {
 		path, _ = os.Executable()
 		env = append(env, "MC9_MAIN=1", "GORACE=atexit_sleep_ms=0")

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -173,7 +174,8 @@ func usage() {
 -A, --enable-shutdown     allow the command "shutdown"
 -l, --listen=<addr>       address to listen on (default: all); a list has commas, the
                           option may be repeated. Each is host, host:port, [ipv6]:port
-                          or *, after proto[ascii]: if it is to speak that alone
+                          or *, after proto[ascii]: or proto[binary]: if it is to speak
+                          that alone
 -d, --daemon              run in the background
 -r, --enable-coredumps    raise the limit on the size of core files
 -u, --user=<user>         become this user, name or number, if started as root
@@ -199,11 +201,15 @@ func usage() {
                           it is the others' turn (default: %d)
 -C, --disable-cas         items have no unique, which saves 8 bytes each
 -b, --listen-backlog=<num> connections that may wait to be accepted (default: %d)
--B, --protocol=<name>     ascii or auto (default: auto)
+-B, --protocol=<name>     ascii, binary or auto, by a client's first byte (default: auto)
 -I, --max-item-size=<num> largest item; k, m and g are known (default: 1m, from 1k to 1g)
+-S, --enable-sasl         binary protocol only, clients authenticate with SASL PLAIN; the
+                          environment's MEMCACHED_SASL_PWDB names a file of user:password
 -F, --disable-flush-all   refuse flush_all
 -X, --disable-dumping     refuse stats cachedump, stats detail, lru_crawler metadump
 -W, --disable-watch       refuse watch
+-Y, --auth-file=<file>    text protocol only, clients authenticate as one of the users in
+                          this file of user:password, read again on SIGHUP
 -o, --extended=<list>     suboptions with commas between; most can be turned off with no_
    - maxconns_fast:       refuse connections over the limit at once (default: %s)
    - hashpower:           size of the hash table at start, as a power of two
@@ -835,16 +841,12 @@ func checkOptions() {
 		} else if settings.bindingProtocol != asciiProt {
 			sysfatal(exUsage, "ERROR: You cannot allow the BINARY protocol while using ascii authentication tokens.")
 		}
-	}
-
-	// For the time being.
-	switch {
-	case settings.sasl:
-		sysfatal(exUsage, "This server is not built with SASL support.")
-	case settings.authFile != "":
-		sysfatal(exUsage, "This server is not built with support for an auth file.")
-	case settings.bindingProtocol == binaryProt:
-		sysfatal(exUsage, "This server is not built with the binary protocol.")
+		if settings.udpport != 0 {
+			sysfatal(exUsage, "Cannot use UDP with ascii authentication enabled (-U 0 to disable)")
+		}
+		if options.daemonize && !options.maxcore && !filepath.IsAbs(settings.authFile) {
+			sysfatal(exUsage, "-d goes to /: Authfile [%s] needs its whole path", settings.authFile)
+		}
 	}
 
 	if options.udpSpecified && settings.udpport != 0 && !options.tcpSpecified {

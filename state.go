@@ -65,7 +65,11 @@ func resetCmdHandler(c *conn) {
 
 // completeNread has the whole value of a storage command.
 func completeNread(c *conn) {
-	completeNreadAscii(c)
+	if c.protocol == binaryProt {
+		completeNreadBinary(c)
+	} else {
+		completeNreadAscii(c)
+	}
 }
 
 // tryReadCommand serves one command from the read buffer. It returns false
@@ -74,12 +78,27 @@ func tryReadCommand(c *conn) bool {
 	if c.protocol == negotiatingProt || c.transport == udpTransport {
 		tryReadCommandNegotiate(c)
 	}
+	switch {
+	case c.protocol == binaryProt:
+		return tryReadCommandBinary(c)
+	case settings.authFile != "" && !c.authenticated:
+		return tryReadCommandAsciiauth(c)
+	}
 	return tryReadCommandAscii(c)
 }
 
-// tryReadCommandNegotiate tells the protocol from the first byte.
+// tryReadCommandNegotiate tells the protocol from the first byte, of a
+// connection or of a datagram. It does not come to that with -Y or -S, which
+// each leave but one protocol.
 func tryReadCommandNegotiate(c *conn) {
+	first := c.rbuf[c.rcurr]
+	if c.transport == udpTransport {
+		first = c.rbuf[udpHeaderSize]
+	}
 	c.protocol = asciiProt
+	if first == protocolBinaryReq {
+		c.protocol = binaryProt
+	}
 	if settings.verbose.Load() > 1 && c.transport != udpTransport {
 		fmt.Fprintf(os.Stderr, "%d: Client using the %s protocol\n", c.sfd, protText(c.protocol))
 	}
@@ -100,6 +119,9 @@ const maxGetLine = 64 << 20
 // readFd is read(2), once more where a signal came in between. It returns 0
 // at the end of the stream.
 func readFd(c *conn, b []byte) (int, unix.Errno) {
+	if c.transport == udpTransport {
+		return -1, unix.EAGAIN // a command ends with its datagram
+	}
 	for {
 		n, e := rawRead(c.sfd, b)
 		if e != unix.EINTR {
@@ -366,7 +388,11 @@ func nreadRoom(c *conn) ([]byte, bool) {
 	}
 	ch := c.rchunk
 	if ch.used == ch.size {
-		if ch = doItemAllocChunk(ch, c.rlbytes); ch == nil {
+		n := c.rlbytes
+		if c.protocol == binaryProt {
+			n += 2 // for the \r\n, see binValueEnd
+		}
+		if ch = doItemAllocChunk(ch, n); ch == nil {
 			return nil, false
 		}
 		c.rchunk = ch
@@ -385,10 +411,11 @@ func nreadAdvance(c *conn, n int) {
 	c.rlbytes -= n
 }
 
-// driveSwallow reads c.sbytes bytes and throws them away. It returns true if
-// c must wait.
+// driveSwallow reads c.sbytes bytes, or what is left of a datagram, and throws
+// them away. It returns true if c must wait.
 func driveSwallow(c *conn) bool {
-	if c.sbytes <= 0 {
+	if c.sbytes <= 0 || c.rbytes == 0 && c.transport == udpTransport {
+		c.sbytes = 0
 		connSetState(c, connNewCmd)
 		return false
 	}

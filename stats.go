@@ -210,9 +210,21 @@ func statsReset() {
 	itemStatsReset()
 }
 
+// appendBinStats is appendStats in the binary protocol: a packet in place of
+// a line, and an empty one at the end.
+func appendBinStats(c *conn, key, val string) {
+	b := appendBinHeader(c.resp.wbuf, protocolBinaryCmdStat, protocolBinaryResponseSuccess,
+		0, len(key), len(key)+len(val), c.binaryHeader.opaque, 0)
+	c.resp.wbuf = append(append(b, key...), val...)
+}
+
 // appendStats appends one line to the reply of a stats command, or the end
 // of it where there is no key.
 func appendStats(c *conn, key, val string) {
+	if c.protocol == binaryProt {
+		appendBinStats(c, key, val)
+		return
+	}
 	if key == "" {
 		c.resp.wbuf = append(c.resp.wbuf, "END\r\n"...)
 		return

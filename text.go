@@ -532,10 +532,13 @@ func connReadValue(c *conn, it *item, comm int) {
 	c.item = it
 	c.cmd = comm
 	c.rlbytes = int(it.nbytes)
+	if c.protocol == binaryProt {
+		c.rlbytes -= 2 // there comes no \r\n
+	}
 	if it.itFlags&itemChunked != 0 {
 		c.rchunk, c.ritem = it.schunk(), nil
 	} else {
-		c.rchunk, c.ritem = nil, it.data()
+		c.rchunk, c.ritem = nil, it.data()[:c.rlbytes]
 	}
 	connSetState(c, connNread)
 }

@@ -1,0 +1,314 @@
+// Authentication: for the text protocol the file of -Y, for the binary one
+// SASL (-S). From authfile.c; proto_text.c: try_read_command_asciiauth;
+// sasl_defs.c and the SASL part of proto_bin.c. Of the mechanisms of C's
+// library there is PLAIN.
+
+package main
+
+import (
+	"bytes"
+	"crypto/subtle"
+	"fmt"
+	"os"
+	"sync/atomic"
+)
+
+const (
+	maxEntries     = 8  // users in the file of -Y
+	minAuthReqLen  = 6  // bytes of a line that may be a login
+	maxSaslMechLen = 32 // bytes
+)
+
+type authEntry struct{ user, pass []byte }
+
+// The users of -Y. The file may be read again while workers look at them.
+var mainAuthEntries atomic.Pointer[[]authEntry]
+
+// authfileLoad reads the file of users: name:password, one a line. It
+// returns what is wrong with it, or "". What was read before stays then.
+func authfileLoad(file string) string {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Sprintf("Could not open authfile [%s] for reading, error %s", file, strerror(err))
+	}
+	var entries []authEntry
+	n := 0
+	for line := range bytes.Lines(data) {
+		n++
+		if len(entries) == maxEntries {
+			fmt.Fprintf(os.Stderr, "WARNING: Authfile [%s] has more than %d users: line %d and what follows is ignored\n",
+				file, maxEntries, n)
+			break
+		}
+		user, pass, ok := bytes.Cut(line, []byte(":"))
+		if !ok {
+			return fmt.Sprintf("Authfile [%s] has a malformed entry in line %d. Should be 'user:password'", file, n)
+		}
+		if end := bytes.IndexAny(pass, "\r\n"); end >= 0 {
+			pass = pass[:end]
+		}
+		entries = append(entries, authEntry{user, pass})
+	}
+	mainAuthEntries.Store(&entries)
+	return ""
+}
+
+// authfileReload reads the file of users again, if there is one.
+func authfileReload() {
+	if settings.authFile == "" {
+		return
+	}
+	if problem := authfileLoad(settings.authFile); problem != "" {
+		fmt.Fprintf(os.Stderr, "%s. The users stay as they are.\n", problem)
+	}
+}
+
+// authfileCheck looks at all users, whichever it is, so that the time it
+// takes does not tell.
+func authfileCheck(user, pass []byte) bool {
+	ok := 0
+	for _, e := range *mainAuthEntries.Load() {
+		ok |= subtle.ConstantTimeCompare(user, e.user) & subtle.ConstantTimeCompare(pass, e.pass)
+	}
+	return ok == 1
+}
+
+// tryReadCommandAsciiauth serves a command of a client that has not logged
+// in. The only one it has is
+//
+//	set <key> <flags> <exptime> <bytes>
+//	<user> <password>
+//
+// of which the bytes alone are looked at. It returns false if not all of it
+// is there. c.saslStarted tells that the first line is done, and then
+// c.rlbytes how long the second is.
+func tryReadCommandAsciiauth(c *conn) bool {
+	if !c.saslStarted {
+		return asciiauthLine(c)
+	}
+	if c.rbytes < c.rlbytes {
+		return false
+	}
+	token := c.rbuf[c.rcurr : c.rcurr+c.rlbytes]
+	c.rcurr += c.rlbytes
+	c.rbytes -= c.rlbytes
+	c.saslStarted = false
+	asciiauthAnswer(c, asciiauthToken(c, token))
+	return true
+}
+
+// asciiauthLine reads the first line of a login.
+func asciiauthLine(c *conn) bool {
+	in := c.rbuf[c.rcurr : c.rcurr+c.rbytes]
+	el := bytes.IndexByte(in, '\n')
+	switch {
+	case el < 0 && c.rbytes <= 2048:
+		return false
+	case el < minAuthReqLen:
+		// Too long a line, or one too short to be a login.
+		closeAfterReplies(c)
+		return true
+	}
+	c.rcurr += el + 1
+	c.rbytes -= el + 1
+	pr := &c.thread.pr
+	pr.request = in[:el+1]
+	tokenizeCommand(pr, noMeta)
+	size, ok := toktou32(pr.token(4))
+	switch {
+	case !ok || !bytes.HasPrefix(in, []byte("set")):
+		asciiauthAnswer(c, "CLIENT_ERROR unauthenticated")
+	case size > readBufferSize-2: // it would not fit in the buffer
+		asciiauthAnswer(c, "CLIENT_ERROR auth token too long")
+	default:
+		c.rlbytes = int(size) + 2
+		c.saslStarted = true
+	}
+	return true
+}
+
+// asciiauthToken logs c in if the token, which is the second line of a login,
+// is right. It returns the answer.
+func asciiauthToken(c *conn, token []byte) string {
+	token, ok := bytes.CutSuffix(token, []byte("\r\n"))
+	if !ok {
+		return "CLIENT_ERROR bad command line termination"
+	}
+	user, pass, ok := bytes.Cut(token, []byte(" "))
+	if !ok {
+		return "CLIENT_ERROR bad authentication token format"
+	}
+	n := &c.thread.stats.pending.n
+	n[statAuthCmds]++
+	if !authfileCheck(user, pass) {
+		n[statAuthErrors]++
+		return "CLIENT_ERROR authentication failure"
+	}
+	c.authenticated = true
+	return "STORED"
+}
+
+func asciiauthAnswer(c *conn, str string) {
+	if !respStart(c) {
+		connSetState(c, connClosing)
+		return
+	}
+	outErrstring(c, str)
+}
+
+var (
+	memcachedSaslPwdb string // name of the password file
+	mySaslHostname    string // the realm of users who name none
+)
+
+// saslServerUserdbCheckpass looks for a user and password in the file, which
+// has lines of user:password, as the user names himself or with @ and this
+// machine's name behind it. More may follow behind another colon.
+func saslServerUserdbCheckpass(user, pass []byte) bool {
+	pwdb, err := os.ReadFile(memcachedSaslPwdb)
+	if err != nil {
+		if settings.verbose.Load() > 0 {
+			fmt.Fprintf(os.Stderr, "WARNING: Failed to open sasl database <%s>: %s\n", memcachedSaslPwdb, strerror(err))
+		}
+		return false
+	}
+	entry := fmt.Appendf(nil, "%s:%s", user, pass)
+	entryHere := fmt.Appendf(nil, "%s@%s:%s", user, mySaslHostname, pass)
+	ok := 0
+	for line := range bytes.Lines(pwdb) {
+		line = bytes.TrimRight(line, "\r\n")
+		ok |= saslCompare(line, entry) | saslCompare(line, entryHere)
+	}
+	return ok == 1
+}
+
+// saslCompare returns 1 if a line of the password file is this entry, in a
+// time that tells of its length alone.
+func saslCompare(line, entry []byte) int {
+	if n := len(entry); len(line) > n && line[n] == ':' {
+		line = line[:n]
+	}
+	return subtle.ConstantTimeCompare(line, entry)
+}
+
+// initSasl finds out where the passwords are. The file is opened for each
+// login, so it may change.
+func initSasl() {
+	memcachedSaslPwdb = os.Getenv("MEMCACHED_SASL_PWDB")
+	if memcachedSaslPwdb == "" {
+		fmt.Fprintf(os.Stderr, "WARNING: MEMCACHED_SASL_PWDB not specified: nobody can authenticate\n")
+	}
+	mySaslHostname, _ = os.Hostname()
+}
+
+// saslPlain tells whether the response of a client to PLAIN is right:
+//
+//	[identity to act as] NUL user NUL password
+func saslPlain(response []byte) bool {
+	author, rest, _ := bytes.Cut(response, []byte{0})
+	user, pass, ok := bytes.Cut(rest, []byte{0})
+	if !ok || len(user) == 0 || bytes.IndexByte(pass, 0) >= 0 || len(author) > 0 && !bytes.Equal(author, user) {
+		return false
+	}
+	ok = saslServerUserdbCheckpass(user, pass)
+	if !ok && settings.verbose.Load() > 0 {
+		fmt.Fprintf(os.Stderr, "INFO: User <%s> failed to authenticate\n", user)
+	}
+	return ok
+}
+
+type saslResult int
+
+const (
+	saslFail saslResult = iota
+	saslOk
+	saslContinue // the client is to send more
+)
+
+// saslServerStep is C's sasl_server_start and sasl_server_step.
+func saslServerStep(c *conn, mech, challenge []byte) saslResult {
+	if c.cmd == protocolBinaryCmdSaslAuth {
+		c.saslStarted = false
+		if !bytes.EqualFold(mech, []byte("PLAIN")) {
+			return saslFail
+		}
+		if len(challenge) == 0 {
+			c.saslStarted = true // though we have nothing to tell
+			return saslContinue
+		}
+	} else if !c.saslStarted {
+		if settings.verbose.Load() > 0 {
+			fmt.Fprintf(os.Stderr, "%d: SASL_STEP called but sasl_server_start "+
+				"not called for this connection!\n", c.sfd)
+		}
+		return saslFail
+	}
+	if !saslPlain(challenge) {
+		return saslFail
+	}
+	c.saslStarted = false
+	return saslOk
+}
+
+func binListSaslMechs(c *conn) {
+	if !settings.sasl {
+		writeBinError(c, protocolBinaryResponseUnknownCommand, "", 0)
+		return
+	}
+	c.authenticated = false // as C, which begins anew
+	writeBinResponse(c, "PLAIN")
+}
+
+// processBinSaslAuth serves a step of authentication, the first or a later
+// one. Not as in C, where the data is read into an item: it must all be in
+// the read buffer, so what a stranger sends takes no room from items.
+func processBinSaslAuth(c *conn, vlen int) {
+	if !settings.sasl {
+		writeBinError(c, protocolBinaryResponseUnknownCommand, "", vlen)
+		return
+	}
+	c.authenticated = false
+	mech := binaryGetKey(c)
+	switch {
+	case len(mech) > maxSaslMechLen:
+		writeBinError(c, protocolBinaryResponseEinval, "", vlen)
+		return
+	case c.rbytes < vlen:
+		writeBinError(c, protocolBinaryResponseEnomem, "", vlen)
+		return
+	}
+	challenge := c.rbuf[c.rcurr : c.rcurr+vlen]
+	c.rcurr += vlen
+	c.rbytes -= vlen
+	if settings.verbose.Load() > 0 {
+		fmt.Fprintf(os.Stderr, "mech:  ``%s'' with %d bytes of data\n", mech, vlen)
+	}
+	n := &c.thread.stats.pending.n
+	switch saslServerStep(c, mech, challenge) {
+	case saslOk:
+		c.authenticated = true
+		n[statAuthCmds]++
+		writeBinResponse(c, "Authenticated")
+	case saslContinue:
+		addBinHeader(c, protocolBinaryResponseAuthContinue, 0, 0, 0)
+		connSetState(c, connMwrite)
+	case saslFail:
+		n[statAuthCmds]++
+		n[statAuthErrors]++
+		writeBinError(c, protocolBinaryResponseAuthError, "", 0)
+	}
+}
+
+// authenticated tells whether c may have this command served.
+func authenticated(c *conn) bool {
+	rv := c.authenticated
+	switch c.cmd {
+	case protocolBinaryCmdSaslListMechs, protocolBinaryCmdSaslAuth, protocolBinaryCmdSaslStep,
+		protocolBinaryCmdVersion, protocolBinaryCmdNoop, protocolBinaryCmdQuit: // C refuses the last two
+		rv = true
+	}
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, "authenticated() in cmd 0x%02x is %t\n", c.cmd, rv)
+	}
+	return rv
+}

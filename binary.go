@@ -1,0 +1,730 @@
+// The binary protocol. From protocol_binary.h and proto_bin.c; what
+// authenticates a client is auth.go.
+
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strconv"
+)
+
+// The first byte of a packet.
+const (
+	protocolBinaryReq = 0x80
+	protocolBinaryRes = 0x81
+)
+
+type protocolBinaryResponseStatus uint16
+
+const (
+	protocolBinaryResponseSuccess        protocolBinaryResponseStatus = 0x00
+	protocolBinaryResponseKeyEnoent      protocolBinaryResponseStatus = 0x01
+	protocolBinaryResponseKeyEexists     protocolBinaryResponseStatus = 0x02
+	protocolBinaryResponseE2big          protocolBinaryResponseStatus = 0x03
+	protocolBinaryResponseEinval         protocolBinaryResponseStatus = 0x04
+	protocolBinaryResponseNotStored      protocolBinaryResponseStatus = 0x05
+	protocolBinaryResponseDeltaBadval    protocolBinaryResponseStatus = 0x06
+	protocolBinaryResponseAuthError      protocolBinaryResponseStatus = 0x20
+	protocolBinaryResponseAuthContinue   protocolBinaryResponseStatus = 0x21
+	protocolBinaryResponseUnknownCommand protocolBinaryResponseStatus = 0x81
+	protocolBinaryResponseEnomem         protocolBinaryResponseStatus = 0x82
+)
+
+const (
+	protocolBinaryCmdGet           = 0x00
+	protocolBinaryCmdSet           = 0x01
+	protocolBinaryCmdAdd           = 0x02
+	protocolBinaryCmdReplace       = 0x03
+	protocolBinaryCmdDelete        = 0x04
+	protocolBinaryCmdIncrement     = 0x05
+	protocolBinaryCmdDecrement     = 0x06
+	protocolBinaryCmdQuit          = 0x07
+	protocolBinaryCmdFlush         = 0x08
+	protocolBinaryCmdGetq          = 0x09
+	protocolBinaryCmdNoop          = 0x0a
+	protocolBinaryCmdVersion       = 0x0b
+	protocolBinaryCmdGetk          = 0x0c
+	protocolBinaryCmdGetkq         = 0x0d
+	protocolBinaryCmdAppend        = 0x0e
+	protocolBinaryCmdPrepend       = 0x0f
+	protocolBinaryCmdStat          = 0x10
+	protocolBinaryCmdSetq          = 0x11
+	protocolBinaryCmdAddq          = 0x12
+	protocolBinaryCmdReplaceq      = 0x13
+	protocolBinaryCmdDeleteq       = 0x14
+	protocolBinaryCmdIncrementq    = 0x15
+	protocolBinaryCmdDecrementq    = 0x16
+	protocolBinaryCmdQuitq         = 0x17
+	protocolBinaryCmdFlushq        = 0x18
+	protocolBinaryCmdAppendq       = 0x19
+	protocolBinaryCmdPrependq      = 0x1a
+	protocolBinaryCmdVerbosity     = 0x1b // of the specification; C does not have it
+	protocolBinaryCmdTouch         = 0x1c
+	protocolBinaryCmdGat           = 0x1d
+	protocolBinaryCmdGatq          = 0x1e
+	protocolBinaryCmdSaslListMechs = 0x20
+	protocolBinaryCmdSaslAuth      = 0x21
+	protocolBinaryCmdSaslStep      = 0x22
+	protocolBinaryCmdGatk          = 0x23
+	protocolBinaryCmdGatkq         = 0x24
+)
+
+// What follows the header of a request and its extras.
+type binBody uint8
+
+const (
+	binNothing binBody = 1 + iota
+	binKey
+	binMayKey
+	binKeyValue // of which the value may be empty
+)
+
+// What there is to know of an opcode: the command, which is that of its form
+// that answers; whether it is the quiet one; the length of its extras. The
+// opcodes that are missing have no body.
+var binCommands = [256]struct {
+	cmd    uint8
+	quiet  bool
+	extlen int
+	body   binBody
+}{
+	protocolBinaryCmdGet:           {protocolBinaryCmdGet, false, 0, binKey},
+	protocolBinaryCmdSet:           {protocolBinaryCmdSet, false, 8, binKeyValue},
+	protocolBinaryCmdAdd:           {protocolBinaryCmdAdd, false, 8, binKeyValue},
+	protocolBinaryCmdReplace:       {protocolBinaryCmdReplace, false, 8, binKeyValue},
+	protocolBinaryCmdDelete:        {protocolBinaryCmdDelete, false, 0, binKey},
+	protocolBinaryCmdIncrement:     {protocolBinaryCmdIncrement, false, 20, binKey},
+	protocolBinaryCmdDecrement:     {protocolBinaryCmdDecrement, false, 20, binKey},
+	protocolBinaryCmdQuit:          {protocolBinaryCmdQuit, false, 0, binNothing},
+	protocolBinaryCmdFlush:         {protocolBinaryCmdFlush, false, 4, binNothing}, // or no extras
+	protocolBinaryCmdGetq:          {protocolBinaryCmdGet, true, 0, binKey},
+	protocolBinaryCmdNoop:          {protocolBinaryCmdNoop, false, 0, binNothing},
+	protocolBinaryCmdVersion:       {protocolBinaryCmdVersion, false, 0, binNothing},
+	protocolBinaryCmdGetk:          {protocolBinaryCmdGetk, false, 0, binKey},
+	protocolBinaryCmdGetkq:         {protocolBinaryCmdGetk, true, 0, binKey},
+	protocolBinaryCmdAppend:        {protocolBinaryCmdAppend, false, 0, binKeyValue},
+	protocolBinaryCmdPrepend:       {protocolBinaryCmdPrepend, false, 0, binKeyValue},
+	protocolBinaryCmdStat:          {protocolBinaryCmdStat, false, 0, binMayKey},
+	protocolBinaryCmdSetq:          {protocolBinaryCmdSet, true, 8, binKeyValue},
+	protocolBinaryCmdAddq:          {protocolBinaryCmdAdd, true, 8, binKeyValue},
+	protocolBinaryCmdReplaceq:      {protocolBinaryCmdReplace, true, 8, binKeyValue},
+	protocolBinaryCmdDeleteq:       {protocolBinaryCmdDelete, true, 0, binKey},
+	protocolBinaryCmdIncrementq:    {protocolBinaryCmdIncrement, true, 20, binKey},
+	protocolBinaryCmdDecrementq:    {protocolBinaryCmdDecrement, true, 20, binKey},
+	protocolBinaryCmdQuitq:         {protocolBinaryCmdQuit, true, 0, binNothing},
+	protocolBinaryCmdFlushq:        {protocolBinaryCmdFlush, true, 4, binNothing},
+	protocolBinaryCmdAppendq:       {protocolBinaryCmdAppend, true, 0, binKeyValue},
+	protocolBinaryCmdPrependq:      {protocolBinaryCmdPrepend, true, 0, binKeyValue},
+	protocolBinaryCmdVerbosity:     {protocolBinaryCmdVerbosity, false, 4, binNothing},
+	protocolBinaryCmdTouch:         {protocolBinaryCmdTouch, false, 4, binKey},
+	protocolBinaryCmdGat:           {protocolBinaryCmdGat, false, 4, binKey},
+	protocolBinaryCmdGatq:          {protocolBinaryCmdGat, true, 4, binKey},
+	protocolBinaryCmdSaslListMechs: {protocolBinaryCmdSaslListMechs, false, 0, binNothing},
+	protocolBinaryCmdSaslAuth:      {protocolBinaryCmdSaslAuth, false, 0, binKeyValue},
+	protocolBinaryCmdSaslStep:      {protocolBinaryCmdSaslStep, false, 0, binKeyValue},
+	protocolBinaryCmdGatk:          {protocolBinaryCmdGatk, false, 4, binKey},
+	protocolBinaryCmdGatkq:         {protocolBinaryCmdGatk, true, 4, binKey},
+}
+
+const (
+	binHeaderSize         = 24      // bytes
+	itemSizeMaxUpperLimit = 1 << 30 // bytes of a body
+	binIncrDontCreate     = 0xffffffff
+)
+
+// The header of the request being served.
+type protocolBinaryRequestHeader struct {
+	opcode  uint8
+	extlen  uint8
+	keylen  uint16
+	bodylen uint32 // extras, key and value
+	opaque  uint32
+	cas     uint64
+}
+
+// completeNreadBinary has the value of a storage command: it stores the item
+// and answers.
+func completeNreadBinary(c *conn) {
+	it := c.item
+	c.item = nil
+	if c.resp == nil && !respStart(c) { // waitForValue has sent it
+		itemRemove(it)
+		connSetState(c, connClosing)
+		return
+	}
+	t := c.thread
+	t.stats.slab(it, slabSetCmds)
+	if !binValueEnd(c, it) {
+		outOfMemory(c, "SERVER_ERROR Out of memory during read")
+		itemRemove(it)
+		return
+	}
+	t.curSfd = c.sfd
+	hv := hash(it.key())
+	itemLock(hv)
+	switch doStoreItem(it, c.cmd, t, hv, nil, &c.cas, getCasId(), false) {
+	case stored:
+		writeBinResponse(c, "")
+	case exists:
+		writeBinError(c, protocolBinaryResponseKeyEexists, "", 0)
+	case notFound:
+		writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
+	default:
+		switch c.cmd {
+		case nreadAdd:
+			writeBinError(c, protocolBinaryResponseKeyEexists, "", 0)
+		case nreadReplace:
+			writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
+		default:
+			writeBinError(c, protocolBinaryResponseNotStored, "", 0)
+		}
+	}
+	doItemRemove(it)
+	itemUnlock(hv)
+}
+
+// binValueEnd puts the \r\n behind a value, which does not come with it. It
+// fails if that takes another chunk and there is no memory.
+func binValueEnd(c *conn, it *item) bool {
+	ch := c.rchunk
+	if ch == nil {
+		copy(it.data()[it.nbytes-2:], "\r\n")
+		return true
+	}
+	if ch.size-ch.used < 2 {
+		if ch = doItemAllocChunk(ch, 2); ch == nil {
+			return false
+		}
+	}
+	copy(ch.data()[ch.used:], "\r\n")
+	ch.used += 2
+	return true
+}
+
+// tryReadCommandBinary serves one packet, but for a value that it brings. It
+// returns false if its header, extras and key are not all there.
+func tryReadCommandBinary(c *conn) bool {
+	if c.rbytes < binHeaderSize {
+		return false
+	}
+	in := c.rbuf[c.rcurr : c.rcurr+c.rbytes]
+	if settings.verbose.Load() > 1 {
+		printBinHeader(c, '<', "Read binary protocol data:", in)
+	}
+	if in[0] != protocolBinaryReq {
+		if settings.verbose.Load() > 0 {
+			fmt.Fprintf(os.Stderr, "Invalid magic:  %x\n", in[0])
+		}
+		closeAfterReplies(c)
+		return true
+	}
+	h := &c.binaryHeader
+	*h = protocolBinaryRequestHeader{
+		opcode:  in[1],
+		keylen:  binary.BigEndian.Uint16(in[2:]),
+		extlen:  in[4],
+		bodylen: binary.BigEndian.Uint32(in[8:]),
+		opaque:  binary.BigEndian.Uint32(in[12:]),
+		cas:     binary.BigEndian.Uint64(in[16:]),
+	}
+	size := binHeaderSize + int(h.extlen) + int(h.keylen)
+	need := size
+	if h.opcode == protocolBinaryCmdSaslAuth || h.opcode == protocolBinaryCmdSaslStep {
+		need = max(size, binHeaderSize+int(h.bodylen)) // see processBinSaslAuth
+	}
+	// What does not fit in the buffer is too long, and is told so.
+	if c.rbytes < min(need, len(c.rbuf)) {
+		return false
+	}
+	if !respStart(c) {
+		connSetState(c, connClosing)
+		return true
+	}
+	c.cas = 0
+	c.lastCmdTime = currentTime.Load()
+	size = min(size, len(in))
+	c.rcurr += size
+	c.rbytes -= size
+	dispatchBinCommand(c, in[binHeaderSize:][:h.extlen])
+	return true
+}
+
+// printBinHeader prints a header, four bytes a line.
+func printBinHeader(c *conn, dir byte, what string, hdr []byte) {
+	out := fmt.Appendf(nil, "%c%d %s", dir, c.sfd, what)
+	indent := "   "
+	if dir == '>' {
+		indent = "  "
+	}
+	for i, b := range hdr[:binHeaderSize] {
+		if i%4 == 0 {
+			out = fmt.Appendf(out, "\n%c%d%s", dir, c.sfd, indent)
+		}
+		out = fmt.Appendf(out, " 0x%02x", b)
+	}
+	os.Stderr.Write(append(out, '\n'))
+}
+
+// binaryGetKey returns the request's key, in the read buffer.
+func binaryGetKey(c *conn) []byte {
+	return c.rbuf[c.rcurr-int(c.binaryHeader.keylen) : c.rcurr]
+}
+
+// addBinHeader begins a reply, in place of what the command has answered so
+// far. bodyLen bytes are to follow, extras of hdrLen and a key among them.
+func addBinHeader(c *conn, err protocolBinaryResponseStatus, hdrLen, keyLen, bodyLen int) {
+	respUnwind(c)
+	start := len(c.resp.wbuf)
+	c.resp.wbuf = appendBinHeader(c.resp.wbuf, c.binaryHeader.opcode, err, hdrLen, keyLen, bodyLen, c.binaryHeader.opaque, c.cas)
+	if settings.verbose.Load() > 1 {
+		printBinHeader(c, '>', "Writing bin response:", c.resp.wbuf[start:])
+	}
+}
+
+func appendBinHeader(b []byte, opcode uint8, err protocolBinaryResponseStatus, hdrLen, keyLen, bodyLen int, opaque uint32, cas uint64) []byte {
+	b = append(b, protocolBinaryRes, opcode)
+	b = binary.BigEndian.AppendUint16(b, uint16(keyLen))
+	b = append(b, uint8(hdrLen), 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(err))
+	b = binary.BigEndian.AppendUint32(b, uint32(bodyLen))
+	b = binary.BigEndian.AppendUint32(b, opaque)
+	return binary.BigEndian.AppendUint64(b, cas)
+}
+
+// writeBinError answers an error, also to a quiet command, and makes c throw
+// away the next swallow bytes. errstr may be "", for the usual text.
+func writeBinError(c *conn, err protocolBinaryResponseStatus, errstr string, swallow int) {
+	if errstr == "" {
+		errstr = binErrorText(err)
+	}
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, ">%d Writing an error: %s\n", c.sfd, errstr)
+	}
+	addBinHeader(c, err, 0, 0, len(errstr))
+	c.resp.wbuf = append(c.resp.wbuf, errstr...)
+	if swallow > 0 {
+		c.sbytes = swallow
+		connSetState(c, connSwallow)
+	} else {
+		connSetState(c, connMwrite)
+	}
+}
+
+func binErrorText(err protocolBinaryResponseStatus) string {
+	switch err {
+	case protocolBinaryResponseEnomem:
+		return "Out of memory"
+	case protocolBinaryResponseUnknownCommand:
+		return "Unknown command"
+	case protocolBinaryResponseKeyEnoent:
+		return "Not found"
+	case protocolBinaryResponseEinval:
+		return "Invalid arguments"
+	case protocolBinaryResponseKeyEexists:
+		return "Data exists for key."
+	case protocolBinaryResponseE2big:
+		return "Too large."
+	case protocolBinaryResponseDeltaBadval:
+		return "Non-numeric server-side value for incr or decr"
+	case protocolBinaryResponseNotStored:
+		return "Not stored."
+	case protocolBinaryResponseAuthError:
+		return "Auth failure."
+	}
+	panic("binErrorText: no error")
+}
+
+// binErrorClose answers an error and hangs up: nobody knows where the next
+// packet begins, or should.
+func binErrorClose(c *conn, err protocolBinaryResponseStatus) {
+	writeBinError(c, err, "", 0)
+	c.closeAfterWrite = true
+}
+
+// handleBinaryProtocolError answers a packet whose parts are wrong in length
+// or number.
+func handleBinaryProtocolError(c *conn) {
+	binErrorClose(c, protocolBinaryResponseEinval)
+	if settings.verbose.Load() > 0 {
+		fmt.Fprintf(os.Stderr, "Protocol error (opcode %02x), close connection %d\n", c.binaryHeader.opcode, c.sfd)
+	}
+}
+
+// writeBinResponse answers success, with a value or "".
+func writeBinResponse[T string | []byte](c *conn, d T) {
+	if !c.noreply {
+		addBinHeader(c, protocolBinaryResponseSuccess, 0, 0, len(d))
+		c.resp.wbuf = append(c.resp.wbuf, d...)
+	}
+	connSetState(c, connNewCmd)
+}
+
+// completeIncrBin serves increment and decrement.
+func completeIncrBin(c *conn, ext []byte) {
+	key := binaryGetKey(c)
+	delta := binary.BigEndian.Uint64(ext)
+	initial := binary.BigEndian.Uint64(ext[8:])
+	expiration := binary.BigEndian.Uint32(ext[16:])
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, "incr %s %d, %d, %d\n", key, int64(delta), initial, int32(expiration))
+	}
+	incr := c.cmd == protocolBinaryCmdIncrement
+	cas := c.binaryHeader.cas
+	var buf [incrMaxStorageLen]byte
+	n, ret := addDelta(c.thread, key, incr, delta, buf[:], &cas)
+	switch ret {
+	case deltaOk:
+		value, _ := toktou64(buf[:n])
+		c.cas = cas
+		writeBinNumber(c, value)
+	case nonNumeric:
+		writeBinError(c, protocolBinaryResponseDeltaBadval, "", 0)
+	case eom:
+		outOfMemory(c, "SERVER_ERROR Out of memory incrementing value")
+	case deltaItemCasMismatch:
+		writeBinError(c, protocolBinaryResponseKeyEexists, "", 0)
+	case deltaItemNotFound:
+		switch {
+		case expiration != binIncrDontCreate:
+			incrBinCreate(c, key, initial, expiration)
+			return
+		case incr:
+			c.thread.stats.pending.n[statIncrMisses]++
+		default:
+			c.thread.stats.pending.n[statDecrMisses]++
+		}
+		writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
+	}
+}
+
+func writeBinNumber(c *conn, n uint64) {
+	var body [8]byte
+	binary.BigEndian.PutUint64(body[:], n)
+	writeBinResponse(c, body[:])
+}
+
+// incrBinCreate adds an item with the initial value, as there is none.
+func incrBinCreate(c *conn, key []byte, initial uint64, expiration uint32) {
+	var buf [incrMaxStorageLen]byte
+	num := strconv.AppendUint(buf[:0], initial, 10)
+	it := itemAlloc(key, 0, realtime(int64(expiration)), len(num)+2)
+	if it == nil {
+		outOfMemory(c, "SERVER_ERROR Out of memory allocating new item")
+		return
+	}
+	copy(it.data(), num)
+	copy(it.data()[len(num):], "\r\n")
+	c.thread.curSfd = c.sfd
+	if storeItem(it, nreadAdd, c.thread, nil, &c.cas, getCasId(), false) == stored {
+		writeBinNumber(c, initial)
+	} else { // another worker was faster
+		writeBinError(c, protocolBinaryResponseNotStored, "", 0)
+	}
+	itemRemove(it)
+}
+
+// writeBinMissResponse answers that there is no such item, with the key if
+// that is wanted.
+func writeBinMissResponse(c *conn, key []byte) {
+	if key == nil {
+		writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
+		return
+	}
+	addBinHeader(c, protocolBinaryResponseKeyEnoent, 0, len(key), len(key))
+	c.resp.wbuf = append(c.resp.wbuf, key...)
+	connSetState(c, connNewCmd)
+}
+
+// processBinGetOrTouch serves get, getk, touch, gat and gatk.
+func processBinGetOrTouch(c *conn, ext []byte) {
+	key := binaryGetKey(c)
+	shouldTouch := c.cmd == protocolBinaryCmdTouch || c.cmd == protocolBinaryCmdGat || c.cmd == protocolBinaryCmdGatk
+	var keyBack []byte
+	if c.cmd == protocolBinaryCmdGetk || c.cmd == protocolBinaryCmdGatk {
+		keyBack = key
+	}
+	if settings.verbose.Load() > 1 {
+		name := "GET"
+		if shouldTouch {
+			name = "TOUCH"
+		}
+		fmt.Fprintf(os.Stderr, "<%d %s %s\n", c.sfd, name, key)
+	}
+	t := c.thread
+	n := &t.stats.pending.n
+	hv := hash(key)
+	itemLock(hv)
+	var it *item
+	if shouldTouch {
+		it = doItemTouch(key, realtime(int64(binary.BigEndian.Uint32(ext))), hv, t)
+		n[statTouchCmds]++
+	} else {
+		it = doItemGet(key, hv, t, doUpdate)
+		n[statGetCmds]++
+	}
+	if it != nil && it.refcount > itRefcountLimit {
+		doItemRemove(it)
+		it = nil
+	}
+	switch {
+	case it == nil && shouldTouch:
+		n[statTouchMisses]++
+	case it == nil:
+		n[statGetMisses]++
+	case shouldTouch:
+		t.stats.slab(it, slabTouchHits)
+	default:
+		t.stats.lruHit(it)
+	}
+	if it != nil {
+		writeBinItem(c, it, keyBack)
+	}
+	itemUnlock(hv)
+	if settings.detailEnabled.Load() {
+		statsPrefixRecordGet(key, it != nil)
+	}
+	switch {
+	case it != nil || c.noreply:
+		connSetState(c, connNewCmd)
+	default:
+		writeBinMissResponse(c, keyBack)
+	}
+}
+
+// writeBinItem answers with a locked item, and takes over the caller's
+// reference to it.
+func writeBinItem(c *conn, it *item, key []byte) {
+	const hdrLen = 4 // the flags
+	n := 0
+	if c.cmd != protocolBinaryCmdTouch {
+		n = int(it.nbytes) - 2
+	}
+	c.cas = it.cas()
+	addBinHeader(c, protocolBinaryResponseSuccess, hdrLen, len(key), hdrLen+len(key)+n)
+	b := binary.BigEndian.AppendUint32(c.resp.wbuf, it.clientFlags())
+	c.resp.wbuf = append(b, key...)
+	if n > 0 {
+		respAddValue(c, it, n)
+	} else {
+		doItemRemove(it)
+	}
+}
+
+// processBinStat serves stat, whose key says what is asked for.
+func processBinStat(c *conn) {
+	key := binaryGetKey(c)
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, "<%d STATS %s\n", c.sfd, key)
+	}
+	statsFold(c.thread)
+	switch {
+	case len(key) == 0:
+		serverStats(c)
+		getStats(c, "")
+	case bytes.HasPrefix(key, []byte("reset")):
+		statsReset()
+	case bytes.HasPrefix(key, []byte("settings")):
+		processStatSettings(c)
+	case bytes.HasPrefix(key, []byte("detail")):
+		if !processBinDetail(c, key[len("detail"):]) {
+			writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
+			return
+		}
+	case getStats(c, string(key)):
+		connSetState(c, connNewCmd)
+		return // these send the end themselves
+	default:
+		writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
+		return
+	}
+	appendStats(c, "", "")
+	connSetState(c, connNewCmd)
+}
+
+// processBinDetail serves "detail dump", "detail on" and "detail off". It
+// returns false if it is none of these, or not allowed.
+func processBinDetail(c *conn, sub []byte) bool {
+	switch {
+	case !settings.dumpEnabled:
+		return false
+	case bytes.HasPrefix(sub, []byte(" dump")):
+		appendStats(c, "detailed", string(statsPrefixDump(nil)))
+	case bytes.HasPrefix(sub, []byte(" on")):
+		settings.detailEnabled.Store(true)
+	case bytes.HasPrefix(sub, []byte(" off")):
+		settings.detailEnabled.Store(false)
+	default:
+		return false
+	}
+	return true
+}
+
+// dispatchBinCommand finds out which command the packet is and serves it.
+func dispatchBinCommand(c *conn, ext []byte) {
+	h := &c.binaryHeader
+	b := &binCommands[h.opcode]
+	extlen, keylen := int(h.extlen), int(h.keylen)
+	vlen := int(h.bodylen) - extlen - keylen
+	c.cmd = int(b.cmd)
+	c.noreply = b.quiet
+	c.thread.curSfd = c.sfd
+	switch {
+	case vlen < 0:
+		binErrorClose(c, protocolBinaryResponseUnknownCommand)
+		return
+	case h.bodylen > itemSizeMaxUpperLimit:
+		binErrorClose(c, protocolBinaryResponseEinval)
+		return
+	case settings.sasl && !authenticated(c):
+		binErrorClose(c, protocolBinaryResponseAuthError)
+		return
+	case keylen > keyMaxLength:
+		handleBinaryProtocolError(c)
+		return
+	case b.body == 0, c.cmd == protocolBinaryCmdVerbosity && extlen != b.extlen:
+		// Not as in C, which takes the key and the extras off twice.
+		writeBinError(c, protocolBinaryResponseUnknownCommand, "", vlen)
+		return
+	case extlen != b.extlen && !(c.cmd == protocolBinaryCmdFlush && extlen == 0),
+		keylen == 0 && (b.body == binKey || b.body == binKeyValue),
+		keylen != 0 && b.body == binNothing,
+		vlen != 0 && b.body != binKeyValue: // not as in C, which takes it for the next packet of a stat or touch
+		handleBinaryProtocolError(c)
+		return
+	}
+	switch c.cmd {
+	case protocolBinaryCmdVersion:
+		writeBinResponse(c, version)
+	case protocolBinaryCmdFlush:
+		processBinFlush(c, ext)
+	case protocolBinaryCmdNoop:
+		writeBinResponse(c, "")
+		connSetState(c, connMwrite) // what was gathered leaves now
+	case protocolBinaryCmdSet, protocolBinaryCmdAdd, protocolBinaryCmdReplace,
+		protocolBinaryCmdAppend, protocolBinaryCmdPrepend:
+		processBinUpdate(c, ext, vlen)
+	case protocolBinaryCmdGet, protocolBinaryCmdGetk,
+		protocolBinaryCmdTouch, protocolBinaryCmdGat, protocolBinaryCmdGatk:
+		processBinGetOrTouch(c, ext)
+	case protocolBinaryCmdDelete:
+		processBinDelete(c)
+	case protocolBinaryCmdIncrement, protocolBinaryCmdDecrement:
+		completeIncrBin(c, ext)
+	case protocolBinaryCmdStat:
+		processBinStat(c)
+	case protocolBinaryCmdVerbosity:
+		settings.verbose.Store(int32(min(binary.BigEndian.Uint32(ext), maxVerbosityLevel)))
+		writeBinResponse(c, "")
+	case protocolBinaryCmdQuit:
+		writeBinResponse(c, "")
+		c.closeReason = normalClose
+		closeAfterReplies(c)
+	case protocolBinaryCmdSaslListMechs:
+		binListSaslMechs(c)
+	case protocolBinaryCmdSaslAuth, protocolBinaryCmdSaslStep:
+		processBinSaslAuth(c, vlen)
+	}
+}
+
+// processBinUpdate begins to read the value of set, add, replace, append and
+// prepend.
+func processBinUpdate(c *conn, ext []byte, vlen int) {
+	key := binaryGetKey(c)
+	var flags, expiration uint32
+	if len(ext) > 0 { // not for append and prepend
+		flags = binary.BigEndian.Uint32(ext)
+		expiration = binary.BigEndian.Uint32(ext[4:])
+	}
+	name, comm := "SET", nreadSet
+	switch c.cmd {
+	case protocolBinaryCmdAdd:
+		name, comm = "ADD", nreadAdd
+	case protocolBinaryCmdReplace:
+		name, comm = "REPLACE", nreadReplace
+	case protocolBinaryCmdAppend:
+		name, comm = "APPEND", nreadAppend
+	case protocolBinaryCmdPrepend:
+		name, comm = "PREPEND", nreadPrepend
+	}
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, "<%d %s %s Value len is %d\n", c.sfd, name, key, vlen)
+	}
+	if settings.detailEnabled.Load() {
+		statsPrefixRecordSet(key)
+	}
+	it := itemAlloc(key, flags, realtime(int64(expiration)), vlen+2)
+	if it == nil {
+		status := noMemory
+		if !itemSizeOk(len(key), flags, vlen+2) {
+			writeBinError(c, protocolBinaryResponseE2big, "", 0)
+			status = tooLarge
+		} else {
+			outOfMemory(c, "SERVER_ERROR Out of memory allocating item")
+		}
+		if loggerEflags.Load()&logMutations != 0 {
+			loggerLogItemStore(c.thread, status, comm, key, nil)
+		}
+		if comm == nreadSet {
+			itemForget(key, c.thread) // a set that fails leaves nothing stale behind
+		}
+		c.sbytes = vlen
+		connSetState(c, connSwallow)
+		return
+	}
+	it.setCas(c.binaryHeader.cas)
+	if it.cas() != 0 && comm != nreadAppend && comm != nreadPrepend {
+		comm = nreadCas
+	}
+	connReadValue(c, it, comm)
+}
+
+func processBinFlush(c *conn, ext []byte) {
+	if !settings.flushEnabled {
+		writeBinError(c, protocolBinaryResponseAuthError, "", 0)
+		return
+	}
+	var exptime uint32
+	if len(ext) > 0 {
+		exptime = binary.BigEndian.Uint32(ext)
+	}
+	// What is set later in this second survives.
+	oldest := currentTime.Load() - 1
+	if exptime > 0 {
+		oldest = realtime(int64(exptime)) - 1
+	}
+	settings.oldestLive.Store(oldest)
+	itemFlushExpired()
+	c.thread.stats.pending.n[statFlushCmds]++
+	writeBinResponse(c, "")
+}
+
+func processBinDelete(c *conn) {
+	key := binaryGetKey(c)
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, "Deleting %s\n", key)
+	}
+	if settings.detailEnabled.Load() {
+		statsPrefixRecordDelete(key)
+	}
+	t := c.thread
+	it, hv := itemGetLocked(key, t, dontUpdate)
+	cas := c.binaryHeader.cas
+	switch {
+	case it == nil:
+		t.stats.pending.n[statDeleteMisses]++
+		writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
+	case cas == 0 || cas == it.cas():
+		t.stats.slab(it, slabDeleteHits)
+		doItemUnlink(it, hv)
+		writeBinResponse(c, "")
+	default:
+		writeBinError(c, protocolBinaryResponseKeyEexists, "", 0)
+	}
+	if it != nil {
+		doItemRemove(it)
+	}
+	itemUnlock(hv)
+}
