@@ -276,7 +276,7 @@ func binaryGetKey(c *conn) []byte {
 // addBinHeader begins a reply, in place of what the command has answered so
 // far. bodyLen bytes are to follow, extras of hdrLen and a key among them.
 func addBinHeader(c *conn, err protocolBinaryResponseStatus, hdrLen, keyLen, bodyLen int) {
-	respUnwind(c)
+	respReset(c)
 	start := len(c.resp.wbuf)
 	c.resp.wbuf = appendBinHeader(c.resp.wbuf, c.binaryHeader.opcode, err, hdrLen, keyLen, bodyLen, c.binaryHeader.opaque, c.cas)
 	if settings.verbose.Load() > 1 {

@@ -177,7 +177,7 @@ func TestBusy(t *testing.T) {
 			set(th, nreadSet, string(key), tt.value, 0)
 			var fill []*item
 			for pages(id) < 2 {
-				fill = append(fill, itemAlloc([]byte("fill"), 0, 0, slabsSize(id)-itemSize-8-5))
+				fill = append(fill, itemAlloc([]byte("fill"), 0, 0, slabclass[id].size-itemSize-8-5))
 			}
 			for _, it := range fill {
 				itemRemove(it)
@@ -382,7 +382,7 @@ func TestPool(t *testing.T) {
 func TestMoverPause(t *testing.T) {
 	moverInit(t, 64, func() { settings.slabAutomove.Store(0) })
 	const id = 20
-	it := itemAlloc([]byte("key"), 0, 0, slabsSize(id)-itemSize-8-4)
+	it := itemAlloc([]byte("key"), 0, 0, slabclass[id].size-itemSize-8-4)
 	slabsMlock()
 	doSlabsNewslab(id)
 	slabsMunlock()

@@ -74,8 +74,8 @@ func respCount(c *conn) bool {
 	return true
 }
 
-// respUnwind drops what the current command has answered so far.
-func respUnwind(c *conn) {
+// respReset drops what the current command has answered so far.
+func respReset(c *conn) {
 	r := c.resp
 	for i := r.mark.iov; i < len(r.iov); i++ {
 		if it := r.iov[i].it; it != nil {
@@ -146,11 +146,11 @@ func respKeep(c *conn) {
 	}
 	respSetMark(own)
 	clear(r.iov)
-	respReset(r)
+	respRecycle(r)
 	c.resp = own
 }
 
-func respReset(r *resp) {
+func respRecycle(r *resp) {
 	if cap(r.wbuf) > wbufSize {
 		r.wbuf = make([]byte, 0, wbufSize)
 	}
@@ -169,14 +169,14 @@ func respRelease(c *conn) {
 		}
 	}
 	c.thread.respCount -= r.count
-	respReset(r)
+	respRecycle(r)
 	c.resp = nil
 }
 
 // outString answers one line, in place of what the command has answered so
 // far, or nothing at all with noreply.
 func outString[T string | []byte](c *conn, str T) {
-	respUnwind(c)
+	respReset(c)
 	if c.noreply {
 		if settings.verbose.Load() > 1 {
 			fmt.Fprintf(os.Stderr, ">%d NOREPLY %s\n", c.sfd, str)

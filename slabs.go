@@ -86,8 +86,6 @@ func slabsClsid(size int) int {
 
 func slabsClassCheck(id int) bool { return id >= slabGlobalPagePool && id <= largestClsid }
 
-func slabsSize(clsid int) int { return slabclass[clsid].size }
-
 // slabsReserve reserves the arena. Normally it is as large as refs of 8
 // bytes reach, so that cache_memlimit can raise the limit later.
 func slabsReserve(limit int) {

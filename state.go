@@ -364,8 +364,9 @@ func driveNreadError(c *conn) bool {
 	return false
 }
 
-// readIntoItem moves what the read buffer has of the value into the item.
-// It returns false if there is no memory for another chunk.
+// readIntoItem moves what the read buffer has of the value into the item
+// (C: read_into_chunked_item). It returns false if there is no memory for
+// another chunk.
 func readIntoItem(c *conn) bool {
 	for c.rbytes > 0 && c.rlbytes > 0 {
 		room, ok := nreadRoom(c)
@@ -381,7 +382,7 @@ func readIntoItem(c *conn) bool {
 }
 
 // nreadRoom is where the next bytes of the value go. It returns false if
-// there is no memory for another chunk (C: read_into_chunked_item).
+// there is no memory for another chunk.
 func nreadRoom(c *conn) ([]byte, bool) {
 	if c.rchunk == nil {
 		return c.ritem, true

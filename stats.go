@@ -452,8 +452,8 @@ func processStatSettings(c *conn) {
 	appendStat(c, "client_flags_size", "4")
 }
 
-// connText names an end of a connection, as "tcp:127.0.0.1:11211".
-func connText(sa unix.Sockaddr, tr transport) string {
+// getConnText names an end of a connection, as "tcp:127.0.0.1:11211".
+func getConnText(sa unix.Sockaddr, tr transport) string {
 	proto := "tcp"
 	if tr == udpTransport {
 		proto = "udp"
@@ -492,11 +492,11 @@ func processStatsConns(c *conn) {
 		}
 		local, _ := unix.Getsockname(fd)
 		if s.state == connListening || s.transport == udpTransport && s.state == connRead {
-			appendStat(c, name+"addr", "%s", connText(local, s.transport))
+			appendStat(c, name+"addr", "%s", getConnText(local, s.transport))
 		} else {
 			peer, _ := unix.Getpeername(fd)
-			appendStat(c, name+"addr", "%s", connText(peer, s.transport))
-			appendStat(c, name+"listen_addr", "%s", connText(local, s.transport))
+			appendStat(c, name+"addr", "%s", getConnText(peer, s.transport))
+			appendStat(c, name+"listen_addr", "%s", getConnText(local, s.transport))
 		}
 		appendStat(c, name+"state", "%s", stateText(s.state))
 		appendStat(c, name+"secs_since_last_cmd", "%d", currentTime.Load()-s.lastCmdTime)

@@ -331,7 +331,7 @@ func TestSlabsClsid(t *testing.T) {
 		t.Fatalf("%d classes, want %d", largestClsid, len(chunkSizes))
 	}
 	for i, size := range chunkSizes {
-		if got := slabsSize(i + 1); got != size-16 {
+		if got := slabclass[i+1].size; got != size-16 {
 			t.Errorf("class %d: %d bytes, want %d", i+1, got, size-16)
 		}
 	}
@@ -350,7 +350,7 @@ func TestSlabsClsid(t *testing.T) {
 	}
 
 	slabsInit(64<<20, 1.25, false, []int{100, 200, 1001})
-	if got := []int{slabsSize(1), slabsSize(2), slabsSize(3), slabsSize(4)}; !slices.Equal(got, []int{88, 184, 992, 524272}) {
+	if got := []int{slabclass[1].size, slabclass[2].size, slabclass[3].size, slabclass[4].size}; !slices.Equal(got, []int{88, 184, 992, 524272}) {
 		t.Errorf("with slab_sizes: %v", got)
 	}
 	slabsInit(64<<20, 1.25, true, nil)
@@ -538,10 +538,10 @@ func TestChunked(t *testing.T) {
 			th := testThread()
 			borders := []int{settings.itemSizeMax - 16}
 			for id := powerSmallest; id <= largestClsid; id++ {
-				borders = append(borders, slabsSize(id))
+				borders = append(borders, slabclass[id].size)
 			}
 			for n := 1; n <= 4 && (n+1)*max < settings.itemSizeMax; n++ {
-				borders = append(borders, n*(slabChunkMax-itemChunkSize)+itemSize+12, n*(slabChunkMax-itemChunkSize)+itemSize+12+slabsSize(3))
+				borders = append(borders, n*(slabChunkMax-itemChunkSize)+itemSize+12, n*(slabChunkMax-itemChunkSize)+itemSize+12+slabclass[3].size)
 			}
 			for _, border := range borders {
 				for size := border - 24; size <= border+24; size += 1 + border>>14 {

@@ -665,18 +665,15 @@ func processTouchCmd(c *conn, pr *parser) {
 	}
 	t := c.thread
 	t.stats.pending.n[statTouchCmds]++
-	hv := hash(key)
-	itemLock(hv)
-	it := doItemTouch(key, realtime(exptimeToPositiveTime(exptime)), hv, t)
-	if it != nil {
-		t.stats.slab(it, slabTouchHits)
-		doItemRemove(it)
-		outString(c, "TOUCHED")
-	} else {
+	it := itemTouch(key, realtime(exptimeToPositiveTime(exptime)), t)
+	if it == nil {
 		t.stats.pending.n[statTouchMisses]++
 		outString(c, "NOT_FOUND")
+		return
 	}
-	itemUnlock(hv)
+	t.stats.slab(it, slabTouchHits)
+	outString(c, "TOUCHED")
+	itemRemove(it)
 }
 
 func processVerbosityCommand(c *conn, pr *parser) {
