@@ -99,6 +99,32 @@ func assocFind(key []byte, hv uint32) *item {
 	return nil
 }
 
+const assocBatch = 16 // keys for assocPrefetch
+
+// assocPrefetch has the processor fetch what assocFind will look at for these
+// keys, at most assocBatch of them: so it waits for memory once for all of
+// them, not for one after the other. It takes no lock. What it finds may be
+// wrong, but nothing comes of it.
+func assocPrefetch(keys [][]byte) {
+	if !memPeek {
+		return
+	}
+	var hv [assocBatch]uint32
+	for i, key := range keys {
+		hv[i] = hash(key) & uint32(len(primaryHashtable)-1)
+	}
+	var refs [assocBatch]ref
+	for i := range keys {
+		refs[i] = primaryHashtable[hv[i]]
+	}
+	for i, key := range keys {
+		it := refs[i].item()
+		for n := 0; n < 4 && it != nil && (int(it.nkey) != len(key) || !bytes.Equal(it.key(), key)); n++ {
+			it = it.hNext.item()
+		}
+	}
+}
+
 // assocExpand begins to grow the table to the next power of 2. All threads
 // are paused.
 func assocExpand() {

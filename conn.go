@@ -53,6 +53,7 @@ type conn struct {
 	rbuf   []byte // input; nil while there is none
 	rcurr  int    // where in rbuf what is not parsed yet begins
 	rbytes int    // and its length
+	ahead  int    // how far lookAhead has come, 0 if nowhere
 
 	resp *resp // output not sent yet; nil while there is none
 

@@ -16,18 +16,22 @@ const (
 	memRoom  = 32 << 30 // bytes to reserve at least, if it can be had
 )
 
+// memPeek tells that memory may be looked at without the lock of what is
+// there, by who does not mind to find something else.
+const memPeek = true
+
 var arena []byte // as it was mapped
 
 // memReserve reserves size bytes of address space for the arena, none of it
-// accessible yet. Address space is free: the reservation may be many times
-// what will be used. Nothing in the arena moves once memBase is set. An arena
+// writable yet. Address space is free: the reservation may be many times what
+// will be used. All of it can be read, and a page behind it, for memPeek. Nothing in the arena moves once memBase is set. An arena
 // that was there before is gone.
 func memReserve(size int) error {
 	if arena != nil {
 		unix.Munmap(arena)
 		arena = nil
 	}
-	b, err := unix.Mmap(-1, 0, size+hugePage, unix.PROT_NONE,
+	b, err := unix.Mmap(-1, 0, size+hugePage, unix.PROT_READ,
 		unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
 	if err != nil {
 		return err

@@ -9,6 +9,8 @@ import "unsafe"
 
 const memRoom = 192 << 20 // bytes to reserve at least
 
+const memPeek = false
+
 // memReserve takes the whole arena at once, so callers ask for little.
 func memReserve(size int) error {
 	b := make([]uint64, (size+7)/8)

@@ -3,7 +3,11 @@
 
 package main
 
-import "golang.org/x/sys/unix"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 const (
 	evRead  = unix.EPOLLIN  // EV_READ | EV_PERSIST
@@ -41,7 +45,7 @@ func pollDel(p *poll, fd int) error {
 // until a signal, is the scheduler told, so that it can sleep, too.
 const (
 	pollRawMsec   = 10
-	pollIdleWaits = 3
+	pollIdleWaits = 10
 )
 
 // pollWait waits until a descriptor is ready, at most msec milliseconds, -1
@@ -72,17 +76,15 @@ func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 	return nil, err
 }
 
-// usleep is usleep(3), for background threads. Not time.Sleep, for which the
-// scheduler must wake a second thread to keep the time. As in pollWait the
-// scheduler is told of long sleeps alone; a short one ends with a signal, as
-// that may come from a collector who wants this thread to stop.
+// usleep is usleep(3), for background threads. Not time.Sleep where it is
+// short: for that the scheduler must wake a second thread to keep the time.
+// Not nanosleep(2) where it is long: see pollWait. A short sleep ends with a
+// signal, as that may come from a collector who wants this thread to stop.
 func usleep(usec int) {
-	ts := unix.NsecToTimespec(int64(usec) * 1000)
-	if usec < pollRawMsec*1000 {
-		rawNanosleep(&ts)
+	if usec >= pollRawMsec*1000 {
+		time.Sleep(time.Duration(usec) * time.Microsecond)
 		return
 	}
-	for unix.Nanosleep(&ts, &ts) == unix.EINTR {
-		// The rest of it.
-	}
+	ts := unix.NsecToTimespec(int64(usec) * 1000)
+	rawNanosleep(&ts)
 }

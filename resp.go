@@ -179,11 +179,11 @@ func outString[T string | []byte](c *conn, str T) {
 	respReset(c)
 	if c.noreply {
 		if settings.verbose.Load() > 1 {
-			fmt.Fprintf(os.Stderr, ">%d NOREPLY %s\n", c.sfd, str)
+			fmt.Fprintf(os.Stderr, ">%d NOREPLY %s\n", c.sfd, string(str))
 		}
 	} else {
 		if settings.verbose.Load() > 1 {
-			fmt.Fprintf(os.Stderr, ">%d %s\n", c.sfd, str)
+			fmt.Fprintf(os.Stderr, ">%d %s\n", c.sfd, string(str))
 		}
 		c.resp.wbuf = append(append(c.resp.wbuf, str...), "\r\n"...)
 	}

@@ -156,6 +156,7 @@ func tryReadNetwork(c *conn) tryReadResult {
 	switch {
 	case n > 0:
 		c.rbytes += n
+		c.ahead = 0
 		return readDataReceived
 	case e == 0:
 		c.closeReason = normalClose

@@ -90,6 +90,14 @@ func lineText(line []byte) []byte {
 // The following take the words of one kind of command apart. They return
 // false if the line is no such command.
 
+// firstWord is the line up to its first blank.
+func firstWord(line []byte) []byte {
+	if i := bytes.IndexByte(line, ' '); i >= 0 {
+		return line[:i]
+	}
+	return line
+}
+
 // processRequestMeta: <cmd> <key> <flags>*
 func processRequestMeta(pr *parser) bool {
 	tokenizeCommand(pr, 2)
@@ -337,11 +345,35 @@ func tryReadCommandAscii(c *conn) bool {
 		processGetKeys(c, line)
 		return true
 	}
+	if c.rbytes > len(line) && c.rcurr >= c.ahead {
+		lookAhead(c)
+	}
 	c.rcurr += len(line)
 	c.rbytes -= len(line)
 	c.lastCmdTime = currentTime.Load()
 	processCommandAscii(c, line)
 	return true
+}
+
+// lookAhead prefetches for the next commands in the read buffer. The second
+// word of most lines is a key; for the others it does no harm.
+func lookAhead(c *conn) {
+	var keys [assocBatch][]byte
+	n := 0
+	c.ahead = c.rcurr
+	for end := c.rcurr + c.rbytes; n < assocBatch; {
+		el := bytes.IndexByte(c.rbuf[c.ahead:end], '\n')
+		if el < 0 {
+			break
+		}
+		line := lineText(c.rbuf[c.ahead : c.ahead+el+1])
+		c.ahead += el + 1
+		if i := bytes.IndexByte(line, ' '); i >= 0 {
+			keys[n] = firstWord(line[i+1:])
+			n++
+		}
+	}
+	assocPrefetch(keys[:n])
 }
 
 // tooLongLine has more than 2048 bytes and no end of line yet. That must be
@@ -417,10 +449,14 @@ func processGetKeys(c *conn, line []byte) {
 		return
 	}
 	keys := lineText(line)
+	ahead := 0 // how far we have prefetched
 	for i := 0; i < len(keys); {
 		if keys[i] == ' ' {
 			i++
 			continue
+		}
+		if i >= ahead {
+			ahead = i + prefetchKeys(keys[i:])
 		}
 		if respFull(c) && c.transport != udpTransport {
 			// Send; if the socket takes all of it, go on at once.
@@ -461,6 +497,23 @@ func processGetKeys(c *conn, line []byte) {
 	}
 	c.resp.wbuf = append(c.resp.wbuf, "END\r\n"...)
 	connSetState(c, connNewCmd)
+}
+
+// prefetchKeys prefetches for the next keys of a get, unless it is only one.
+// It returns their length.
+func prefetchKeys(line []byte) int {
+	var keys [assocBatch][]byte
+	n, i := 0, 0
+	for n < assocBatch && i < len(line) {
+		key := firstWord(line[i:])
+		keys[n] = key
+		n++
+		i += len(key) + 1
+	}
+	if n > 1 {
+		assocPrefetch(keys[:n])
+	}
+	return i
 }
 
 // processGetCmd answers one key of a get.
