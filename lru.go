@@ -264,6 +264,27 @@ func lruBumpAsync(b *lruBumpBuf, it *item, hv uint32) bool {
 	return ok
 }
 
+// lruBumpPrefetch does for n entries from i on what assocPrefetch does for
+// lookups: it fetches the neighbours that these items are taken from between.
+//
+//go:noinline
+func lruBumpPrefetch(b *lruBumpBuf, i, n int) (sum byte) {
+	if !memPeek {
+		return 0
+	}
+	for range n {
+		it := b.ring[i%lruBumpBufSize].it.item()
+		if prev := it.prev.item(); prev != nil {
+			sum += prev.nkey
+		}
+		if next := it.next.item(); next != nil {
+			sum += next.nkey
+		}
+		i++
+	}
+	return sum
+}
+
 // lruMaintainerBumps does what the workers have noted. It returns whether
 // there was anything.
 func lruMaintainerBumps() bool {
@@ -279,6 +300,9 @@ func lruMaintainerBumps() bool {
 		bumped = true
 		// The worker only writes behind these entries.
 		for i := range todo {
+			if i%assocBatch == 0 {
+				lruBumpPrefetch(b, head+i, min(todo-i, assocBatch))
+			}
 			be := b.ring[(head+i)%lruBumpBufSize]
 			it := be.it.item()
 			itemLock(be.hv)

@@ -147,6 +147,13 @@ func (it *item) setKey(key []byte) {
 // data is the value with its \r\n; not for a chunked item.
 func (it *item) data() []byte { return it.offset(it.dataOff(), int(it.nbytes)) }
 
+// peek looks at the first few cache lines behind the header and the key.
+func (it *item) peek() byte {
+	const cacheLine = 64
+	b := it.offset(0, 4*cacheLine)
+	return b[cacheLine] + b[2*cacheLine] + b[3*cacheLine]
+}
+
 func (it *item) cas() uint64 {
 	if it.itFlags&itemCas == 0 {
 		return 0
