@@ -83,6 +83,7 @@ func clockHandler() {
 // has been called, with the reason.
 func acceptorLoop() stopReasons {
 	runtime.LockOSThread()
+	blockPreemptSignal()
 	for {
 		msec := 1000 - int(time.Since(clockBase)%time.Second/time.Millisecond) // to the next second
 		if maxconnsPolling {

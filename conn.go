@@ -378,6 +378,6 @@ func connClose(c *conn) {
 	statsState.currConns--
 	statsLock.Unlock()
 	// From here on c may begin to serve another connection, of another worker.
-	unix.Close(c.sfd)
+	rawClose(c.sfd)
 	allowNewConns.Store(true)
 }

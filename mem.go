@@ -216,7 +216,8 @@ func memItem(off int) *item { return (*item)(unsafe.Add(memBase, off)) }
 func memOff(it *item) int { return int(uintptr(unsafe.Pointer(it)) - uintptr(memBase)) }
 
 // System calls that do not wait. Unlike x/sys/unix's they do not tell the
-// scheduler, which would take the worker for blocked, nor allocate.
+// scheduler, which would take the worker for blocked and its P away, nor do
+// they allocate.
 
 func rawRead(fd int, b []byte) (int, unix.Errno) {
 	n, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
@@ -236,6 +237,14 @@ func rawWritev(fd int, iov []unix.Iovec) (int, unix.Errno) {
 func rawAccept4(fd, flags int) (int, unix.Errno) {
 	n, _, e := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), 0, 0, uintptr(flags), 0, 0)
 	return int(n), e
+}
+
+func rawClose(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
+
+func rawEpollCtl(epfd, op, fd int, event unix.EpollEvent) unix.Errno {
+	_, _, e := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epfd), uintptr(op), uintptr(fd),
+		uintptr(unsafe.Pointer(&event)), 0, 0)
+	return e
 }
 
 // These two wait after all, but not for long.

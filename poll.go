@@ -27,15 +27,20 @@ func pollInit(p *poll) (err error) {
 
 // pollAdd begins to watch fd. With events 0 only hang-ups are reported.
 func pollAdd(p *poll, fd int, events uint32) error {
-	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
+	return pollCtl(p, unix.EPOLL_CTL_ADD, fd, events)
 }
 
 func pollMod(p *poll, fd int, events uint32) error {
-	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
+	return pollCtl(p, unix.EPOLL_CTL_MOD, fd, events)
 }
 
-func pollDel(p *poll, fd int) error {
-	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil)
+func pollDel(p *poll, fd int) error { return pollCtl(p, unix.EPOLL_CTL_DEL, fd, 0) }
+
+func pollCtl(p *poll, op, fd int, events uint32) error {
+	if e := rawEpollCtl(p.epfd, op, fd, unix.EpollEvent{Events: events, Fd: int32(fd)}); e != 0 {
+		return e
+	}
+	return nil
 }
 
 // A worker waits without telling Go's scheduler. If it did, the scheduler's
@@ -74,6 +79,18 @@ func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 		err = nil
 	}
 	return nil, err
+}
+
+// blockPreemptSignal keeps the signal away with which the scheduler asks this
+// thread, a hundred times a second, to let others run: it would end waits and
+// cost as much as a request. The thread is asked at each call of a function,
+// too.
+func blockPreemptSignal() {
+	var set unix.Sigset_t
+	set.Val[0] = 1 << (unix.SIGURG - 1)
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil); err != nil {
+		perror("pthread_sigmask", err)
+	}
 }
 
 // usleep is usleep(3), for background threads. Not time.Sleep where it is

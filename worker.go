@@ -183,15 +183,13 @@ func cqiFree(cq *connQueue, item *cqItem) {
 func notifyWorker(t *thread, item *cqItem) {
 	b := [1]byte{byte(item.mode)}
 	cqPush(&t.evQueue, item)
-	for {
-		_, err := unix.Write(t.notifySendFd, b[:])
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			perror("Failed writing to notify pipe", err)
-		}
-		return
+	_, e := rawWrite(t.notifySendFd, b[:])
+	for e == unix.EINTR {
+		runtime.Gosched() // the signal may have asked for that
+		_, e = rawWrite(t.notifySendFd, b[:])
+	}
+	if e != 0 {
+		perror("Failed writing to notify pipe", e)
 	}
 }
 
@@ -226,6 +224,7 @@ func setupThread(me *thread) {
 // workerLibevent is the life of a worker: wait for events, serve them.
 func workerLibevent(me *thread) {
 	runtime.LockOSThread()
+	blockPreemptSignal()
 	registerThreadInitialized()
 	for {
 		msec := -1
@@ -268,9 +267,9 @@ func workerLibevent(me *thread) {
 // as many as one read of it tells.
 func threadLibeventProcess(me *thread) {
 	var buf [32]byte
-	n, err := unix.Read(me.notifyReceiveFd, buf[:])
-	if err != nil {
-		if err != unix.EINTR && settings.verbose.Load() > 0 {
+	n, e := rawRead(me.notifyReceiveFd, buf[:])
+	if e != 0 {
+		if e != unix.EINTR && settings.verbose.Load() > 0 {
 			fmt.Fprintf(os.Stderr, "Can't read from libevent pipe\n")
 		}
 		return
