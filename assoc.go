@@ -104,11 +104,13 @@ const assocBatch = 16 // keys for assocPrefetch
 // assocPrefetch has the processor fetch what will be looked at for these
 // keys, at most assocBatch of them: buckets, items, and the beginnings of
 // their values. So it waits for memory once for all of them, not for one after
-// the other. It takes no lock: what it finds may be wrong, but nothing comes
-// of it. The result keeps the compiler from leaving it all out.
+// the other. With links the items are about to be taken out of their LRUs: it
+// fetches their neighbours, too. It takes no lock: what it finds may be wrong,
+// but nothing comes of it. The result keeps the compiler from leaving it all
+// out.
 //
 //go:noinline
-func assocPrefetch(keys [][]byte) (sum byte) {
+func assocPrefetch(keys [][]byte, links bool) (sum byte) {
 	if !memPeek {
 		return 0
 	}
@@ -124,6 +126,9 @@ func assocPrefetch(keys [][]byte) (sum byte) {
 		for n := 0; n < 4 && it != nil; n++ {
 			if int(it.nkey) == len(key) && bytes.Equal(it.key(), key) {
 				sum += it.peek()
+				if links {
+					sum += it.peekLinks()
+				}
 				break
 			}
 			it = it.hNext.item()

@@ -273,13 +273,7 @@ func lruBumpPrefetch(b *lruBumpBuf, i, n int) (sum byte) {
 		return 0
 	}
 	for range n {
-		it := b.ring[i%lruBumpBufSize].it.item()
-		if prev := it.prev.item(); prev != nil {
-			sum += prev.nkey
-		}
-		if next := it.next.item(); next != nil {
-			sum += next.nkey
-		}
+		sum += b.ring[i%lruBumpBufSize].it.item().peekLinks()
 		i++
 	}
 	return sum

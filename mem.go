@@ -154,6 +154,17 @@ func (it *item) peek() byte {
 	return b[cacheLine] + b[2*cacheLine] + b[3*cacheLine]
 }
 
+// peekLinks looks at the neighbours in the LRU.
+func (it *item) peekLinks() (sum byte) {
+	if prev := it.prev.item(); prev != nil {
+		sum += prev.nkey
+	}
+	if next := it.next.item(); next != nil {
+		sum += next.nkey
+	}
+	return sum
+}
+
 func (it *item) cas() uint64 {
 	if it.itFlags&itemCas == 0 {
 		return 0

@@ -356,10 +356,15 @@ func tryReadCommandAscii(c *conn) bool {
 }
 
 // lookAhead prefetches for the next commands in the read buffer. The second
-// word of most lines is a key; for the others it does no harm.
+// word of most lines is a key; for the others it does no harm. All are taken
+// to be of the kind of the first.
 func lookAhead(c *conn) {
 	var keys [assocBatch][]byte
 	n := 0
+	cmd := c.rbuf[c.rcurr]
+	if cmd == 'm' {
+		cmd = c.rbuf[c.rcurr+1]
+	}
 	c.ahead = c.rcurr
 	for end := c.rcurr + c.rbytes; n < assocBatch; {
 		el := bytes.IndexByte(c.rbuf[c.ahead:end], '\n')
@@ -373,7 +378,7 @@ func lookAhead(c *conn) {
 			n++
 		}
 	}
-	assocPrefetch(keys[:n])
+	assocPrefetch(keys[:n], cmd == 's' || cmd == 'd')
 }
 
 // tooLongLine has more than 2048 bytes and no end of line yet. That must be
@@ -511,7 +516,7 @@ func prefetchKeys(line []byte) int {
 		i += len(key) + 1
 	}
 	if n > 1 {
-		assocPrefetch(keys[:n])
+		assocPrefetch(keys[:n], false)
 	}
 	return i
 }
