@@ -53,15 +53,12 @@ type conn struct {
 	rbuf   []byte // input; nil while there is none
 	rcurr  int    // where in rbuf what is not parsed yet begins
 	rbytes int    // and its length
-	ahead  int    // how far lookAhead has come, 0 if nowhere
 
 	resp *resp // output not sent yet; nil while there is none
 
-	// A value being read: the item, where the rest of the value goes, and
-	// how many bytes are to come. ritem is nil for a chunked item, whose
-	// current chunk is rchunk.
+	// A value being read: the item, the chunk that is filled if it is
+	// chunked, and how many bytes are to come.
 	item    *item
-	ritem   []byte
 	rchunk  *itemChunk
 	rlbytes int
 

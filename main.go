@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -316,6 +317,10 @@ func startThreads() {
 	// A thread that waits in epoll_wait keeps its P until sysmon takes it
 	// away: there have to be enough for all.
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), settings.numThreads+backgroundThreads))
+
+	// The scheduler opens two descriptors when the first timer is set, and ends
+	// the process if there are none: it shall do so now.
+	time.Sleep(1)
 
 	memcachedThreadInit(settings.numThreads)
 	initLruCrawler()

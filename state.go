@@ -156,7 +156,7 @@ func tryReadNetwork(c *conn) tryReadResult {
 	switch {
 	case n > 0:
 		c.rbytes += n
-		c.ahead = 0
+		c.thread.ahead = 0
 		return readDataReceived
 	case e == 0:
 		c.closeReason = normalClose
@@ -386,7 +386,11 @@ func readIntoItem(c *conn) bool {
 // there is no memory for another chunk.
 func nreadRoom(c *conn) ([]byte, bool) {
 	if c.rchunk == nil {
-		return c.ritem, true
+		b := c.item.data()
+		if c.protocol == binaryProt {
+			b = b[:len(b)-2] // there comes no \r\n
+		}
+		return b[len(b)-c.rlbytes:], true
 	}
 	ch := c.rchunk
 	if ch.used == ch.size {
@@ -405,9 +409,7 @@ func nreadRoom(c *conn) ([]byte, bool) {
 
 // nreadAdvance notes that n bytes of the value were put where nreadRoom said.
 func nreadAdvance(c *conn, n int) {
-	if c.rchunk == nil {
-		c.ritem = c.ritem[n:]
-	} else {
+	if c.rchunk != nil {
 		c.rchunk.used += int32(n)
 	}
 	c.rlbytes -= n

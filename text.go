@@ -345,7 +345,7 @@ func tryReadCommandAscii(c *conn) bool {
 		processGetKeys(c, line)
 		return true
 	}
-	if c.rbytes > len(line) && c.rcurr >= c.ahead {
+	if c.rbytes > len(line) && c.rcurr >= c.thread.ahead {
 		lookAhead(c)
 	}
 	c.rcurr += len(line)
@@ -365,19 +365,20 @@ func lookAhead(c *conn) {
 	if cmd == 'm' {
 		cmd = c.rbuf[c.rcurr+1]
 	}
-	c.ahead = c.rcurr
-	for end := c.rcurr + c.rbytes; n < assocBatch; {
-		el := bytes.IndexByte(c.rbuf[c.ahead:end], '\n')
+	at, end := c.rcurr, c.rcurr+c.rbytes
+	for n < assocBatch {
+		el := bytes.IndexByte(c.rbuf[at:end], '\n')
 		if el < 0 {
 			break
 		}
-		line := lineText(c.rbuf[c.ahead : c.ahead+el+1])
-		c.ahead += el + 1
+		line := lineText(c.rbuf[at : at+el+1])
+		at += el + 1
 		if i := bytes.IndexByte(line, ' '); i >= 0 {
 			keys[n] = firstWord(line[i+1:])
 			n++
 		}
 	}
+	c.thread.ahead = at
 	assocPrefetch(keys[:n], cmd == 's' || cmd == 'd')
 }
 
@@ -594,9 +595,9 @@ func connReadValue(c *conn, it *item, comm int) {
 		c.rlbytes -= 2 // there comes no \r\n
 	}
 	if it.itFlags&itemChunked != 0 {
-		c.rchunk, c.ritem = it.schunk(), nil
+		c.rchunk = it.schunk()
 	} else {
-		c.rchunk, c.ritem = nil, it.data()[:c.rlbytes]
+		c.rchunk = nil
 	}
 	connSetState(c, connNread)
 }

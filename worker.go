@@ -63,6 +63,7 @@ type thread struct {
 	resp    resp         // replies being gathered, lent to one conn at a time
 	iov     []unix.Iovec // for transmit
 	pr      parser       // the line being parsed
+	ahead   int          // how far lookAhead has come in the read buffer
 	yielded []*conn      // have input left but had their turn (-R)
 }
 
