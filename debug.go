@@ -2,10 +2,16 @@
 
 // Built with -tags debug, as memcached-debug is: commands for tests. From
 // proto_text.c: process_debugtime_command, process_debugitem_command.
+// debugprofile is not in C.
 
 package main
 
-import "sync/atomic"
+import (
+	"os"
+	"runtime/pprof"
+	"sync/atomic"
+	"time"
+)
 
 const debugBuild = true
 
@@ -29,6 +35,8 @@ func processDebugCommand(c *conn, pr *parser) bool {
 		processDebugtimeCommand(c, pr)
 	case "debugitem":
 		processDebugitemCommand(c, pr)
+	case "debugprofile":
+		processDebugprofileCommand(c, pr)
 	default:
 		return false
 	}
@@ -92,3 +100,27 @@ func processDebugitemCommand(c *conn, pr *parser) {
 
 // What debugitem ref took last. C keeps one for each connection.
 var debugItemReffed *item
+
+// processDebugprofileCommand: debugprofile <file> <seconds>. It writes a
+// profile of the processor time that the next seconds take, for go tool pprof
+// or as default.pgo.
+func processDebugprofileCommand(c *conn, pr *parser) {
+	seconds, ok := toktou32(pr.token(2))
+	if !ok {
+		outString(c, "ERROR")
+		return
+	}
+	f, err := os.Create(string(pr.token(1)))
+	if err == nil {
+		err = pprof.StartCPUProfile(f)
+	}
+	if err != nil {
+		outString(c, "SERVER_ERROR "+err.Error())
+		return
+	}
+	time.AfterFunc(time.Duration(seconds)*time.Second, func() {
+		pprof.StopCPUProfile()
+		f.Close()
+	})
+	outString(c, "OK")
+}
