@@ -28,8 +28,12 @@ type listener struct {
 }
 
 // The sockets in the order of their making. A daemon inherits them from the
-// mc9 that was asked for it, as descriptors from 3 on.
-var listeners []listener
+// mc9 that was asked for it, as descriptors from 3 on, and behind them a pipe
+// on which it says that it serves.
+var (
+	listeners     []listener
+	daemonReadyFd int
+)
 
 const socketsName = "MC9_SOCKETS"
 
@@ -52,7 +56,65 @@ func inheritSockets() bool {
 		unix.CloseOnExec(l.sfd)
 		listeners = append(listeners, l)
 	}
+	if ok {
+		daemonReadyFd = 3 + len(listeners)
+		unix.CloseOnExec(daemonReadyFd)
+	}
 	return ok
+}
+
+// activationSockets takes over the sockets that systemd has opened for us, if
+// it has, and reports that. They take the place of all that -p, -U, -l and -s
+// say.
+func activationSockets() bool {
+	pid, fds := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
+	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
+		os.Unsetenv(name)
+	}
+	if pid != strconv.Itoa(os.Getpid()) || fds == "" {
+		return false
+	}
+	if options.tcpSpecified || options.udpSpecified || settings.inter != "" || settings.socketpath != "" {
+		sysfatal(exUsage, "LISTEN_FDS: with inherited sockets there is no place for -p, -U, -l or -s")
+	}
+	settings.port, settings.udpport = 0, 0
+	for sfd := 3; sfd < 3+atoi(fds); sfd++ {
+		l := listener{sfd, tcpTransport, settings.bindingProtocol}
+		socktype, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_TYPE)
+		if err != nil {
+			sysfatal(exOserr, "LISTEN_FDS: descriptor %d: %s", sfd, strerror(err))
+		}
+		domain, _ := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		listening, _ := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+		switch {
+		case domain == unix.AF_UNIX && socktype == unix.SOCK_STREAM && listening != 0:
+			l.transport = localTransport
+		case (domain == unix.AF_INET || domain == unix.AF_INET6) && socktype == unix.SOCK_STREAM && listening != 0:
+			settings.port = socketPort(sfd)
+		case (domain == unix.AF_INET || domain == unix.AF_INET6) && socktype == unix.SOCK_DGRAM:
+			if settings.sasl || settings.authFile != "" {
+				sysfatal(exUsage, "LISTEN_FDS: descriptor %d: no UDP with authentication", sfd)
+			}
+			l.transport = udpTransport
+			settings.udpport = socketPort(sfd)
+		default:
+			sysfatal(exUsage, "LISTEN_FDS: descriptor %d is no socket that listens", sfd)
+		}
+		unix.SetNonblock(sfd, true)
+		unix.CloseOnExec(sfd)
+		listeners = append(listeners, l)
+	}
+	return true
+}
+
+func socketPort(sfd int) int {
+	switch sa, _ := unix.Getsockname(sfd); sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return sa.Port
+	case *unix.SockaddrInet6:
+		return sa.Port
+	}
+	return 0
 }
 
 func newSocket(family, socktype int) (int, error) {

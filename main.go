@@ -147,6 +147,32 @@ func limitFiles() {
 		"Try starting as root or requesting smaller maxconns value.\n", settings.maxconns)
 }
 
+// checkMemory warns if the system will end us before items take what -m
+// allows: the limits of our control group (version 2), and of those around it.
+func checkMemory() {
+	const besides = 16 << 20 // bytes for connections, the hash table, the program
+	need := settings.maxbytes.Load() + besides
+	groups, _ := os.ReadFile("/proc/self/cgroup")
+	_, group, ok := bytes.Cut(groups, []byte("0::"))
+	if !ok {
+		return
+	}
+	path, _, _ := strings.Cut(string(group), "\n")
+	for {
+		text, err := os.ReadFile("/sys/fs/cgroup" + path + "/memory.max")
+		if limit, ok := toktou64(bytes.TrimSpace(text)); err == nil && ok && limit < need {
+			fmt.Fprintf(os.Stderr, "WARNING: the memory limit of the control group is %d MB, but -m %d may need %d MB\n",
+				limit>>20, settings.maxbytes.Load()>>20, need>>20)
+			return
+		}
+		i := strings.LastIndexByte(path, '/')
+		if i < 0 {
+			return
+		}
+		path = path[:i]
+	}
+}
+
 // getpwnam finds a user by name or number. It reads /etc/passwd itself, as
 // os/user believes what $USER says of us. Not as in C: numbers need no entry,
 // neither do root and nobody.
@@ -198,8 +224,14 @@ func loseRoot() {
 }
 
 // daemonize leaves the terminal. A Go program cannot fork, so a second mc9
-// starts with the same words, inherits the sockets and goes on from there.
-func daemonize(nochdir, noclose bool) error {
+// starts with the same words, inherits the sockets and goes on from there. It
+// returns when that one serves. If that one ends instead, which it has said
+// why, so do we.
+func daemonize(nochdir bool) error {
+	var ready [2]int
+	if err := syscall.Pipe2(ready[:], syscall.O_CLOEXEC); err != nil {
+		return err
+	}
 	attr := syscall.ProcAttr{
 		Files: []uintptr{0, 1, 2},
 		Env:   append(os.Environ(), socketsEnv()),
@@ -208,17 +240,34 @@ func daemonize(nochdir, noclose bool) error {
 	if !nochdir {
 		attr.Dir = "/"
 	}
-	if !noclose {
-		null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
-		if err == nil {
-			attr.Files = []uintptr{uintptr(null), uintptr(null), uintptr(null)}
-		}
-	}
 	for _, l := range listeners {
 		attr.Files = append(attr.Files, uintptr(l.sfd))
 	}
-	_, err := syscall.ForkExec("/proc/self/exe", os.Args, &attr)
-	return err
+	attr.Files = append(attr.Files, uintptr(ready[1]))
+	pid, err := syscall.ForkExec("/proc/self/exe", os.Args, &attr)
+	if err != nil {
+		return err
+	}
+	syscall.Close(ready[1])
+	if n, _ := syscall.Read(ready[0], make([]byte, 1)); n != 1 {
+		var status syscall.WaitStatus
+		syscall.Wait4(pid, &status, 0, nil)
+		os.Exit(max(status.ExitStatus(), 1))
+	}
+	return nil
+}
+
+// daemonReady lets go of the terminal, unless noclose, and of the one who
+// started us.
+func daemonReady(noclose bool) {
+	if null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0); err == nil && !noclose {
+		for fd := range 3 {
+			syscall.Dup3(null, fd, 0)
+		}
+		syscall.Close(null)
+	}
+	syscall.Write(daemonReadyFd, []byte{'r'})
+	syscall.Close(daemonReadyFd)
 }
 
 func main() {
@@ -228,6 +277,9 @@ func main() {
 	settingsInit()
 	parseOptions(os.Args)
 	checkOptions()
+	if options.check {
+		os.Exit(check(options.checkAddr))
+	}
 	if options.maxcore {
 		maximizeCore()
 	}
@@ -240,18 +292,19 @@ func main() {
 		os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 		authInit()
 	} else {
-		if settings.socketpath == "" {
+		activated := activationSockets()
+		if !activated && settings.socketpath == "" {
 			openSockets()
 		}
 		loseRoot()
 		authInit()
-		if settings.socketpath == "" {
+		if activated || settings.socketpath == "" {
 			savePortnumbers()
 		} else if err := serverSocketUnix(settings.socketpath, settings.access); err != nil {
 			sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.socketpath, strerror(err))
 		}
 		if options.daemonize {
-			if err := daemonize(options.maxcore, settings.verbose.Load() > 0); err != nil {
+			if err := daemonize(options.maxcore); err != nil {
 				sysfatal(1, "failed to daemon() in order to daemonize: %s", strerror(err))
 			}
 			return
@@ -274,6 +327,7 @@ func main() {
 		itemStatsSizesInit()
 	}
 	clockInit()
+	checkMemory()
 
 	signal.Ignore(syscall.SIGPIPE)
 	startThreads()
@@ -285,6 +339,9 @@ func main() {
 		savePid(options.pidFile)
 	}
 
+	if options.daemonize {
+		daemonReady(settings.verbose.Load() > 0)
+	}
 	go sigHandler(sigs)
 	switch acceptorLoop() {
 	case graceStop:

@@ -458,3 +458,155 @@ func TestUser(t *testing.T) {
 		t.Errorf("%d: %s", code, out)
 	}
 }
+
+// mc9 --check finds a server wherever it listens and whatever it speaks.
+func TestCheck(t *testing.T) {
+	auth := filepath.Join(t.TempDir(), "auth")
+	os.WriteFile(auth, []byte("user:password\n"), 0o600)
+	for _, flags := range []string{"", "-B binary", "-B ascii", "-S", "-Y " + auth} {
+		t.Run(flags, func(t *testing.T) {
+			s := mc9(t, strings.Fields(flags)...)
+			if code, out := run(t, "--check="+s.addr); code != 0 || out != "" {
+				t.Errorf("--check=%s: %d, %s", s.addr, code, out)
+			}
+			if code, out := run(t, "-s", s.addr, "--check"); code != 0 || out != "" {
+				t.Errorf("-s %s --check: %d, %s", s.addr, code, out)
+			}
+		})
+	}
+	s := start(t, "", true, "-p", "-1")
+	port := s.port["TCP INET"]
+	for _, flags := range [][]string{
+		{"--check=127.0.0.1:" + port}, {"--check=localhost:" + port}, {"--check=*:" + port}, {"--check=:" + port},
+		{"-p", port, "--check"}, {"-l", "127.0.0.1,::1", "-p", port, "--check"}, {"-l", "127.0.0.1:" + port, "--check"},
+	} {
+		if code, out := run(t, flags...); code != 0 || out != "" {
+			t.Errorf("%q: %d, %s", flags, code, out)
+		}
+	}
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	for addr, want := range map[string]string{
+		silent.Addr().String():     "no answer within 2s\n",
+		"127.0.0.1:1":              "check: Connection refused\n",
+		t.TempDir() + "/no-socket": "check: No such file or directory\n",
+		"127.0.0.1:x":              "check: Invalid port number: \"x\"\n",
+	} {
+		if code, out := run(t, "--check="+addr); code != 1 || out != want {
+			t.Errorf("--check=%s: %d, %q", addr, code, out)
+		}
+	}
+}
+
+// activated starts mc9 as systemd would, with these sockets.
+func activated(flags []string, sockets ...*os.File) *exec.Cmd {
+	cmd := command("", flags...)
+	script := fmt.Sprintf(`LISTEN_PID=$$ LISTEN_FDS=%d exec "$0" "$@"`, len(sockets))
+	cmd.Args = append([]string{"sh", "-c", script, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
+	cmd.ExtraFiles = sockets
+	return cmd
+}
+
+// Sockets that systemd has opened are told apart and used.
+func TestActivation(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "s")
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unixl, err := net.Listen("unix", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []*os.File
+	for _, l := range []interface{ File() (*os.File, error) }{tcp.(*net.TCPListener), unixl.(*net.UnixListener), udp.(*net.UDPConn)} {
+		f, err := l.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	cmd := activated(nil, files...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	for _, addr := range []string{tcp.Addr().String(), name} {
+		if code, out := run(t, "--check="+addr); code != 0 {
+			t.Errorf("%s: %s", addr, out)
+		}
+	}
+	nc, err := net.Dial("tcp", tcp.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	c := newClient(nc)
+	_, port, _ := net.SplitHostPort(tcp.Addr().String())
+	if have := c.stat("settings", "tcpport"); have != port {
+		t.Errorf("tcpport %s, want %s", have, port)
+	}
+	dialUdp(t, udp.LocalAddr().String()).want(t, 1, "version\r\n", "VERSION 1.6.45\r\n")
+
+	plain, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	for _, tt := range []struct {
+		flags string
+		f     *os.File
+		want  string
+	}{
+		{"-p 1", files[0], "LISTEN_FDS: with inherited sockets there is no place for -p, -U, -l or -s\n"},
+		{"", plain, "LISTEN_FDS: descriptor 3: Socket operation on non-socket\n"},
+		{"-S", files[2], "LISTEN_FDS: descriptor 3: no UDP with authentication\n"},
+	} {
+		out, err := activated(strings.Fields(tt.flags), tt.f).CombinedOutput()
+		if err == nil || string(out) != tt.want {
+			t.Errorf("%s: %v, %q", tt.flags, err, out)
+		}
+	}
+}
+
+// A daemon that cannot start says so before its parent leaves.
+func TestDaemonFails(t *testing.T) {
+	code, out := run(t, "-d", "-c", "10", "-s", filepath.Join(t.TempDir(), "s"))
+	if code != 1 || strings.Count(out, "\n") != 1 {
+		t.Errorf("%d, %q", code, out)
+	}
+}
+
+// Command lines from where memcached is used: they work as they are, but for
+// the options that mc9 leaves out, which it names.
+func TestDropIn(t *testing.T) {
+	for _, tt := range []struct{ from, line, refusal string }{
+		{"the official image", "memcached", ""},
+		{"the official image", "memcached -m 64 -v", ""},
+		{"Bitnami's chart", "-p 0 --memory-limit=64 --conn-limit=1024 --max-item-size=1m --threads=4 -v", ""},
+		{"Loki's and Mimir's charts", "-m 8192 --extended=modern,track_sizes -I 5m -c 16384 -v -u 11211", ""},
+		{"Loki's chunks cache with extstore", "-m 64 -o ext_path=/data/file:1G,ext_wbuf_size=16", "ext_path"},
+		{"Debian's memcached.conf, but for -d", "-v -m 64 -p 0 -u nobody -l 127.0.0.1 -l ::1", ""},
+		{"Fedora's sysconfig", "-p 0 -u nobody -m 64 -c 1024 -l 127.0.0.1,::1", ""},
+		{"with TLS", "-Z -o ssl_chain_cert=a,ssl_key=b", "TLS"},
+		{"with warm restart", "-e /tmpfs/file", "memory file"},
+	} {
+		flags := strings.Fields(tt.line)
+		if tt.refusal != "" {
+			if code, out := run(t, flags...); code == 0 || !strings.Contains(out, tt.refusal) || strings.Count(out, "\n") != 1 {
+				t.Errorf("%s: %s: %d, %q", tt.from, tt.line, code, out)
+			}
+			continue
+		}
+		mc9(t, flags...)
+	}
+}

@@ -66,6 +66,7 @@ func start(t testing.TB, path string, inet bool, flags ...string) *server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	os.Chmod(dir, 0o777) // for whoever -u is
 	file := filepath.Join(dir, "sock")
 	if inet {
 		s.cmd = command(path, flags...)

@@ -119,6 +119,8 @@ var options struct {
 	slabSizesUnparsed    string
 	slabSizes            []int // nil if not given
 	slabChunkSizeChanged bool
+	check                bool // --check, of
+	checkAddr            string
 }
 
 func settingsInit() {
@@ -241,6 +243,8 @@ func usage() {
                           no_slab_reassign, no_maxconns_fast, slab_chunk_max=1024
    - sock_cookie_id:      mark for listening sockets, for packet filters
 -N, --napi-ids=<num>      choose workers by network receive queue, of which there are so many
+--check[=<addr>]          be no server, but ask the one at this address, a file or as for -l,
+                          whether it is well (default: where the other options have it)
 `,
 		settings.port, settings.udpport, settings.access, settings.maxbytes.Load()>>20,
 		settings.maxconns, settings.factor, settings.chunkSize, settings.prefixDelimiter,
@@ -268,6 +272,8 @@ func usageLicense() {
 
 // As in getopt(3), a colon for a value.
 const shortopts = "a:AZp:s:U:m:Mc:khiVrvdl:u:P:f:n:t:D:LR:Cb:B:I:SFXWY:e:o:N:"
+
+const optCheck = 1 // has no letter
 
 type longopt struct {
 	name string
@@ -311,6 +317,7 @@ var longopts = []longopt{
 	{"memory-file", 'e'},
 	{"extended", 'o'},
 	{"napi-ids", 'N'},
+	{"check", optCheck}, // not in C, and its value may be left out
 }
 
 const blanks = " \t\n\v\f\r"
@@ -382,7 +389,7 @@ func getoptLong(prog, word string, shift func() (string, bool)) (c byte, val str
 		if val, given = shift(); !given {
 			c = getoptBad("%s: option '--%s' requires an argument", prog, name)
 		}
-	case given && !takesValue(c) && c != 'v': // for -v C knows of one, and ignores it
+	case given && !takesValue(c) && c != optCheck && c != 'v': // for -v C knows of one, and ignores it
 		c = getoptBad("%s: option '--%s' doesn't allow an argument", prog, name)
 	}
 	return c, val
@@ -470,6 +477,9 @@ func parseOptions(argv []string) {
 		case 'i':
 			usageLicense()
 			os.Exit(0)
+		case optCheck:
+			options.check = true
+			options.checkAddr = arg
 		case 'V':
 			fmt.Println(banner)
 			os.Exit(0)

@@ -53,10 +53,10 @@ func TestGetopt(t *testing.T) {
 	}
 }
 
-// Each long option is one of the short ones.
+// Each long option but one is one of the short ones.
 func TestLongopts(t *testing.T) {
 	for _, o := range longopts {
-		if !strings.Contains(shortopts, string(o.val)) {
+		if o.val != optCheck && !strings.Contains(shortopts, string(o.val)) {
 			t.Errorf("--%s", o.name)
 		}
 	}
