@@ -105,9 +105,9 @@ func checkAddr(addr string) (family int, sa unix.Sockaddr, err error) {
 	ip := addrs[0]
 	switch {
 	case ip == netip.IPv4Unspecified():
-		ip = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		ip = loopback[0]
 	case ip == netip.IPv6Unspecified():
-		ip = netip.IPv6Loopback()
+		ip = loopback[1]
 	}
 	family, sa = sockaddr(ip, port)
 	return family, sa, nil

@@ -146,6 +146,8 @@ func maximizeSndbuf(sfd int) {
 	}
 }
 
+var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+
 // getaddrinfo returns the addresses of host. * stands for all of this
 // machine, in the order of C's library.
 func getaddrinfo(host string) ([]netip.Addr, error) {
@@ -158,6 +160,8 @@ func getaddrinfo(host string) ([]netip.Addr, error) {
 	addrs, err := net.DefaultResolver.LookupNetIP(context.Background(), "ip", host)
 	var dns *net.DNSError
 	switch {
+	case err != nil && host == "localhost": // it needs no /etc/hosts
+		return loopback, nil
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return nil, errors.New("name or service not known")
 	case errors.As(err, &dns) && dns.IsTemporary:
