@@ -374,6 +374,9 @@ func connClose(c *conn) {
 	statsLock.Lock()
 	statsState.currConns--
 	statsLock.Unlock()
+	if c.thread != nil {
+		statsFold(c.thread) // who sees the end finds counted what led to it
+	}
 	// From here on c may begin to serve another connection, of another worker.
 	rawClose(c.sfd)
 	allowNewConns.Store(true)
