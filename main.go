@@ -377,7 +377,7 @@ func startThreads() {
 
 	// The scheduler opens two descriptors when the first timer is set, and ends
 	// the process if there are none: it shall do so now.
-	time.Sleep(1)
+	time.Sleep(time.Nanosecond)
 
 	memcachedThreadInit(settings.numThreads)
 	initLruCrawler()
