@@ -370,13 +370,13 @@ func connClose(c *conn) {
 	}
 	connSetState(c, connClosed)
 	c.closeReason = errorClose
+	if c.thread != nil {
+		statsFold(c.thread) // who sees the end finds counted what led to it
+	}
 	connPublish(c)
 	statsLock.Lock()
 	statsState.currConns--
 	statsLock.Unlock()
-	if c.thread != nil {
-		statsFold(c.thread) // who sees the end finds counted what led to it
-	}
 	// From here on c may begin to serve another connection, of another worker.
 	rawClose(c.sfd)
 	allowNewConns.Store(true)
