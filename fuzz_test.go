@@ -1,0 +1,277 @@
+// Fuzzing: any bytes, cut anywhere, through the state machine. For a long run
+//
+//	go test -run - -fuzz FuzzText -fuzztime 1h
+
+package main
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A fuzzer's mode is a set of these.
+const (
+	fuzzSmallChunks = 1 << iota // values are chunked from 1 KB on
+	fuzzNoEvict
+	fuzzNoCas
+	fuzzAuth       // -Y or -S, whatever the protocol is
+	fuzzDeaf       // the client reads only when its request has been read
+	fuzzHalfClosed // it sends its end and waits for ours
+	fuzzLimits     // of memory for buffers and replies
+	fuzzVerbose
+)
+
+var devNull, _ = os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+
+// fuzzAdd adds what there is of conversations to a corpus.
+func fuzzAdd(f *testing.F, pattern string, binary bool) {
+	files, _ := filepath.Glob(pattern)
+	if len(files) == 0 {
+		f.Fatal("no conversations")
+	}
+	for i, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		var in strings.Builder
+		isBinary := false
+		for line := range strings.Lines(string(text)) {
+			line = strings.TrimSuffix(line, "\n")
+			if len(expand(line)) > 5000 {
+				continue // fuzzing is slow with large inputs
+			}
+			switch {
+			case line == "% binary" || line == "% text":
+				isBinary = line == "% binary"
+			case line == "" || strings.ContainsAny(line[:1], "\t#%") || isBinary != binary:
+			case binary:
+				packet, err := parsePacket(expand(line))
+				if err != nil {
+					f.Fatal(file, err)
+				}
+				in.WriteString(packet)
+			default:
+				in.WriteString(expand(line) + "\r\n")
+			}
+			if in.Len() > 2000 {
+				f.Add([]byte(in.String()), uint16(i), uint8(i))
+				in.Reset()
+			}
+		}
+		f.Add([]byte(in.String()), uint16(i), uint8(i))
+	}
+}
+
+// fuzzInit makes an empty store and a worker that does not run.
+func fuzzInit(t testing.TB, mode uint8) *thread {
+	stderr := os.Stderr
+	t.Cleanup(func() { os.Stderr = stderr })
+	storeInit(t, 4, func() {
+		settings.hashpowerInit = 12
+		settings.lruCrawler.Store(false)
+		settings.evictToFree = mode&fuzzNoEvict == 0
+		settings.useCas = mode&fuzzNoCas == 0
+		if mode&fuzzSmallChunks != 0 {
+			settings.slabChunkSizeMax = 1024
+		}
+		if mode&fuzzVerbose != 0 {
+			settings.verbose.Store(3)
+			os.Stderr = devNull
+		}
+		if mode&fuzzAuth != 0 {
+			settings.sasl = true
+			settings.authFile = "testdata/authfile"
+			if problem := authfileLoad(settings.authFile); problem != "" {
+				t.Fatal(problem)
+			}
+		}
+	})
+	th := threads[0]
+	th.rbufLimit, th.respLimit = 0, 0
+	if mode&fuzzLimits != 0 {
+		th.rbufLimit, th.respLimit = 1, 20
+	}
+	return th
+}
+
+// fuzzStart prepares what all inputs share.
+func fuzzStart(f *testing.F) {
+	before := threads
+	f.Cleanup(func() { threads = before })
+	connInit()
+	threads = []*thread{new(thread)}
+	settingsInit()
+	setupThread(threads[0])
+}
+
+// fuzzCheck is what holds when no connection is open.
+func fuzzCheck(t testing.TB, th *thread, c *conn) {
+	if c.item != nil || c.resp != nil || c.rbuf != nil && c.transport != udpTransport {
+		t.Fatalf("still held: item %v, resp %v, %d bytes of rbuf", c.item, c.resp, len(c.rbuf))
+	}
+	if len(th.rbufCache) != th.rbufs {
+		t.Fatalf("%d read buffers were made and %d are back", th.rbufs, len(th.rbufCache))
+	}
+	if th.respCount != 0 {
+		t.Fatalf("%d replies are not taken back", th.respCount)
+	}
+	for hv := range itemLocks {
+		lock := itemTrylock(uint32(hv))
+		if lock == nil {
+			t.Fatal("a lock is held")
+		}
+		itemTrylockUnlock(lock)
+	}
+	checkStore(t)
+}
+
+// fuzzConn plays in, cut at random places, to a server of protocol, and then
+// hangs up.
+func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) {
+	for _, word := range []string{"lru_crawler", "watch"} { // start or want threads
+		if bytes.Contains(in, []byte(word)) {
+			t.Skip()
+		}
+	}
+	th := fuzzInit(t, mode)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := fds[1]
+	defer unix.Close(client)
+	c := connNew(fds[0], connNewCmd, localTransport, th, bproto)
+
+	var buf [64 << 10]byte
+	// serve has the server do all that it can.
+	serve := func(deaf bool) {
+		for c.state != connClosed {
+			waiting, _ := unix.IoctlGetInt(fds[0], unix.TIOCINQ)
+			state, before := c.state, waiting+c.rbytes
+			driveMachine(c)
+			th.yielded, c.yielded = th.yielded[:0], false
+			if len(c.rbuf) > 2*(len(in)+readBufferSize) {
+				t.Fatalf("a read buffer of %d bytes for %d", len(c.rbuf), len(in))
+			}
+			n := 0
+			if !deaf {
+				n, _ = unix.Read(client, buf[:])
+			}
+			if c.state == connClosed {
+				return
+			}
+			waiting, _ = unix.IoctlGetInt(fds[0], unix.TIOCINQ)
+			if n <= 0 && waiting+c.rbytes == before && c.state == state {
+				return
+			}
+		}
+	}
+	r := rand.New(rand.NewPCG(uint64(cut), 0))
+	for rest := in; len(rest) > 0 && c.state != connClosed; {
+		piece := rest
+		if cut != 0 {
+			piece = rest[:min(len(rest), 1+r.IntN(1<<r.IntN(13)))]
+		}
+		n, err := unix.Write(client, piece)
+		rest = rest[max(n, 0):]
+		serve(mode&fuzzDeaf != 0 && err == nil)
+	}
+	if mode&fuzzHalfClosed != 0 {
+		unix.Shutdown(client, unix.SHUT_WR)
+		serve(false)
+	} else {
+		unix.Shutdown(client, unix.SHUT_RDWR)
+		serve(true)
+	}
+	if c.state != connClosed {
+		t.Fatalf("the client has hung up, but the state is %v", stateText(c.state))
+	}
+	fuzzCheck(t, th, c)
+}
+
+func FuzzText(f *testing.F) {
+	fuzzStart(f)
+	fuzzAdd(f, "testdata/[!m]*.mc", false)
+	f.Fuzz(func(t *testing.T, in []byte, cut uint16, mode uint8) {
+		fuzzConn(t, in, cut, mode, asciiProt)
+	})
+}
+
+func FuzzMeta(f *testing.F) {
+	fuzzStart(f)
+	fuzzAdd(f, "testdata/meta*.mc", false)
+	f.Fuzz(func(t *testing.T, in []byte, cut uint16, mode uint8) {
+		// Whatever follows, the first command is one of these.
+		cmd := []string{"mg", "ms", "md", "ma", "mn", "me"}[int(cut)%6]
+		fuzzConn(t, append([]byte(cmd+" "), in...), cut, mode, negotiatingProt)
+	})
+}
+
+func FuzzBinary(f *testing.F) {
+	fuzzStart(f)
+	fuzzAdd(f, "testdata/binary*.mc", true)
+	fuzzAdd(f, "testdata/sasl*.mc", true)
+	f.Fuzz(func(t *testing.T, in []byte, cut uint16, mode uint8) {
+		fuzzConn(t, in, cut, mode, binaryProt)
+	})
+}
+
+// The datagrams of FuzzUdp have a good header if cut is odd.
+func FuzzUdp(f *testing.F) {
+	fuzzStart(f)
+	fuzzAdd(f, "testdata/[a-g]*.mc", false)
+	fuzzAdd(f, "testdata/binary*.mc", true)
+	socket := func() (fd int, sa unix.Sockaddr) {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			f.Fatal(err)
+		}
+		unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+		sa, err = unix.Getsockname(fd)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return fd, sa
+	}
+	client, _ := socket()
+	server, sa := socket()
+	f.Fuzz(func(t *testing.T, in []byte, cut uint16, mode uint8) {
+		th := fuzzInit(t, mode&^fuzzAuth)
+		c := connNew(server, connRead, udpTransport, th, negotiatingProt)
+		defer pollDel(&th.poll, server)
+		var buf [64 << 10]byte
+		r := rand.New(rand.NewPCG(uint64(cut), 0))
+		for rest := in; len(rest) > 0; {
+			n := 1 + r.IntN(min(len(rest), 1<<(6+r.IntN(8))))
+			datagram := rest[:n]
+			rest = rest[n:]
+			if cut&1 != 0 {
+				datagram = append([]byte{0, 1, 0, 0, 0, 1, 0, 0}, datagram...)
+			}
+			unix.Sendto(client, datagram, 0, sa)
+			driveMachine(c)
+			th.yielded, c.yielded = th.yielded[:0], false
+			for {
+				n, err := unix.Read(client, buf[:])
+				if err != nil {
+					break
+				}
+				if n < udpHeaderSize || n > udpMaxPayloadSize {
+					t.Fatalf("a datagram of %d bytes", n)
+				}
+			}
+		}
+		driveMachine(c) // what did not fit is sent
+		if c.state != connRead {
+			t.Fatal(stateText(c.state))
+		}
+		fuzzCheck(t, th, c)
+	})
+}
