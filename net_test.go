@@ -92,7 +92,12 @@ func TestTenThousand(t *testing.T) {
 // Clients that hang up anywhere leave nothing behind: no connection, no
 // descriptor, no memory, no reference to an item.
 func TestHangups(t *testing.T) {
-	s := mc9(t, "-m", "256", "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove")
+	flags := []string{"-m", "256", "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove"}
+	t.Run("FIN", func(t *testing.T) { hangUp(t, mc9(t, flags...)) })
+	t.Run("RST", func(t *testing.T) { hangUp(t, start(t, "", true, append(flags, "-l", "127.0.0.1", "-p", "-1")...)) })
+}
+
+func hangUp(t *testing.T, s *server) {
 	c := s.client()
 	value := strings.Repeat("x", 200000)
 	c.want(t, "set big 0 0 200000\r\n"+value+"\r\nset n 0 0 1\r\n1\r\n", "STORED\r\nSTORED\r\n")
@@ -120,10 +125,13 @@ func TestHangups(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if tcp, ok := nc.(*net.TCPConn); ok {
+			tcp.SetLinger(0) // it resets the connection
+		}
 		io.WriteString(nc, states[i%len(states)])
 		switch {
 		case i%3 == 0: // half closed, it is still read to its end
-			nc.(*net.UnixConn).CloseWrite()
+			nc.(interface{ CloseWrite() error }).CloseWrite()
 			nc.SetReadDeadline(time.Now().Add(patience))
 			if _, err := io.Copy(io.Discard, nc); os.IsTimeout(err) {
 				t.Fatalf("%.30q: %v", states[i%len(states)], err)

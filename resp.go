@@ -46,7 +46,7 @@ type respIov struct {
 	off, n int
 }
 
-type respMark struct{ wbuf, iov, done int }
+type respMark struct{ wbuf, iov, done, count int }
 
 // respStart begins the reply to a command. It fails if too many replies wait
 // to be sent already.
@@ -56,11 +56,12 @@ func respStart(c *conn) bool {
 		r = &c.thread.resp
 		c.resp = r
 	}
+	ok := respCount(c)
 	respSetMark(r)
-	return respCount(c)
+	return ok
 }
 
-func respSetMark(r *resp) { r.mark = respMark{len(r.wbuf), len(r.iov), r.done} }
+func respSetMark(r *resp) { r.mark = respMark{len(r.wbuf), len(r.iov), r.done, r.count} }
 
 // respCount counts another reply, as each key of a get is one, too.
 func respCount(c *conn) bool {
@@ -85,6 +86,8 @@ func respReset(c *conn) {
 	r.iov = r.iov[:r.mark.iov]
 	r.wbuf = r.wbuf[:r.mark.wbuf]
 	r.done = r.mark.done
+	c.thread.respCount -= r.count - r.mark.count
+	r.count = r.mark.count
 }
 
 // respAddItem appends the first n bytes of an item's value, and takes over
