@@ -5,6 +5,7 @@ package main
 
 import (
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -66,6 +67,16 @@ func benchText(s string) string {
 // benchConn returns a connection of a worker that does not run, and the
 // client's end of it.
 func benchConn(tb testing.TB) (c *conn, client int) {
+	connInit()
+	t := new(thread)
+	setupThread(t)
+	c, client = benchPair(tb, t)
+	driveMachine(c)
+	return c, client
+}
+
+// benchPair begins a connection of t.
+func benchPair(tb testing.TB, t *thread) (c *conn, client int) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
 		tb.Fatal(err)
@@ -74,11 +85,7 @@ func benchConn(tb testing.TB) (c *conn, client int) {
 	for _, fd := range fds {
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20)
 	}
-	connInit()
-	t := new(thread)
-	setupThread(t)
 	c = connNew(fds[0], connNewCmd, localTransport, t, negotiatingProt)
-	driveMachine(c)
 	tb.Cleanup(func() {
 		unix.Close(fds[1])
 		driveMachine(c)
@@ -171,8 +178,9 @@ func BenchmarkAccept(b *testing.B) {
 	}
 }
 
+// benchmarkFill makes a store of that many items, and returns their keys.
 func benchmarkFill(b *testing.B, megs, items int) [][]byte {
-	storeInit(b, megs, func() { settings.hashpowerInit = 20 })
+	storeInit(b, megs, func() { settings.hashpowerInit = bits.Len(uint(items)) })
 	th := testThread()
 	keys := make([][]byte, items)
 	value := pattern(100, 0)
@@ -215,6 +223,60 @@ func BenchmarkLookup(b *testing.B) {
 			benchGet(th, keys[i])
 		}
 	})
+}
+
+// BenchmarkItems shows how the time for a lookup grows with what there is:
+// with what of it is in the processor's caches, and no more.
+func BenchmarkItems(b *testing.B) {
+	for _, n := range []int{1e4, 1e5, 1e6, 1e7} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			var info unix.Sysinfo_t
+			unix.Sysinfo(&info)
+			if need := uint64(n) * 400; info.Freeram*uint64(info.Unit) < need {
+				b.Skipf("needs %d MB of memory", need>>20)
+			}
+			benchmarkFill(b, 64+n*200>>20, n)
+			th := testThread()
+			var key []byte
+			for i := range b.N {
+				key = fmt.Appendf(key[:0], "benchmark:%d", i*2654435761%n)
+				benchGet(th, key)
+			}
+		})
+	}
+}
+
+// BenchmarkConns is a get from one of many connections of a worker, by epoll.
+func BenchmarkConns(b *testing.B) {
+	benchStore(b)
+	for _, n := range []int{10, 1000, 8000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			var limit unix.Rlimit
+			unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
+			if need := uint64(2*n + 100); limit.Cur < need {
+				b.Skipf("needs %d descriptors", need)
+			}
+			connInit()
+			th := new(thread)
+			setupThread(th)
+			clients := make([]int, n)
+			for i := range clients {
+				var c *conn
+				c, clients[i] = benchPair(b, th)
+				driveMachine(c)
+			}
+			request, reply := []byte(benchRequests[0].request), make([]byte, 1000)
+			for b.Loop() {
+				client := clients[rand.IntN(n)]
+				rawWrite(client, request)
+				events, _ := pollWait(&th.poll, 0)
+				for i := range events {
+					eventHandler(th, int(events[i].Fd))
+				}
+				rawRead(client, reply)
+			}
+		})
+	}
 }
 
 // BenchmarkWorkers has several workers get the same key, or keys of which
