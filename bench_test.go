@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -237,10 +238,9 @@ func BenchmarkItems(b *testing.B) {
 			}
 			benchmarkFill(b, 64+n*200>>20, n)
 			th := testThread()
-			var key []byte
-			for i := range b.N {
-				key = fmt.Appendf(key[:0], "benchmark:%d", i*2654435761%n)
-				benchGet(th, key)
+			key := []byte("benchmark:")
+			for i := 0; b.Loop(); i++ {
+				benchGet(th, strconv.AppendInt(key, int64(i*2654435761%n), 10))
 			}
 		})
 	}
