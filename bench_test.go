@@ -238,7 +238,7 @@ func BenchmarkItems(b *testing.B) {
 			}
 			benchmarkFill(b, 64+n*200>>20, n)
 			th := testThread()
-			key := []byte("benchmark:")
+			key := append(make([]byte, 0, 32), "benchmark:"...)
 			for i := 0; b.Loop(); i++ {
 				benchGet(th, strconv.AppendInt(key, int64(i*2654435761%n), 10))
 			}
