@@ -256,8 +256,9 @@ func FuzzUdp(f *testing.F) {
 				datagram = append([]byte{0, 1, 0, 0, 0, 1, 0, 0}, datagram...)
 			}
 			unix.Sendto(client, datagram, 0, sa)
-			driveMachine(c)
-			th.yielded, c.yielded = th.yielded[:0], false
+			for driveMachine(c); c.yielded; driveMachine(c) {
+				th.yielded, c.yielded = th.yielded[:0], false
+			}
 			for {
 				n, err := unix.Read(client, buf[:])
 				if err != nil {
