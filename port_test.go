@@ -22,6 +22,7 @@ import (
 	"go/ast"
 	goparser "go/parser"
 	"go/token"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -150,6 +151,7 @@ func goDecls(t *testing.T, file string) (funcs, others []string) {
 
 func TestPort(t *testing.T) {
 	files, leftOut := readPort(t)
+	sections := maps.Clone(files)
 	goFiles, _ := filepath.Glob("*.go")
 	for _, file := range goFiles {
 		if strings.HasSuffix(file, "_test.go") {
@@ -202,25 +204,52 @@ func TestPort(t *testing.T) {
 		t.Errorf("there is no file %s", file)
 	}
 
-	// With the C sources at hand, each of their functions is somewhere, too.
+	// With the C sources at hand, each of their functions is somewhere, too,
+	// and what has no note is in their order, in one of the versions.
+	var cOrder [][]string // of each file
 	for _, dir := range filepath.SplitList(os.Getenv("MEMCACHED_SRC")) {
 		cFiles, _ := filepath.Glob(filepath.Join(dir, "*.c"))
 		if len(cFiles) == 0 {
 			t.Errorf("no C sources in %s", dir)
 		}
 		for _, file := range cFiles {
-			if leftOut[filepath.Base(file)] {
-				continue
-			}
 			text, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
+			var names []string
 			for _, m := range cFunction.FindAllSubmatch(text, -1) {
-				if name := string(m[1]); !leftOut[name] {
+				name := string(m[1])
+				if !leftOut[name] && !leftOut[filepath.Base(file)] {
 					t.Errorf("%s: nothing is said of %s", file, name)
+				}
+				names = append(names, name)
+			}
+			cOrder = append(cOrder, names)
+		}
+	}
+	for file, s := range sections {
+		for i, row := range s.rows {
+			for _, above := range s.rows[:i] {
+				if above.note == "" && row.note == "" && !inOrder(cOrder, above.c, row.c) {
+					t.Errorf("%s: %s stands above %s in the C", file, row.c, above.c)
 				}
 			}
 		}
 	}
+}
+
+// inOrder tells whether a is above b in one of the files, or nowhere with it.
+func inOrder(files [][]string, a, b string) bool {
+	together := false
+	for _, names := range files {
+		i, j := slices.Index(names, a), slices.Index(names, b)
+		if i >= 0 && j >= 0 {
+			if i <= j {
+				return true
+			}
+			together = true
+		}
+	}
+	return !together
 }

@@ -217,58 +217,6 @@ const (
 	transmitHardError                        // the state is set to connClosing
 )
 
-// transmit sends what of c's replies the socket takes. If a command is being
-// served it has not answered yet.
-func transmit(c *conn) transmitResult {
-	r := c.resp
-	t := c.thread
-	var n, total int
-	var e unix.Errno
-	if len(r.iov) == 0 {
-		b := r.wbuf[r.done:]
-		if total = len(b); total == 0 {
-			respRelease(c)
-			return transmitComplete
-		}
-		t.stats.pending.n[statBytesWritten] += uint64(total)
-		statsFold(t) // who reads the reply finds it counted
-		n, e = rawWrite(c.sfd, b)
-	} else {
-		total = transmitPre(t, r)
-		t.stats.pending.n[statBytesWritten] += uint64(total)
-		statsFold(t)
-		n, e = rawWritev(c.sfd, t.iov)
-	}
-	if n < total {
-		t.stats.pending.n[statBytesWritten] -= uint64(total - max(n, 0))
-	}
-	switch {
-	case n >= 0:
-		if transmitPost(r, n) {
-			respRelease(c)
-			return transmitComplete
-		}
-		respSetMark(r)
-		if n == total {
-			return transmitIncomplete
-		}
-	case e == unix.EINTR:
-		return transmitIncomplete
-	case e != unix.EAGAIN:
-		// A real error, on which we close the connection.
-		if settings.verbose.Load() > 0 {
-			perror("Failed to write, and not due to blocking", e)
-		}
-		connSetState(c, connClosing)
-		return transmitHardError
-	}
-	respKeep(c)
-	if !updateEvent(c, evWrite) {
-		return transmitHardError
-	}
-	return transmitSoftError
-}
-
 // transmitPre fills t.iov with as much of r as writev takes, and returns its
 // length in bytes.
 func transmitPre(t *thread, r *resp) int {
@@ -337,4 +285,56 @@ func transmitPost(r *resp, n int) bool {
 	}
 	r.done += n
 	return r.done == len(r.wbuf)
+}
+
+// transmit sends what of c's replies the socket takes. If a command is being
+// served it has not answered yet.
+func transmit(c *conn) transmitResult {
+	r := c.resp
+	t := c.thread
+	var n, total int
+	var e unix.Errno
+	if len(r.iov) == 0 {
+		b := r.wbuf[r.done:]
+		if total = len(b); total == 0 {
+			respRelease(c)
+			return transmitComplete
+		}
+		t.stats.pending.n[statBytesWritten] += uint64(total)
+		statsFold(t) // who reads the reply finds it counted
+		n, e = rawWrite(c.sfd, b)
+	} else {
+		total = transmitPre(t, r)
+		t.stats.pending.n[statBytesWritten] += uint64(total)
+		statsFold(t)
+		n, e = rawWritev(c.sfd, t.iov)
+	}
+	if n < total {
+		t.stats.pending.n[statBytesWritten] -= uint64(total - max(n, 0))
+	}
+	switch {
+	case n >= 0:
+		if transmitPost(r, n) {
+			respRelease(c)
+			return transmitComplete
+		}
+		respSetMark(r)
+		if n == total {
+			return transmitIncomplete
+		}
+	case e == unix.EINTR:
+		return transmitIncomplete
+	case e != unix.EAGAIN:
+		// A real error, on which we close the connection.
+		if settings.verbose.Load() > 0 {
+			perror("Failed to write, and not due to blocking", e)
+		}
+		connSetState(c, connClosing)
+		return transmitHardError
+	}
+	respKeep(c)
+	if !updateEvent(c, evWrite) {
+		return transmitHardError
+	}
+	return transmitSoftError
 }

@@ -167,6 +167,13 @@ func settingsInit() {
 
 const banner = "memcached " + version + " (mc9)"
 
+func flagEnabledDisabled(flag bool) string {
+	if flag {
+		return "enabled"
+	}
+	return "disabled"
+}
+
 func usage() {
 	fmt.Printf(banner+`
 -p, --port=<num>          TCP port (default: %d); 0 for none, -1 for any free one
@@ -254,13 +261,6 @@ func usage() {
 		settings.hotMaxFactor, settings.warmMaxFactor,
 		settings.idleTimeout, settings.slabChunkSizeMax>>10,
 		settings.loggerWatcherBufSize>>10, settings.loggerBufSize>>10)
-}
-
-func flagEnabledDisabled(flag bool) string {
-	if flag {
-		return "enabled"
-	}
-	return "disabled"
 }
 
 //go:embed LICENSE

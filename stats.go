@@ -264,6 +264,24 @@ func btoi(b bool) int {
 	return 0
 }
 
+func processStatsDetail(c *conn, pr *parser) {
+	switch {
+	case !settings.dumpEnabled:
+		outString(c, "CLIENT_ERROR stats detail not allowed")
+	case pr.prcmp(2, "on"):
+		settings.detailEnabled.Store(true)
+		outString(c, "OK")
+	case pr.prcmp(2, "off"):
+		settings.detailEnabled.Store(false)
+		outString(c, "OK")
+	case pr.prcmp(2, "dump"):
+		c.resp.wbuf = statsPrefixDump(c.resp.wbuf)
+		connSetState(c, connNewCmd)
+	default:
+		outString(c, "CLIENT_ERROR usage: stats detail on|off|dump")
+	}
+}
+
 // serverStats appends what `stats` tells of the server, but not of its items.
 func serverStats(c *conn) {
 	var usage unix.Rusage
@@ -452,6 +470,30 @@ func processStatSettings(c *conn) {
 	appendStat(c, "client_flags_size", "4")
 }
 
+// getStats appends the statistics of the items, of which statType "" is the
+// general part. It returns false if there is no such type.
+func getStats(c *conn, statType string) bool {
+	switch statType {
+	case "":
+		bytes, currItems, totalItems := itemStatsCurr()
+		appendStat(c, "bytes", "%d", bytes)
+		appendStat(c, "curr_items", "%d", currItems)
+		appendStat(c, "total_items", "%d", totalItems)
+		n, _ := globalPagePoolSize()
+		appendStat(c, "slab_global_page_pool", "%d", n)
+		itemStatsTotals(c)
+	case "items":
+		itemStats(c)
+	case "slabs":
+		slabsStats(c)
+	case "sizes":
+		itemStatsSizes(c)
+	default:
+		return false
+	}
+	return true
+}
+
 // getConnText names an end of a connection, as "tcp:127.0.0.1:11211".
 func getConnText(sa unix.Sockaddr, tr transport) string {
 	proto := "tcp"
@@ -501,30 +543,6 @@ func processStatsConns(c *conn) {
 		appendStat(c, name+"state", "%s", stateText(s.state))
 		appendStat(c, name+"secs_since_last_cmd", "%d", currentTime.Load()-s.lastCmdTime)
 	}
-}
-
-// getStats appends the statistics of the items, of which statType "" is the
-// general part. It returns false if there is no such type.
-func getStats(c *conn, statType string) bool {
-	switch statType {
-	case "":
-		bytes, currItems, totalItems := itemStatsCurr()
-		appendStat(c, "bytes", "%d", bytes)
-		appendStat(c, "curr_items", "%d", currItems)
-		appendStat(c, "total_items", "%d", totalItems)
-		n, _ := globalPagePoolSize()
-		appendStat(c, "slab_global_page_pool", "%d", n)
-		itemStatsTotals(c)
-	case "items":
-		itemStats(c)
-	case "slabs":
-		slabsStats(c)
-	case "sizes":
-		itemStatsSizes(c)
-	default:
-		return false
-	}
-	return true
 }
 
 // processStat serves stats. The name of what is asked for may be cut short,
@@ -581,24 +599,6 @@ func processStatCachedump(c *conn, pr *parser) {
 	default:
 		c.resp.wbuf = append(c.resp.wbuf, itemCachedump(id, limit)...)
 		connSetState(c, connNewCmd)
-	}
-}
-
-func processStatsDetail(c *conn, pr *parser) {
-	switch {
-	case !settings.dumpEnabled:
-		outString(c, "CLIENT_ERROR stats detail not allowed")
-	case pr.prcmp(2, "on"):
-		settings.detailEnabled.Store(true)
-		outString(c, "OK")
-	case pr.prcmp(2, "off"):
-		settings.detailEnabled.Store(false)
-		outString(c, "OK")
-	case pr.prcmp(2, "dump"):
-		c.resp.wbuf = statsPrefixDump(c.resp.wbuf)
-		connSetState(c, connNewCmd)
-	default:
-		outString(c, "CLIENT_ERROR usage: stats detail on|off|dump")
 	}
 }
 
