@@ -24,8 +24,9 @@ var arena []byte // as it was mapped
 
 // memReserve reserves size bytes of address space for the arena, none of it
 // writable yet. Address space is free: the reservation may be many times what
-// will be used. All of it can be read, and a page behind it, for memPeek. Nothing in the arena moves once memBase is set. An arena
-// that was there before is gone.
+// will be used. All of it can be read, and a page behind it, for memPeek.
+// Nothing in the arena moves once memBase is set. An arena that was there
+// before is gone.
 func memReserve(size int) error {
 	if arena != nil {
 		unix.Munmap(arena)
