@@ -76,17 +76,18 @@ func checkAsk(family int, sa unix.Sockaddr, request []byte) ([]byte, error) {
 	return reply[:max(n, 0)], err
 }
 
-// checkAddr takes a path, or what -l takes; "" stands for the first address
+// checkAddr takes a path, with a slash in it, or what -l takes; "" stands for the first address
 // of -s, -l and -p. Where the server would listen on all addresses it is this
 // machine.
 func checkAddr(addr string) (family int, sa unix.Sockaddr, err error) {
-	if addr == "" {
-		if addr = settings.socketpath; addr == "" {
-			addr = strings.FieldsFunc(settings.inter+",*", isListSeparator)[0]
-		}
+	if addr == "" && settings.socketpath != "" {
+		return unix.AF_UNIX, &unix.SockaddrUnix{Name: settings.socketpath}, nil
 	}
 	if strings.Contains(addr, "/") {
 		return unix.AF_UNIX, &unix.SockaddrUnix{Name: addr}, nil
+	}
+	if addr == "" {
+		addr = strings.FieldsFunc(settings.inter+",*", isListSeparator)[0]
 	}
 	host, port, _, err := splitListen(addr, settings.port)
 	if err != nil {

@@ -472,6 +472,10 @@ func TestCheck(t *testing.T) {
 			if code, out := run(t, "-s", s.addr, "--check"); code != 0 || out != "" {
 				t.Errorf("-s %s --check: %d, %s", s.addr, code, out)
 			}
+			t.Chdir(filepath.Dir(s.addr))
+			if code, out := run(t, "-s", "sock", "--check"); code != 0 || out != "" {
+				t.Errorf("-s sock --check: %d, %s", code, out)
+			}
 		})
 	}
 	s := start(t, "", true, "-p", "-1")
