@@ -215,21 +215,23 @@ func usage() {
 -S, --enable-sasl         binary protocol only, clients authenticate with SASL PLAIN; the
                           environment's MEMCACHED_SASL_PWDB names a file of user:password
 -F, --disable-flush-all   refuse flush_all
--X, --disable-dumping     refuse stats cachedump, stats detail, lru_crawler metadump
+-X, --disable-dumping     refuse stats cachedump, stats detail, and lru_crawler's
+                          metadump and mgdump
 -W, --disable-watch       refuse watch
 -Y, --auth-file=<file>    text protocol only, clients authenticate as one of the users in
                           this file of user:password, read again on SIGHUP
--o, --extended=<list>     suboptions with commas between; most can be turned off with no_
-   - maxconns_fast:       refuse connections over the limit at once (default: %s)
+-o, --extended=<list>     suboptions with commas between; no_ turns off what it may precede
+   - [no_]maxconns_fast:  refuse connections over the limit at once (default: %s)
    - hashpower:           size of the hash table at start, as a power of two
                           (default: 16)
    - tail_repair_time:    seconds until an item held at the end of an LRU is taken
                           for lost (default: never; dangerous)
-   - no_lru_crawler:      no LRU crawler
-   - lru_crawler_sleep:   microseconds between items crawled (default: %d)
-   - lru_crawler_tocrawl: items to crawl per class and run (default: %d, all)
+   - [no_]lru_crawler:    a thread that looks for expired items (default: enabled)
+   - lru_crawler_sleep:   microseconds of rest after 1000 items crawled (default: %d)
+   - lru_crawler_tocrawl: items to crawl per LRU and run (default: %d, all)
    - read_buf_mem_limit:  megabytes for buffers of connections (default: %d, no limit)
-   - no_lru_maintainer:   one plain LRU per class, no thread to keep it
+   - [no_]lru_maintainer: LRUs in segments, and a thread to keep them; otherwise
+                          one plain LRU per class (default: enabled)
    - hot_lru_pct:         part of a class's memory for the hot LRU (default: %d percent)
    - warm_lru_pct:        the same for the warm LRU (default: %d percent)
    - hot_max_factor:      age in hot, relative to cold, that is too old (default: %.2f)
@@ -239,16 +241,22 @@ func usage() {
    - idle_timeout:        seconds until an idle connection is closed (default: %d, never)
    - slab_chunk_max:      largest chunk in kilobytes (default: %d)
    - slab_sizes:          the chunk sizes themselves, in bytes, with - between
-   - slab_reassign, slab_automove=<0-2>, slab_automove_ratio=<num>,
-     slab_automove_window=<num>: how pages move from one class to another
+   - no_chunked_items:    chunks of up to a whole page
+   - [no_]slab_reassign:  pages can move from one class to another (default: %s)
+   - [no_]slab_automove:  and do by themselves: 0 never, 1 to a class that evicts young
+                          items, 2 also with every eviction (default: %d)
+   - slab_automove_ratio: what is young, relative to the oldest class (default: %.2f)
+   - slab_automove_window: seconds to watch before a move (default: %d)
    - watcher_logbuf_size: kilobytes of buffer for each watcher (default: %d)
    - worker_logbuf_size:  kilobytes of log buffer for each worker (default: %d)
    - track_sizes:         count items by size, for stats sizes
    - no_hashexpand:       the hash table stays as it is
    - modern:              defaults of the next version (currently: none)
    - no_modern:           defaults of 1.4: no_lru_crawler, no_lru_maintainer,
-                          no_slab_reassign, no_maxconns_fast, slab_chunk_max=1024
+                          no_slab_reassign, no_slab_automove, no_maxconns_fast,
+                          slab_chunk_max=1024
    - sock_cookie_id:      mark for listening sockets, for packet filters
+   - [no_]inline_ascii_resp, resp_obj_mem_limit: of other versions, with no effect here
 -N, --napi-ids=<num>      choose workers by network receive queue, of which there are so many
 --check[=<addr>]          be no server, but ask the one at this address, a file or as for -l,
                           whether it is well (default: where the other options have it)
@@ -260,6 +268,8 @@ func usage() {
 		settings.readBufMemLimit>>20, settings.hotLruPct.Load(), settings.warmLruPct.Load(),
 		settings.hotMaxFactor, settings.warmMaxFactor,
 		settings.idleTimeout, settings.slabChunkSizeMax>>10,
+		flagEnabledDisabled(settings.slabReassign), settings.slabAutomove.Load(),
+		settings.slabAutomoveRatio, settings.slabAutomoveWindow,
 		settings.loggerWatcherBufSize>>10, settings.loggerBufSize>>10)
 }
 
