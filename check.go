@@ -76,9 +76,9 @@ func checkAsk(family int, sa unix.Sockaddr, request []byte) ([]byte, error) {
 	return reply[:max(n, 0)], err
 }
 
-// checkAddr takes a path, with a slash in it, or what -l takes; "" stands for the first address
-// of -s, -l and -p. Where the server would listen on all addresses it is this
-// machine.
+// checkAddr takes a path, with a slash in it, or what -l takes; "" stands for
+// -s or else the first address of -l and -p. Where the server would listen on
+// all addresses it is this machine.
 func checkAddr(addr string) (family int, sa unix.Sockaddr, err error) {
 	if addr == "" && settings.socketpath != "" {
 		return unix.AF_UNIX, &unix.SockaddrUnix{Name: settings.socketpath}, nil
