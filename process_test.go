@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -456,6 +457,87 @@ func TestUser(t *testing.T) {
 	}
 	if code, out := run(t, "-u", "no-such-user", "-p", "0"); code != 67 || !strings.Contains(out, "can't find the user no-such-user to switch to") {
 		t.Errorf("%d: %s", code, out)
+	}
+}
+
+// A user who may do nothing is enough, in a root where nothing can be written.
+func TestLeastPower(t *testing.T) {
+	words := strings.Fields("setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all")
+	if out, err := exec.Command(words[0], append(words[1:], "true")...).CombinedOutput(); err != nil {
+		t.Skipf("setpriv: %v %s", err, out)
+	}
+	readOnly := []string{"unshare", "-m", "sh", "-c", `mount -o remount,bind,ro / && exec "$0" "$@"`}
+	if out, err := exec.Command(readOnly[0], append(readOnly[1:], "true")...).CombinedOutput(); err == nil {
+		words = append(readOnly, words...)
+	} else {
+		t.Logf("the root stays as it is: %v %s", err, out)
+		readOnly = nil
+	}
+	// By its path nobody may come to the program.
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	port := freePort(t)
+	words = append(words, "/proc/self/fd/3", "-l", "127.0.0.1", "-p", port)
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Env = command("").Env
+	cmd.ExtraFiles = []*os.File{self}
+	var said bytes.Buffer // not a file
+	cmd.Stderr = &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		if said.Len() > 0 {
+			t.Errorf("it says %q", said.String())
+		}
+	}()
+	var nc net.Conn
+	eventually(t, "the server listens", func() (ok bool) {
+		nc, err = net.Dial("tcp", "127.0.0.1:"+port)
+		return err == nil
+	})
+	defer nc.Close()
+	c := newClient(nc)
+	c.want(t, "set foo 0 0 3\r\nbar\r\nget foo\r\n", "STORED\r\nVALUE foo 0 3\r\nbar\r\nEND\r\n")
+	proc := fmt.Sprintf("/proc/%d/", cmd.Process.Pid)
+	if pid := c.stat("", "pid"); "/proc/"+pid+"/" != proc {
+		t.Errorf("pid %s is not that of %s", pid, proc)
+	}
+
+	status, _ := os.ReadFile(proc + "status")
+	for name, want := range map[string]string{
+		"Uid": "65534\t65534\t65534\t65534", "Gid": "65534\t65534\t65534\t65534", "NoNewPrivs": "1",
+		"CapInh": "0000000000000000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000",
+		"CapBnd": "0000000000000000", "CapAmb": "0000000000000000",
+	} {
+		if !strings.Contains(string(status), "\n"+name+":\t"+want+"\n") {
+			t.Errorf("not %s %s in\n%s", name, want, status)
+		}
+	}
+	mounts, _ := os.ReadFile(proc + "mountinfo")
+	if readOnly != nil && !regexp.MustCompile(`(?m)^\S+ \S+ \S+ \S+ / ro[, ]`).Match(mounts) {
+		t.Errorf("the root can be written to:\n%s", mounts)
+	}
+	fds, err := os.ReadDir(proc + "fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		name, _ := os.Readlink(proc + "fd/" + fd.Name())
+		st, err := os.Stat(proc + "fd/" + fd.Name())
+		if err != nil || !st.Mode().IsRegular() || name[0] != '/' { // as epoll and eventfd are
+			continue
+		}
+		info, _ := os.ReadFile(proc + "fdinfo/" + fd.Name())
+		var pos, flags int
+		if _, err := fmt.Sscanf(string(info), "pos: %d\nflags: %o\n", &pos, &flags); err != nil || flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+			t.Errorf("%s is open, flags %o, %v", name, flags, err)
+		}
 	}
 }
 
