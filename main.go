@@ -136,6 +136,10 @@ func limitFiles() {
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &rlim) != nil {
 		sysfatal(exOserr, "failed to getrlimit number of files")
 	}
+	// The scheduler opens two descriptors when the first timer is set, or file
+	// opened, and ends the process if there are none: it shall do so now.
+	time.Sleep(time.Nanosecond)
+
 	n := uint64(settings.maxconns)
 	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: n, Max: n}) == nil {
 		return
@@ -374,10 +378,6 @@ func startThreads() {
 	// A thread that waits in epoll_wait keeps its P until sysmon takes it
 	// away: there have to be enough for all.
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), settings.numThreads+backgroundThreads))
-
-	// The scheduler opens two descriptors when the first timer is set, and ends
-	// the process if there are none: it shall do so now.
-	time.Sleep(time.Nanosecond)
 
 	memcachedThreadInit(settings.numThreads)
 	initLruCrawler()

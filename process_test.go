@@ -672,6 +672,16 @@ func TestDaemonFails(t *testing.T) {
 	}
 }
 
+// With too few descriptors mc9 says so, and Go's scheduler does not end it.
+func TestFewDescriptors(t *testing.T) {
+	for c := range 12 {
+		code, out := run(t, "-s", filepath.Join(t.TempDir(), "s"), "-c", strconv.Itoa(c+1))
+		if code != 1 && code != 71 || strings.Count(out, "\n") > 2 {
+			t.Errorf("-c %d: %d, %.99q", c+1, code, out)
+		}
+	}
+}
+
 // Command lines from where memcached is used: they work as they are, but for
 // the options that mc9 leaves out, which it names.
 func TestDropIn(t *testing.T) {
