@@ -233,7 +233,10 @@ func tryReadCommandBinary(c *conn) bool {
 	size := binHeaderSize + int(h.extlen) + int(h.keylen)
 	need := size
 	if h.opcode == protocolBinaryCmdSaslAuth || h.opcode == protocolBinaryCmdSaslStep {
-		need = max(size, binHeaderSize+int(h.bodylen)) // see processBinSaslAuth
+		// All of it, unless that is too much; see processBinSaslAuth.
+		if n := binHeaderSize + int(h.bodylen); n <= len(c.rbuf) {
+			need = max(size, n)
+		}
 	}
 	// What does not fit in the buffer is too long, and is told so.
 	if c.rbytes < min(need, len(c.rbuf)) {
