@@ -50,9 +50,10 @@ type conn struct {
 	evFlags         uint32
 	lastCmdTime     relTime
 
-	rbuf   []byte // input; nil while there is none
-	rcurr  int    // where in rbuf what is not parsed yet begins
-	rbytes int    // and its length
+	rbuf    []byte // input; nil while there is none
+	rcurr   int    // where in rbuf what is not parsed yet begins
+	rbytes  int    // and its length
+	rlooked int    // that much of it has no end of line, as we know of a long get
 
 	resp *resp // output not sent yet; nil while there is none
 
@@ -138,6 +139,7 @@ func rbufRelease(c *conn) {
 	c.rbufMalloced = false
 	c.rbuf = nil
 	c.rcurr = 0
+	c.rlooked = 0
 }
 
 // rbufAlloc lends c a read buffer of its worker. It fails if that would

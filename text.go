@@ -333,14 +333,15 @@ func tryReadCommandAscii(c *conn) bool {
 		return false
 	}
 	line := c.rbuf[c.rcurr : c.rcurr+c.rbytes]
-	el := bytes.IndexByte(line, '\n')
+	el := bytes.IndexByte(line[c.rlooked:], '\n')
 	if el < 0 {
 		if c.rbytes > 2048 {
 			return tooLongLine(c, line)
 		}
 		return false
 	}
-	line = line[:el+1]
+	line = line[:c.rlooked+el+1]
+	c.rlooked = 0
 	if c.getRest {
 		processGetKeys(c, line)
 		return true
@@ -391,9 +392,15 @@ func tooLongLine(c *conn, line []byte) bool {
 		closeAfterReplies(c)
 		return true
 	}
+	if c.transport == udpTransport {
+		return false // there is no more of it
+	}
 	if !c.rbufMalloced {
 		rbufSwitchToMalloc(c)
 	}
+	// Not as in C, which looks for the end from the beginning each time: the
+	// rest may come byte by byte.
+	c.rlooked = len(line)
 	return false
 }
 
@@ -402,6 +409,10 @@ func closeAfterReplies(c *conn) {
 	c.closeAfterWrite = true
 	connSetState(c, connMwrite)
 }
+
+// Keys of a get that count as one command for -R. Not as in C, where others
+// must wait for all of them.
+const getKeysPerTurn = 1000
 
 // A getRequest is a get of which some keys are still to be looked up.
 type getRequest struct {
@@ -437,7 +448,7 @@ func processGetCommand(c *conn, pr *parser, returnCas, shouldTouch bool) {
 // keysOk looks at all keys before the first is answered.
 func keysOk(keys []byte) bool {
 	for len(keys) > keyMaxLength {
-		end := bytes.IndexByte(keys[:keyMaxLength+1], ' ')
+		end := bytes.LastIndexByte(keys[:keyMaxLength+1], ' ')
 		if end < 0 {
 			return false
 		}
@@ -456,10 +467,14 @@ func processGetKeys(c *conn, line []byte) {
 	}
 	keys := lineText(line)
 	ahead := 0 // how far we have prefetched
-	for i := 0; i < len(keys); {
+	for i, n := 0, 0; i < len(keys); {
 		if keys[i] == ' ' {
 			i++
 			continue
+		}
+		if n++; n > getKeysPerTurn && c.transport != udpTransport {
+			getLater(c, line, i)
+			return
 		}
 		if i >= ahead {
 			ahead = i + prefetchKeys(keys[i:])
@@ -475,9 +490,7 @@ func processGetKeys(c *conn, line []byte) {
 			case transmitHardError:
 				return
 			default:
-				c.rcurr += i
-				c.rbytes -= i
-				connSetState(c, connMwrite)
+				getLater(c, line, i)
 				return
 			}
 		}
@@ -503,6 +516,15 @@ func processGetKeys(c *conn, line []byte) {
 	}
 	c.resp.wbuf = append(c.resp.wbuf, "END\r\n"...)
 	connSetState(c, connNewCmd)
+}
+
+// getLater leaves the rest of the line, from i on, for when what is answered
+// has been sent.
+func getLater(c *conn, line []byte, i int) {
+	c.rcurr += i
+	c.rbytes -= i
+	c.rlooked = len(line) - i - 1
+	connSetState(c, connMwrite)
 }
 
 // prefetchKeys prefetches for the next keys of a get, unless it is only one.
