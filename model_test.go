@@ -1,0 +1,1280 @@
+// A model of the cache: random commands in all protocols on several
+// connections, and for each what it must be answered. Where the clock can be
+// moved, by debugtime, they are played to a server, too; memcached has been
+// found to agree with the model.
+
+package main
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	long = flag.Int("long", 1, "repeat the random tests N times")
+	seed = flag.Uint64("seed", 0, "seed of the random tests, 0 for a new one each time")
+)
+
+// testSeed returns the seed for round i of a random test, and notes it.
+func testSeed(t *testing.T, i int) uint64 {
+	t.Helper()
+	s := *seed
+	if s == 0 {
+		s = rand.Uint64()
+	}
+	s += uint64(i)
+	t.Logf("-seed %d", s)
+	return s
+}
+
+// Of the caches that the model is played to.
+const (
+	modelItemMax  = 64 << 10
+	modelChunkMax = 16 << 10
+)
+
+// A modelItem is what the cache has for a key. Times are Unix times.
+type modelItem struct {
+	value   string
+	flags   uint32
+	cas     uint64
+	exptime uint32 // 0 for never
+	time    uint32 // of the last access, as the LRU sees it
+	fetched bool
+	active  bool // fetched again
+	stale   bool
+	won     bool // some client was told to recache it
+	binary  bool // the key came in base64
+}
+
+type model struct {
+	r         *rand.Rand
+	items     map[string]*modelItem
+	now       uint32
+	oldest    uint32              // of the last flush_all: what is as old has gone
+	unique    uint64              // the last one given
+	segmented bool                // the LRU is
+	moving    bool                // items move, and nobody knows their time
+	header    int                 // bytes of an item
+	held      map[*modelItem]bool // replies under way refer to these
+	log       []modelLine
+}
+
+// A modelLine is what was asked by one connection, and answered.
+type modelLine struct {
+	keys, text string
+}
+
+func (m *model) note(keys, format string, args ...any) {
+	text := strings.ReplaceAll(fmt.Sprintf(format, args...), modelKeys[len(modelKeys)-1], "kk")
+	m.log = append(m.log, modelLine{keys, fmt.Sprintf("%d %.200s", m.now, text)})
+}
+
+// find returns the item of a key, unless it has expired or was flushed.
+func (m *model) find(key string) *modelItem {
+	it := m.items[key]
+	if it != nil && (it.time <= m.oldest && m.oldest <= m.now || it.exptime != 0 && it.exptime <= m.now) {
+		delete(m.items, key)
+		return nil
+	}
+	return it
+}
+
+// fetch is find for a command that counts as a use of the item.
+func (m *model) fetch(key string) *modelItem {
+	it := m.find(key)
+	if it != nil {
+		m.bump(it)
+	}
+	return it
+}
+
+func (m *model) bump(it *modelItem) {
+	switch {
+	case !m.segmented:
+		it.fetched = true
+		m.update(it)
+	case it.active:
+	case it.fetched:
+		it.active = true
+		it.time = m.now
+	}
+	it.fetched = true
+}
+
+// update is for an access that is no fetch.
+func (m *model) update(it *modelItem) {
+	if m.segmented || it.time < m.now-itemUpdateInterval {
+		it.time = m.now
+	}
+}
+
+func (m *model) link(key string, it *modelItem, cas uint64) {
+	it.time = m.now
+	it.cas = cas
+	m.items[key] = it
+}
+
+func (m *model) nextUnique() uint64 {
+	m.unique++
+	return m.unique
+}
+
+// expires returns when something expires that is to in n seconds, or at n.
+func (m *model) expires(n int64) uint32 {
+	switch {
+	case n == 0:
+		return 0
+	case n < 0:
+		return 1
+	case n <= realtimeMaxdelta:
+		return m.now + uint32(n)
+	}
+	return uint32(n)
+}
+
+// size is that of an item with a value of n bytes, in C.
+func (m *model) size(key string, flags uint32, n int) int {
+	size := 48 + 8 + len(key) + 1 + n + 2
+	if flags != 0 {
+		size += 4
+	}
+	return size
+}
+
+func (m *model) fits(key string, flags uint32, n int) bool {
+	return m.size(key, flags, n) <= modelItemMax
+}
+
+func (m *model) chunked(key string, it *modelItem) bool {
+	return m.size(key, it.flags, len(it.value)) > modelChunkMax
+}
+
+// A modelStore is a value that is to be stored.
+type modelStore struct {
+	key    string
+	it     *modelItem
+	comm   int
+	cas    uint64 // that the old item must have, if not 0
+	stale  bool   // an older one will do
+	unique uint64 // for the new item
+}
+
+// store returns what doStoreItem does.
+func (m *model) store(s *modelStore) storeItemType {
+	old := m.find(s.key)
+	if old == nil {
+		switch s.comm {
+		case nreadCas:
+			return notFound
+		case nreadReplace, nreadAppend, nreadPrepend:
+			return notStored
+		}
+		m.link(s.key, s.it, s.unique)
+		return stored
+	}
+	switch s.comm {
+	case nreadAdd:
+		m.update(old)
+		return notStored
+	case nreadCas:
+		switch {
+		case s.cas != 0 && s.cas == old.cas:
+		case s.cas != 0 && s.cas < old.cas && s.stale:
+			s.it.exptime = old.exptime
+			s.it.stale = true
+			s.it.won = old.won
+		default:
+			return exists
+		}
+	case nreadAppend, nreadAppendviv, nreadPrepend, nreadPrependviv:
+		if s.cas != 0 && s.cas != old.cas {
+			return exists
+		}
+		value := old.value + s.it.value
+		if s.comm == nreadPrepend || s.comm == nreadPrependviv {
+			value = s.it.value + old.value
+		}
+		if !m.fits(s.key, old.flags, len(value)) {
+			return notStored
+		}
+		s.it = &modelItem{value: value, flags: old.flags, exptime: old.exptime}
+	}
+	m.link(s.key, s.it, s.unique)
+	return stored
+}
+
+// delta does arithmetic on the value of a key. It returns the item that is
+// told of in the reply: if the number did not fit in the place of the old one
+// that is not the one which the cache has now.
+func (m *model) delta(key string, incr bool, delta, cas uint64) (*modelItem, uint64, deltaResultType) {
+	it := m.find(key)
+	switch {
+	case it == nil:
+		return nil, 0, deltaItemNotFound
+	case it.value == "" || m.chunked(key, it):
+		return nil, 0, nonNumeric
+	case cas != 0 && cas != it.cas:
+		return nil, 0, deltaItemCasMismatch
+	}
+	word, _, _ := strings.Cut(strings.TrimLeft(it.value, " "), " ")
+	n, err := strconv.ParseUint(word, 10, 64)
+	if err != nil {
+		return nil, 0, nonNumeric
+	}
+	if incr {
+		n += delta
+	} else {
+		n -= min(n, delta)
+	}
+	num := strconv.FormatUint(n, 10)
+	if len(num) <= len(it.value) && !m.held[it] {
+		it.value = num + strings.Repeat(" ", len(it.value)-len(num))
+		it.cas = m.nextUnique()
+		m.update(it)
+		return it, n, deltaOk
+	}
+	m.link(key, &modelItem{value: num, flags: it.flags, exptime: it.exptime}, m.nextUnique())
+	it.cas = m.unique
+	return it, n, deltaOk
+}
+
+// flush is flush_all. All keys were looked up just before, so nothing is left
+// that a flush before had flushed, and this one would not.
+func (m *model) flush(delay int64) {
+	m.oldest = m.now - 1
+	if delay > 0 {
+		m.oldest = m.expires(delay) - 1
+	}
+	for key, it := range m.items {
+		if it.time >= m.oldest {
+			delete(m.items, key)
+		}
+	}
+}
+
+// A modelCommand has a body, its value, if it is a storage command.
+type modelCommand struct {
+	keys       string
+	packet     string // a packet as a line, for the log
+	head, body string
+	begin      func()        // when the head is there; may be nil
+	do         func() string // when all of it is; returns the reply
+}
+
+var modelKeys = []string{"a", "b", "c", "d", "number", strings.Repeat("k", 250)}
+
+func (m *model) key() string { return modelKeys[m.r.IntN(len(modelKeys))] }
+
+func (m *model) oneIn(n int) bool { return m.r.IntN(n) == 0 }
+
+func (m *model) pick(list string) string {
+	words := strings.Fields(list)
+	return words[m.r.IntN(len(words))]
+}
+
+func (m *model) value() string {
+	r := m.r
+	switch r.IntN(20) {
+	case 0:
+		return ""
+	case 1:
+		return "18446744073709551615"
+	case 2:
+		return fmt.Sprintf("%025d", r.IntN(100))
+	case 3:
+		return fmt.Sprintf(" %d ", r.IntN(100))
+	case 4:
+		return pattern(r.IntN(4000), r.IntN(26))
+	case 5:
+		return pattern(r.IntN(40<<10), r.IntN(26))
+	case 6:
+		// Around the limits. Keys differ in length.
+		return pattern([]int{2048, modelChunkMax - 48, modelItemMax - 48}[r.IntN(3)]-r.IntN(300), r.IntN(26))
+	case 7, 8, 9, 10:
+		return pattern(r.IntN(50), r.IntN(26))
+	}
+	return strconv.Itoa(r.IntN(1 << r.IntN(20)))
+}
+
+// exptime returns a time, a date, or one that has passed.
+func (m *model) exptime() int64 {
+	switch n := m.r.IntN(20); n {
+	case 0:
+		return -1
+	case 1:
+		return int64(m.now) - 3
+	case 2, 3:
+		return int64(m.now) + 1 + m.r.Int64N(5)
+	case 4, 5, 6, 7:
+		return 1 + m.r.Int64N(8)
+	case 8:
+		return 200
+	}
+	return 0
+}
+
+func (m *model) flags() uint32 {
+	if m.oneIn(2) {
+		return 0
+	}
+	return m.r.Uint32()
+}
+
+func (m *model) number() uint64 {
+	if m.oneIn(10) {
+		return ^uint64(0)
+	}
+	return m.r.Uint64N(1 << m.r.IntN(20))
+}
+
+// cas returns a unique for a command: that of the key, if the model is to
+// say, or another.
+func (m *model) cas(key string) uint64 {
+	n := uint64(m.r.IntN(3))
+	if it := m.items[key]; it != nil && !m.oneIn(3) {
+		n = it.cas - n/2
+	}
+	return n
+}
+
+// storage makes c a storage command, which stores s and gives the answer to
+// what comes of it. exptime is that of the command, casIn the unique that the
+// item gets: where it is nil, the next when the value is there.
+func (m *model) storage(c *modelCommand, s *modelStore, exptime int64, casIn func() uint64, answer func(storeItemType) string) {
+	forget := s.comm == nreadSet || casIn != nil // what cannot be replaced must go
+	fits := true
+	c.begin = func() {
+		s.it.exptime = m.expires(exptime)
+		if fits = m.fits(s.key, s.it.flags, len(s.it.value)); fits && casIn != nil {
+			s.unique = casIn()
+		} else if !fits && forget {
+			delete(m.items, s.key)
+		}
+	}
+	c.do = func() string {
+		if !fits {
+			return answer(tooLarge)
+		}
+		if casIn == nil {
+			s.unique = m.nextUnique()
+		}
+		return answer(m.store(s))
+	}
+}
+
+// text returns a command of the text protocol, but for its meta commands.
+func (m *model) text() modelCommand {
+	key, exptime := m.key(), m.exptime()
+	c := modelCommand{keys: key}
+	switch op := m.r.IntN(20); {
+	case op < 6:
+		return m.textGet()
+	case op < 14:
+		return m.textStore()
+	case op < 17:
+		name, delta := m.pick("incr decr"), m.number()
+		c.head = fmt.Sprintf("%s %s %d", name, key, delta)
+		c.do = func() string {
+			_, n, res := m.delta(key, name == "incr", delta, 0)
+			switch res {
+			case deltaItemNotFound:
+				return "NOT_FOUND\r\n"
+			case nonNumeric:
+				return modelNonNumeric
+			}
+			return fmt.Sprintf("%d\r\n", n)
+		}
+	case op < 18:
+		c.head = fmt.Sprintf("touch %s %d", key, exptime)
+		c.do = func() string {
+			it := m.fetch(key)
+			if it == nil {
+				return "NOT_FOUND\r\n"
+			}
+			it.exptime = m.expires(exptime)
+			return "TOUCHED\r\n"
+		}
+	default:
+		c.head = "delete " + key
+		c.do = func() string {
+			if m.find(key) == nil {
+				return "NOT_FOUND\r\n"
+			}
+			delete(m.items, key)
+			return "DELETED\r\n"
+		}
+	}
+	m.noreply(&c)
+	return c
+}
+
+const modelNonNumeric = "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"
+
+// noreply ends the line of c, which now and then wants no reply.
+func (m *model) noreply(c *modelCommand) {
+	if m.oneIn(6) {
+		do := c.do
+		c.do = func() string {
+			do()
+			return ""
+		}
+		c.head += " noreply"
+	}
+	c.head += "\r\n"
+}
+
+// textGet returns a get, gets, gat or gats.
+func (m *model) textGet() modelCommand {
+	keys := []string{m.key()}
+	for m.oneIn(3) {
+		keys = append(keys, m.key())
+	}
+	name, exptime := m.pick("get gets gat gats"), m.exptime()
+	touch, s := name[1] == 'a', len(name) == 4
+	c := modelCommand{keys: strings.Join(keys, " "), head: name}
+	if touch {
+		c.head += fmt.Sprint(" ", exptime)
+	}
+	c.head += " " + c.keys + "\r\n"
+	c.do = func() string {
+		reply := ""
+		for _, key := range keys {
+			it := m.fetch(key)
+			if it == nil {
+				continue
+			}
+			if touch {
+				it.exptime = m.expires(exptime)
+			}
+			reply += fmt.Sprintf("VALUE %s %d %d", key, it.flags, len(it.value))
+			if s {
+				reply += fmt.Sprint(" ", it.cas)
+			}
+			reply += "\r\n" + it.value + "\r\n"
+			m.hold(key, it)
+		}
+		return reply + "END\r\n"
+	}
+	return c
+}
+
+// hold notes that the value leaves from the item itself.
+func (m *model) hold(key string, it *modelItem) {
+	if len(it.value)+2 > respCopyMax || m.chunked(key, it) {
+		m.held[it] = true
+	}
+}
+
+const modelTooLarge = "SERVER_ERROR object too large for cache\r\n"
+
+func (m *model) textStore() modelCommand {
+	names := map[int]string{nreadSet: "set", nreadAdd: "add", nreadReplace: "replace", nreadAppend: "append", nreadPrepend: "prepend", nreadCas: "cas"}
+	s := &modelStore{key: m.key(), it: &modelItem{value: m.value(), flags: m.flags()}, comm: nreadAdd + m.r.IntN(len(names))}
+	if m.oneIn(3) {
+		s.comm = nreadSet
+	}
+	exptime := m.exptime()
+	c := modelCommand{keys: s.key, body: s.it.value + "\r\n"}
+	c.head = fmt.Sprintf("%s %s %d %d %d", names[s.comm], s.key, s.it.flags, exptime, len(s.it.value))
+	if s.comm == nreadCas {
+		s.cas = m.cas(s.key)
+		c.head += fmt.Sprint(" ", s.cas)
+	}
+	m.storage(&c, s, exptime, nil, func(res storeItemType) string {
+		return map[storeItemType]string{stored: "STORED\r\n", notStored: "NOT_STORED\r\n", exists: "EXISTS\r\n",
+			notFound: "NOT_FOUND\r\n", tooLarge: modelTooLarge}[res]
+	})
+	if len(s.it.value) < 100 && m.oneIn(20) {
+		c.body = s.it.value + ".."
+		c.do = func() string { return "CLIENT_ERROR bad data chunk\r\n" }
+	}
+	m.noreply(&c)
+	return c
+}
+
+// modelFlags are the flags of a meta command.
+type modelFlags []string
+
+func (f modelFlags) has(flag byte) bool {
+	return slices.ContainsFunc(f, func(tok string) bool { return tok[0] == flag })
+}
+
+// num returns the number that comes with a flag, or 0.
+func (f modelFlags) num(flag byte) (n int64) {
+	for _, tok := range f {
+		if tok[0] == flag {
+			n, _ = strconv.ParseInt(tok[1:], 10, 64)
+		}
+	}
+	return n
+}
+
+// metaFlags returns some of these flags, in any order.
+func (m *model) metaFlags(key, letters string) (f modelFlags) {
+	for _, i := range m.r.Perm(len(letters)) {
+		if m.oneIn(3) {
+			continue
+		}
+		tok := letters[i : i+1]
+		switch tok {
+		case "O":
+			tok += strconv.Itoa(m.r.IntN(1e9))
+		case "T", "N":
+			tok += fmt.Sprint(max(m.exptime(), 0))
+		case "R":
+			tok += strconv.Itoa(m.r.IntN(20))
+		case "F":
+			tok += fmt.Sprint(m.flags())
+		case "C":
+			tok += fmt.Sprint(m.cas(key))
+		case "E":
+			tok += strconv.Itoa(1 + m.r.IntN(1e6))
+		case "D", "J":
+			tok += fmt.Sprint(m.number() >> 1)
+		}
+		f = append(f, tok)
+	}
+	return f
+}
+
+// meta returns a meta command.
+func (m *model) meta() modelCommand {
+	key := m.key()
+	word := key
+	name := m.pick("mg mg mg ms ms ms md ma ma me mn")
+	letters := map[string]string{"mg": "vstcfkhOqu", "ms": "kcsOqTF", "md": "kOq", "ma": "vtckOq"}[name]
+	// These change much, and are not for every time.
+	for _, f := range map[string]string{"mg": "TNREC", "ms": "ICEN", "md": "ICExTF", "ma": "NJDTCE"}[name] {
+		if m.oneIn(4) {
+			letters += string(f)
+		}
+	}
+	switch {
+	case m.moving && name == "me":
+		name = "mn"
+	case !m.moving && name == "mg":
+		letters += "l"
+	}
+	f := m.metaFlags(key, letters)
+	if letters != "" && len(key) < keyMaxLength/2 && m.oneIn(4) {
+		word = base64.StdEncoding.EncodeToString([]byte(key))
+		f = append(f, "b")
+	}
+	c := modelCommand{keys: key}
+	switch name {
+	case "mg":
+		c.do = func() string { return m.mg(key, f) }
+	case "ms":
+		return m.ms(key, word, f)
+	case "md":
+		c.do = func() string { return m.md(key, f) }
+	case "ma":
+		mode := m.pick("I + D -")
+		f = append(f, "M"+mode)
+		c.do = func() string { return m.ma(key, mode == "I" || mode == "+", f) }
+	case "me":
+		c.do = func() string { return m.me(key) }
+	case "mn":
+		c.head = "mn\r\n"
+		c.do = func() string { return "MN\r\n" }
+		return c
+	}
+	c.head = strings.Join(append([]string{name, word}, f...), " ") + "\r\n"
+	return c
+}
+
+// casIn is the unique that a meta command gives an item.
+func (m *model) casIn(f modelFlags) uint64 {
+	if f.has('E') {
+		return uint64(f.num('E'))
+	}
+	return m.nextUnique()
+}
+
+// tell returns what the flags ask for, those among letters, and does to the
+// item what they say. recache means that the client is to have the item anew.
+func (m *model) tell(f modelFlags, letters, key string, binary bool, it *modelItem, created bool) (reply string, recache bool) {
+	for _, tok := range f {
+		if !strings.Contains(letters, tok[:1]) {
+			continue
+		}
+		switch tok[0] {
+		case 'T':
+			it.exptime = m.expires(f.num('T'))
+		case 'N':
+			if created {
+				it.exptime = m.expires(f.num('N'))
+				recache = true
+			}
+		case 'R':
+			if !it.won && !created && it.exptime != 0 && it.exptime < m.expires(f.num('R')) {
+				recache = true
+			}
+		case 's':
+			reply += fmt.Sprint(" s", len(it.value))
+		case 't':
+			if it.exptime == 0 {
+				reply += " t-1"
+			} else {
+				reply += fmt.Sprint(" t", it.exptime-m.now)
+			}
+		case 'c':
+			reply += fmt.Sprint(" c", it.cas)
+		case 'f':
+			reply += fmt.Sprint(" f", it.flags)
+		case 'l':
+			reply += fmt.Sprint(" l", m.now-it.time)
+		case 'h':
+			reply += map[bool]string{true: " h1", false: " h0"}[it.fetched]
+		case 'O':
+			reply += " " + tok
+		case 'k':
+			reply += " k" + modelKey(key, binary)
+			if binary {
+				reply += " b"
+			}
+		}
+	}
+	return reply, recache
+}
+
+func modelKey(key string, binary bool) string {
+	if binary {
+		return base64.StdEncoding.EncodeToString([]byte(key))
+	}
+	return key
+}
+
+// noItem is the reply if there is none to tell of.
+func (m *model) noItem(code string, f modelFlags, key string) string {
+	reply, _ := m.tell(f, "Ok", key, f.has('b'), nil, false)
+	return code + reply + "\r\n"
+}
+
+func (m *model) mg(key string, f modelFlags) string {
+	it := m.find(key)
+	created := it == nil && f.has('N')
+	if created {
+		it = new(modelItem)
+		m.link(key, it, m.casIn(f))
+	}
+	switch {
+	case it == nil && f.has('q'):
+		return ""
+	case it == nil:
+		return m.noItem("EN", f, key)
+	}
+	value := f.has('v') && !(f.has('C') && it.cas == uint64(f.num('C')))
+	reply := "HD"
+	if value {
+		reply = fmt.Sprint("VA ", len(it.value))
+	}
+	told, recache := m.tell(f, "TNRstcflhOk", key, it.binary, it, created)
+	reply += told
+	if it.won {
+		reply += " Z"
+	}
+	if it.stale {
+		reply += " X"
+		recache = recache || !it.won
+	}
+	if recache {
+		reply += " W"
+		it.won = true
+	}
+	if !f.has('u') {
+		m.bump(it)
+	}
+	reply += "\r\n"
+	if value {
+		reply += it.value + "\r\n"
+		m.hold(key, it)
+	}
+	return reply
+}
+
+func (m *model) ms(key, word string, f modelFlags) modelCommand {
+	s := &modelStore{key: key, it: &modelItem{value: m.value(), flags: uint32(f.num('F')), binary: f.has('b')}, stale: f.has('I')}
+	exptime := f.num('T')
+	mode := m.pick("S S S S S E A P R")
+	switch viv := f.has('N'); {
+	case mode == "S":
+		s.comm = nreadSet
+	case mode == "E":
+		s.comm = nreadAdd
+	case mode == "R":
+		s.comm = nreadReplace
+	case viv:
+		s.comm = map[string]int{"A": nreadAppendviv, "P": nreadPrependviv}[mode]
+		exptime = f.num('N')
+	default:
+		s.comm = map[string]int{"A": nreadAppend, "P": nreadPrepend}[mode]
+	}
+	if f.has('C') {
+		s.cas = uint64(f.num('C'))
+		if mode == "S" || mode == "R" {
+			s.comm = nreadCas
+		}
+	}
+	c := modelCommand{keys: key, body: s.it.value + "\r\n"}
+	c.head = strings.Join(append([]string{"ms", word, strconv.Itoa(len(s.it.value)), "M" + mode}, f...), " ") + "\r\n"
+	m.storage(&c, s, exptime, func() uint64 { return m.casIn(f) }, func(res storeItemType) string {
+		switch {
+		case res == tooLarge:
+			return modelTooLarge
+		case res == stored && f.has('q'):
+			return ""
+		}
+		code := map[storeItemType]string{stored: "HD", exists: "EX", notFound: "NF", notStored: "NS"}[res]
+		told, _ := m.tell(f, "Okcs", key, f.has('b'), s.it, false)
+		return code + told + "\r\n"
+	})
+	return c
+}
+
+func (m *model) md(key string, f modelFlags) string {
+	it := m.find(key)
+	switch {
+	case it == nil:
+		return m.noItem("NF", f, key)
+	case f.has('C') && it.cas != uint64(f.num('C')):
+		return m.noItem("EX", f, key)
+	}
+	if f.has('x') {
+		cas := it.cas
+		if f.has('E') {
+			cas = uint64(f.num('E'))
+		}
+		it = &modelItem{flags: uint32(f.num('F')), exptime: m.expires(f.num('T'))}
+		m.link(key, it, cas)
+	}
+	switch {
+	case f.has('I'):
+		m.tell(f, "T", key, false, it, false)
+		it.stale = true
+		it.won = false
+		it.cas = m.casIn(f)
+	case !f.has('x'):
+		delete(m.items, key)
+	}
+	if f.has('q') {
+		return ""
+	}
+	return m.noItem("HD", f, key)
+}
+
+func (m *model) ma(key string, incr bool, f modelFlags) string {
+	delta := uint64(1)
+	if f.has('D') {
+		delta = uint64(f.num('D'))
+	}
+	it, n, res := m.delta(key, incr, delta, uint64(f.num('C')))
+	switch {
+	case res == nonNumeric:
+		return modelNonNumeric
+	case res == deltaItemCasMismatch:
+		return m.noItem("EX", f, key)
+	case res == deltaItemNotFound && !f.has('N'):
+		return m.noItem("NF", f, key)
+	case res == deltaItemNotFound:
+		n = uint64(f.num('J'))
+		it = &modelItem{value: strconv.FormatUint(n, 10)}
+		m.link(key, it, m.casIn(f))
+	case f.has('E'):
+		it.cas = uint64(f.num('E'))
+	}
+	reply, _ := m.tell(f, "ctTNOk", key, f.has('b'), it, res == deltaItemNotFound)
+	switch {
+	case f.has('q'):
+		return ""
+	case f.has('v'):
+		num := strconv.FormatUint(n, 10)
+		return fmt.Sprintf("VA %d%s\r\n%s\r\n", len(num), reply, num)
+	}
+	return "HD" + reply + "\r\n"
+}
+
+func (m *model) me(key string) string {
+	it := m.find(key)
+	if it == nil {
+		return "EN\r\n"
+	}
+	exp := int32(-1)
+	if it.exptime != 0 {
+		exp = int32(it.exptime - m.now)
+	}
+	return fmt.Sprintf("ME %s exp=%d la=%d cas=%d fetch=%s cls= size=%d\r\n", modelKey(key, it.binary), exp, m.now-it.time, it.cas,
+		map[bool]string{true: "yes", false: "no"}[it.fetched], m.size(key, it.flags, len(it.value))-48+m.header)
+}
+
+// modelClass finds the one thing that the model does not know.
+var modelClass = regexp.MustCompile(` cls=[0-9]+`)
+
+// A modelPacket is a command of the binary protocol: the line for
+// parsePacket, and what makes lines of packet.String.
+type modelPacket struct {
+	name, line string
+	opaque     int
+	quiet      bool
+}
+
+func (p *modelPacket) add(format string, args ...any) { p.line += fmt.Sprintf(format, args...) }
+
+// done is the reply of success.
+func (p *modelPacket) done(format string, args ...any) string {
+	if p.quiet {
+		return ""
+	}
+	return fmt.Sprintf("R%s opaque=%d%s\r\n", p.name, p.opaque, fmt.Sprintf(format, args...))
+}
+
+func (p *modelPacket) failed(status protocolBinaryResponseStatus, rest string) string {
+	return fmt.Sprintf("R%s status=%#02x opaque=%d%s\r\n", p.name, uint16(status), p.opaque, rest)
+}
+
+func (p *modelPacket) failedText(status protocolBinaryResponseStatus) string {
+	return p.failed(status, " value="+binErrorText(status))
+}
+
+// binary returns a command of the binary protocol.
+func (m *model) binary() modelCommand {
+	name := m.pick("Get Getk Gat Gatk Touch Set Set Set Set Add Replace Append Prepend Delete Increment Decrement Noop")
+	p := &modelPacket{name: name, opaque: 1 + m.r.IntN(1e6), quiet: name != "Touch" && name != "Noop" && m.oneIn(4)}
+	if p.quiet {
+		p.name += "q"
+	}
+	p.line = fmt.Sprintf("T%s opaque=%d", p.name, p.opaque)
+	key, exptime, cas := m.key(), max(m.exptime(), 0), uint64(0)
+	if m.oneIn(2) {
+		cas = m.cas(key)
+	}
+	c := modelCommand{keys: key}
+	if name != "Noop" {
+		p.add(" key=%s", key)
+	}
+	switch name {
+	case "Noop":
+		c.do = func() string { return p.done("") }
+	case "Get", "Getk", "Gat", "Gatk", "Touch":
+		m.binaryGet(&c, p, key, exptime)
+	case "Delete":
+		p.add(" cas=%d", cas)
+		c.do = func() string {
+			it := m.find(key)
+			switch {
+			case it == nil:
+				return p.failedText(protocolBinaryResponseKeyEnoent)
+			case cas != 0 && cas != it.cas:
+				return p.failedText(protocolBinaryResponseKeyEexists)
+			}
+			delete(m.items, key)
+			return p.done("")
+		}
+	case "Increment", "Decrement":
+		delta, initial := m.number(), m.number()
+		if m.oneIn(2) {
+			exptime = binIncrDontCreate
+		}
+		p.add(" cas=%d delta=%d initial=%d exptime=%d", cas, delta, initial, exptime)
+		c.do = func() string {
+			it, n, res := m.delta(key, name == "Increment", delta, cas)
+			switch {
+			case res == nonNumeric:
+				return p.failedText(protocolBinaryResponseDeltaBadval)
+			case res == deltaItemCasMismatch:
+				return p.failedText(protocolBinaryResponseKeyEexists)
+			case res == deltaItemNotFound && exptime == binIncrDontCreate:
+				return p.failedText(protocolBinaryResponseKeyEnoent)
+			case res == deltaItemNotFound:
+				n = initial
+				it = &modelItem{value: strconv.FormatUint(n, 10), exptime: m.expires(exptime)}
+				m.link(key, it, m.nextUnique())
+			}
+			return p.done(" cas=%d value=%d", it.cas, n)
+		}
+	default:
+		m.binaryStore(&c, p, name, exptime, &modelStore{key: key, it: &modelItem{value: m.value()}, cas: cas})
+	}
+	head, err := parsePacket(p.line)
+	if err != nil {
+		panic(err)
+	}
+	c.packet, c.head = p.line, head
+	return c
+}
+
+func (m *model) binaryGet(c *modelCommand, p *modelPacket, key string, exptime int64) {
+	withKey := ""
+	if strings.Contains(p.name, "k") {
+		withKey = " key=" + key
+	}
+	touch := !strings.HasPrefix(p.name, "Get")
+	if touch {
+		p.add(" exptime=%d", exptime)
+	}
+	c.do = func() string {
+		it := m.fetch(key)
+		switch {
+		case it == nil && p.quiet:
+			return ""
+		case it == nil && withKey != "":
+			return p.failed(protocolBinaryResponseKeyEnoent, withKey)
+		case it == nil:
+			return p.failedText(protocolBinaryResponseKeyEnoent)
+		}
+		if touch {
+			it.exptime = m.expires(exptime)
+		}
+		value := ""
+		if it.value != "" && p.name != "Touch" {
+			value = " value=" + it.value
+			m.hold(key, it)
+		}
+		hit := *p
+		hit.quiet = false
+		return hit.done(" cas=%d flags=%d%s%s", it.cas, it.flags, withKey, value)
+	}
+}
+
+func (m *model) binaryStore(c *modelCommand, p *modelPacket, name string, exptime int64, s *modelStore) {
+	s.comm = map[string]int{"Set": nreadSet, "Add": nreadAdd, "Replace": nreadReplace, "Append": nreadAppend, "Prepend": nreadPrepend}[name]
+	bodylen := len(s.key) + len(s.it.value)
+	if s.comm == nreadAppend || s.comm == nreadPrepend {
+		exptime = 0
+	} else {
+		s.it.flags = m.flags()
+		bodylen += 8
+		p.add(" flags=%d exptime=%d", s.it.flags, exptime)
+	}
+	p.add(" cas=%d bodylen=%d", s.cas, bodylen)
+	c.body = s.it.value
+	m.storage(c, s, exptime, nil, func(res storeItemType) string {
+		switch {
+		case res == tooLarge:
+			return p.failedText(protocolBinaryResponseE2big)
+		case res == stored:
+			return p.done(" cas=%d", s.unique)
+		case res == exists, res == notStored && name == "Add":
+			return p.failedText(protocolBinaryResponseKeyEexists)
+		case res == notFound, res == notStored && name == "Replace":
+			return p.failedText(protocolBinaryResponseKeyEnoent)
+		}
+		return p.failedText(protocolBinaryResponseNotStored)
+	})
+	if s.cas != 0 && s.comm != nreadAppend && s.comm != nreadPrepend {
+		s.comm = nreadCas
+	}
+}
+
+// A modelConn is a connection to the cache. ask sends bytes, which need not
+// end with a command, and returns what is answered by then.
+type modelConn struct {
+	binary bool
+	ask    func(in string) string
+}
+
+// play sends commands, at once or in two parts, and compares the replies.
+func (m *model) play(t *testing.T, c *modelConn, batch []modelCommand, meanwhile func()) {
+	t.Helper()
+	var in, have, want string
+	for _, cmd := range batch {
+		in += cmd.head + cmd.body
+	}
+	part := func(from, to int) {
+		have += c.ask(in[from:to])
+		at := 0
+		for _, cmd := range batch {
+			at += len(cmd.head)
+			if from < at && at <= to && cmd.begin != nil {
+				cmd.begin()
+			}
+			at += len(cmd.body)
+			if from < at && at <= to {
+				reply := cmd.do()
+				want += reply
+				m.note(cmd.keys, "%.400q %.400q", cmp.Or(cmd.packet, cmd.head)+" "+cmd.body, reply)
+			}
+		}
+		clear(m.held)
+	}
+	cut := 0
+	if meanwhile != nil {
+		cut = m.r.IntN(len(in))
+		part(0, cut)
+		meanwhile()
+	}
+	part(cut, len(in))
+	if have = modelClass.ReplaceAllString(have, " cls="); have == want {
+		return
+	}
+	for _, cmd := range batch {
+		for _, key := range strings.Fields(cmd.keys) {
+			t.Logf("%.20s:", key)
+			lines := slices.DeleteFunc(slices.Clone(m.log), func(l modelLine) bool {
+				return l.keys != "" && !slices.Contains(strings.Fields(l.keys), key)
+			})
+			for _, l := range lines[max(len(lines)-20, 0):] {
+				t.Log(l.text)
+			}
+		}
+	}
+	at := 0
+	for at < min(len(have), len(want)) && have[at] == want[at] {
+		at++
+	}
+	at = max(at-100, 0)
+	t.Fatalf("%d bytes in two parts at %d, replies from byte %d on:\nhave %.300q\nwant %.300q", len(in), cut, at, have[at:], want[at:])
+}
+
+// A modelClock is what the test can do to the cache from outside.
+type modelClock struct {
+	tick func(n uint32) // n seconds pass
+	move func()         // moves things in the cache; may be nil
+}
+
+// turn has one of conns do something. With parts, others may have their turn
+// while it has sent only a part of it.
+func (m *model) turn(t *testing.T, conns []*modelConn, clock modelClock, parts bool) {
+	t.Helper()
+	r := m.r
+	tick := func(n int) {
+		clock.tick(uint32(n))
+		m.now += uint32(n)
+		m.note("", "%d seconds", n)
+	}
+	switch op := r.IntN(100); {
+	case op < 6:
+		tick(1 + r.IntN(3))
+		return
+	case op < 7:
+		tick(r.IntN(100))
+		return
+	case op < 9:
+		if m.segmented {
+			// What was used in this second may survive, or not.
+			tick(1)
+		}
+		m.playFlush(t, conns)
+		return
+	case op < 20 && clock.move != nil:
+		clock.move()
+		return
+	}
+	i := r.IntN(len(conns))
+	c := conns[i]
+	var batch []modelCommand
+	for len(batch) == 0 || parts && m.oneIn(2) {
+		switch {
+		case c.binary:
+			batch = append(batch, m.binary())
+		case m.oneIn(2):
+			batch = append(batch, m.text())
+		default:
+			batch = append(batch, m.meta())
+		}
+	}
+	if others := slices.Delete(slices.Clone(conns), i, i+1); parts && len(others) > 0 && m.oneIn(3) {
+		m.play(t, c, batch, func() {
+			for range r.IntN(4) {
+				m.turn(t, others, clock, parts)
+			}
+		})
+		return
+	}
+	m.play(t, c, batch, nil)
+}
+
+func (m *model) playFlush(t *testing.T, conns []*modelConn) {
+	t.Helper()
+	for _, c := range conns {
+		if !c.binary {
+			var look []modelCommand
+			for _, key := range modelKeys {
+				look = append(look, modelCommand{keys: key, head: "mg " + key + " u\r\n", do: func() string { return m.mg(key, modelFlags{"u"}) }})
+			}
+			m.play(t, c, look, nil)
+			c = conns[m.r.IntN(len(conns))]
+			delay := m.r.Int64N(6)
+			if m.oneIn(4) {
+				delay += int64(m.now) + 1
+			}
+			cmd := modelCommand{head: fmt.Sprintf("flush_all %d\r\n", delay)}
+			reply := "OK\r\n"
+			if c.binary {
+				cmd.head, _ = parsePacket(fmt.Sprintf("TFlush exptime=%d", delay))
+				reply = "RFlush\r\n"
+			}
+			cmd.do = func() string {
+				m.flush(delay)
+				return reply
+			}
+			m.play(t, c, []modelCommand{cmd}, nil)
+			return
+		}
+	}
+}
+
+// modelPump sends in to c and returns what it answers.
+func modelPump(c *conn, client int, in []byte) (out []byte) {
+	buf := make([]byte, 64<<10)
+	for {
+		if len(in) > 0 {
+			if n, e := rawWrite(client, in); e == 0 {
+				in = in[n:]
+			}
+		}
+		events, _ := pollWait(&c.thread.poll, 0)
+		if len(events) > 0 {
+			driveMachine(c)
+		}
+		n, e := rawRead(client, buf)
+		switch {
+		case e == 0 && n > 0:
+			out = append(out, buf[:n]...)
+		case e == 0:
+			return append(out, closed...)
+		case len(in) == 0 && len(events) == 0:
+			return out
+		}
+	}
+}
+
+// packetText prints packets, each on a line.
+func packetText(b []byte) (text string) {
+	for len(b) >= binHeaderSize {
+		var p packet
+		copy(p.hdr[:], b)
+		n := min(binHeaderSize+int(binary.BigEndian.Uint32(b[8:])), len(b))
+		p.body = b[binHeaderSize:n]
+		text += p.String() + "\r\n"
+		b = b[n:]
+	}
+	return text + string(b)
+}
+
+// modelMove moves items, as the page mover and the growth of the hash table
+// do.
+func modelMove(m *model) {
+	r := &slabRebal.rebal
+	switch {
+	case m.oneIn(20) && !expanding && hashpower < 16:
+		assocExpand()
+	case m.oneIn(2) && r.sClsid == r.dClsid:
+		id := 1 + m.r.IntN(largestClsid)
+		if pages(id) == 1 {
+			slabsMlock()
+			doSlabsNewslab(id)
+			slabsMunlock()
+		}
+		doSlabsReassign(id, slabGlobalPagePool, 0)
+	}
+	for range m.r.IntN(2000) {
+		if expanding {
+			assocMoveBucket()
+		}
+		if r.sClsid != r.dClsid {
+			slabRebalanceStep()
+		}
+	}
+}
+
+func TestModel(t *testing.T) {
+	for _, tt := range []struct {
+		name              string
+		segmented, moving bool
+	}{
+		{"flat", false, false},
+		{"segmented", true, false},
+		{"moving", true, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var conns []*modelConn
+			for i := range 4 {
+				c, client := benchConn(t)
+				unix.SetNonblock(client, true)
+				mc := &modelConn{binary: i == 0}
+				mc.ask = func(in string) string {
+					out := modelPump(c, client, []byte(in))
+					if mc.binary {
+						return packetText(out)
+					}
+					return string(out)
+				}
+				conns = append(conns, mc)
+			}
+			for i := range *long {
+				m := &model{r: rand.New(rand.NewPCG(testSeed(t, i), 0)), segmented: tt.segmented, moving: tt.moving, header: itemSize}
+				moverInit(t, 64, func() {
+					settings.lruSegmented.Store(tt.segmented)
+					settings.itemSizeMax = modelItemMax
+					settings.slabChunkSizeMax = modelChunkMax
+					settings.hashpowerInit = 11
+				})
+				m.now = uint32(processStarted) + currentTime.Load()
+				m.unique = casId.Load() + 1
+				clock := modelClock{tick: func(n uint32) { currentTime.Add(n) }}
+				if tt.moving {
+					clock.move = func() { modelMove(m) }
+				}
+				modelRun(t, m, conns, clock, true)
+				if !moverStep(10) {
+					t.Error("a page is busy")
+				}
+				checkStore(t)
+			}
+		})
+	}
+	for _, path := range []string{"", "memcached"} {
+		t.Run("debugtime/"+path, func(t *testing.T) {
+			header := itemSize
+			if path != "" {
+				path, _ = oracle()
+				header = 48
+			}
+			for i := range *long {
+				modelServer(t, path, header, testSeed(t, i))
+			}
+		})
+	}
+}
+
+func modelRun(t *testing.T, m *model, conns []*modelConn, clock modelClock, parts bool) {
+	t.Helper()
+	m.items = make(map[string]*modelItem)
+	m.held = make(map[*modelItem]bool)
+	for range 3000 {
+		m.turn(t, conns, clock, parts)
+	}
+}
+
+// modelServer plays to a server whose clock can be moved.
+func modelServer(t *testing.T, path string, header int, seed uint64) {
+	s := start(t, path, false, "-I", strconv.Itoa(modelItemMax), "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove")
+	text, bin := s.client(), s.client()
+	if text.ask("debugtime p\r\n") != "OK\r\n" {
+		t.Skip("no debugtime")
+	}
+	m := &model{r: rand.New(rand.NewPCG(seed, 0)), header: header, unique: 1}
+	m.now = uint32(text.statN("time"))
+	last := 0
+	clock := modelClock{tick: func(n uint32) {
+		text.want(t, fmt.Sprintf("debugtime %d\r\n", int(n)-last), "OK\r\n") // it adds the sum of all
+		last = int(n)
+	}}
+	modelRun(t, m, []*modelConn{
+		{false, text.ask},
+		{true, func(in string) string { return strings.Join(bin.askBinary(in), "") }},
+	}, clock, false)
+}
