@@ -524,6 +524,7 @@ func getLater(c *conn, line []byte, i int) {
 	c.rcurr += i
 	c.rbytes -= i
 	c.rlooked = len(line) - i - 1
+	c.lastCmdTime = currentTime.Load() // it is not idle
 	connSetState(c, connMwrite)
 }
 
