@@ -53,7 +53,7 @@ import (
 	"time"
 )
 
-var update = flag.Bool("update", false, "rewrite testdata from memcached's replies")
+var update = flag.Bool("update", false, "rewrite testdata from memcached's replies, and READING.md's states from state.go")
 
 func TestMain(m *testing.M) {
 	if os.Getenv("MC9_MAIN") != "" {

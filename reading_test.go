@@ -1,0 +1,462 @@
+// READING.md, checked. A stop is a section with a number:
+//
+//	## 7. The state machine
+//
+//	* C: drive_machine, conn_set_state (memcached.c); item_lock (thread.c)
+//	* Go: driveMachine, connSetState (state.go); itemLock (store.go)
+//
+//	Try:
+//
+// Each Go function exists in its file, and PORT.md leads from each C function
+// to one of them. All other words that look like names of either are
+// declared in the Go files, the C's after PORT.md's rule for names.
+//
+// "Try" is followed by a block of sh, and that by a block of text: what it
+// prints. Where it says memcached, memcached prints the same, if there is one
+// and it is 1.6.45.
+// A block of sh without "Try" is for all that follow. Port 11311 is another
+// in each, so that they run side by side; ./mc9 is the test binary.
+//
+// The listing of states is made of state.go; go test -update rewrites it.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"go/ast"
+	goparser "go/parser"
+	"go/token"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+type readingName struct{ name, file string }
+
+type readingStop struct {
+	title string
+	c, g  []readingName
+	tries int
+}
+
+type readingTry struct {
+	line   int
+	oracle bool // for memcached, too
+	script string
+	want   string
+}
+
+type reading struct {
+	prelude string
+	stops   []*readingStop
+	tries   []*readingTry
+	prose   string // and pictures
+}
+
+var readingNames = regexp.MustCompile(`([\w., ]+) \(([\w.]+)\)`)
+
+func parseReading(text string) *reading {
+	r := new(reading)
+	var (
+		stop   = new(readingStop)
+		list   *[]readingName // being read
+		item   string
+		fence  string
+		intro  string // last line of prose
+		block  []string
+		begun  int
+		isWant bool // the last block was one to try
+	)
+	endList := func() {
+		if list == nil {
+			return
+		}
+		for _, m := range readingNames.FindAllStringSubmatch(item, -1) {
+			for _, name := range strings.Split(m[1], ", ") {
+				*list = append(*list, readingName{strings.TrimSpace(name), m[2]})
+			}
+		}
+		list = nil
+	}
+	for i, line := range strings.Split(text, "\n") {
+		switch {
+		case fence == "" && strings.HasPrefix(line, "```"):
+			fence, block, begun = line, nil, i+1
+		case line == "```":
+			code := strings.Join(block, "\n") + "\n"
+			switch {
+			case fence == "```sh" && strings.HasPrefix(intro, "Try"):
+				stop.tries++
+				r.tries = append(r.tries, &readingTry{begun, strings.Contains(intro, "memcached"), code, ""})
+			case fence == "```sh":
+				r.prelude += code
+			case isWant:
+				r.tries[len(r.tries)-1].want = code
+			default:
+				r.prose += code
+			}
+			isWant = fence == "```sh" && strings.HasPrefix(intro, "Try")
+			fence = ""
+		case fence != "":
+			block = append(block, line)
+		case strings.HasPrefix(line, "* C: "):
+			list, item = &stop.c, line[len("* C: "):]
+		case strings.HasPrefix(line, "* Go: "):
+			endList()
+			list, item = &stop.g, line[len("* Go: "):]
+		case list != nil && strings.HasPrefix(line, "  "):
+			item += line[1:]
+		default:
+			endList()
+			if strings.HasPrefix(line, "## ") {
+				stop = &readingStop{title: line[3:]}
+				if '0' <= line[3] && line[3] <= '9' {
+					r.stops = append(r.stops, stop)
+				}
+			}
+			if line != "" {
+				intro = line
+				isWant = false
+			}
+			r.prose += line + "\n"
+		}
+	}
+	return r
+}
+
+func TestReading(t *testing.T) {
+	b, err := os.ReadFile("READING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := withStates(t, string(b))
+	if *update && text != string(b) {
+		if err := os.WriteFile("READING.md", []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	} else if text != string(b) {
+		t.Error("the listing of states is not that of state.go: go test -run TestReading -update")
+	}
+	r := parseReading(text)
+	if len(r.stops) == 0 || r.prelude == "" {
+		t.Fatal("there are no stops")
+	}
+	checkStops(t, r.stops)
+	checkProse(t, r.prose)
+	memcached, version := oracle()
+	for _, try := range r.tries {
+		t.Run(fmt.Sprint("line ", try.line), func(t *testing.T) { try.run(t, r.prelude, "") })
+		if try.oracle && memcached != "" {
+			t.Run(fmt.Sprint("line ", try.line, " memcached"), func(t *testing.T) {
+				if older(version, "1.6.45") {
+					t.Skip("needs 1.6.45")
+				}
+				try.run(t, r.prelude, memcached)
+			})
+		}
+	}
+}
+
+// withStates returns the text with the listing as it has to be.
+func withStates(t *testing.T, text string) string {
+	const begin, end = "<!-- states: written by go test -run TestReading -update -->\n", "<!-- end of states -->\n"
+	before, rest, ok := strings.Cut(text, begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatal("READING.md has no place for the states")
+	}
+	f, err := goparser.ParseFile(token.NewFileSet(), "state.go", nil, goparser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := "\n| C | Go | |\n|---|---|---|\n"
+	state := connListening
+	for _, d := range f.Decls {
+		d, ok := d.(*ast.GenDecl)
+		if !ok || d.Tok != token.CONST || d.Specs[0].(*ast.ValueSpec).Names[0].Name != "connListening" {
+			continue
+		}
+		for _, spec := range d.Specs {
+			spec := spec.(*ast.ValueSpec)
+			name, c := spec.Names[0].Name, stateText(state)
+			if goName(c) != name {
+				t.Errorf("state.go: stateText(%s) is %s", name, c)
+			}
+			table += fmt.Sprintf("| %s | %s | %s |\n", c, name, strings.TrimSpace(spec.Comment.Text()))
+			state++
+		}
+	}
+	return before + begin + table + "\n" + end + after
+}
+
+// checkStops compares what the stops name with the sources and with PORT.md.
+func checkStops(t *testing.T, stops []*readingStop) {
+	files, _ := readPort(t)
+	funcs := map[string][]string{}
+	for file := range files {
+		funcs[file], _ = goDecls(t, file)
+	}
+	cFiles := cFunctions(t)
+	for _, s := range stops {
+		if len(s.c) == 0 || len(s.g) == 0 || s.tries == 0 {
+			t.Errorf("%s: a stop names C, Go and something to try", s.title)
+		}
+		for _, g := range s.g {
+			if !slices.Contains(funcs[g.file], g.name) {
+				t.Errorf("%s: %s has no %s", s.title, g.file, g.name)
+			}
+		}
+		for _, c := range s.c {
+			var led []string // where PORT.md leads
+			old := false
+			for file, section := range files {
+				for _, row := range section.rows {
+					if row.c == c.name {
+						led = append(led, row.name+" "+file)
+						old = old || strings.Contains(row.note, "1.5.12")
+					}
+				}
+			}
+			if !slices.ContainsFunc(s.g, func(g readingName) bool { return slices.Contains(led, g.name+" "+g.file) }) {
+				t.Errorf("%s: PORT.md leads from %s to %q", s.title, c.name, led)
+			}
+			in := cFiles[c.name]
+			if cFiles != nil && c.file != "libevent" && !slices.Contains(in, c.file) && (in != nil || !old) {
+				t.Errorf("%s: %s is in %q", s.title, c.name, in)
+			}
+		}
+	}
+}
+
+// cFunctions tells where the functions of the C are, or nothing if 1.6.45 is
+// not at hand.
+func cFunctions(t *testing.T) map[string][]string {
+	dirs := filepath.SplitList(os.Getenv("MEMCACHED_SRC"))
+	if !slices.ContainsFunc(dirs, func(dir string) bool {
+		_, err := os.Stat(filepath.Join(dir, "proto_text.c"))
+		return err == nil
+	}) {
+		return nil
+	}
+	in := map[string][]string{}
+	for _, dir := range dirs {
+		names, _ := filepath.Glob(filepath.Join(dir, "*.c"))
+		for _, name := range names {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range cFunction.FindAllSubmatch(text, -1) {
+				in[string(m[1])] = append(in[string(m[1])], filepath.Base(name))
+			}
+		}
+	}
+	return in
+}
+
+var (
+	goWord = regexp.MustCompile(`(?:^|[^\\\w])([a-z][a-z0-9]*(?:[A-Z][a-z0-9]*)+)\b`) // not the nEND of \nEND
+	cWord  = regexp.MustCompile(`\b[a-z][a-z0-9]*(?:_[a-z0-9]+)+\b`)
+)
+
+// checkProse looks for all names in what stands between the blocks.
+func checkProse(t *testing.T, prose string) {
+	known := map[string]bool{}
+	names, _ := filepath.Glob("*.go")
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := goparser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if id, ok := n.(*ast.Ident); ok {
+				known[id.Name] = true
+			}
+			return true
+		})
+	}
+	files, leftOut := readPort(t)
+	for _, section := range files {
+		for _, row := range section.rows {
+			leftOut[row.c] = true
+		}
+	}
+	for _, m := range goWord.FindAllStringSubmatch(prose, -1) {
+		if !known[m[1]] {
+			t.Errorf("there is no %s", m[1])
+		}
+	}
+	for _, name := range cWord.FindAllString(prose, -1) {
+		if !leftOut[name] && !known[goName(name)] {
+			t.Errorf("nothing is known of %s", name)
+		}
+	}
+}
+
+// run has bash do what there is to try, with mc9 or with memcached.
+func (try *readingTry) run(t *testing.T, prelude, memcached string) {
+	port := quietPort(t)
+	t.Parallel()
+	if _, err := exec.LookPath("bash"); err != nil {
+		t.Skip(err)
+	}
+	if strings.Contains(try.script, "traced") {
+		if out, err := exec.Command("strace", "-o", "/dev/null", "true").CombinedOutput(); err != nil {
+			t.Skipf("strace: %v %s", err, out)
+		}
+	}
+	dir := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mc9 := "#!/bin/sh\nMC9_MAIN=1 GORACE=atexit_sleep_ms=0 exec '" + self + "' \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(dir, "mc9"), []byte(mc9), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	// Not from a pipe: what is left behind by a failure would hold its end.
+	out, err := os.Create(filepath.Join(dir, "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 6*patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-c", strings.ReplaceAll(prelude+try.script+"stop\n", "11311", port))
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "server="+memcached, "LC_ALL=C")
+	cmd.Stdout = out
+	var complaints strings.Builder
+	cmd.Stderr = &complaints
+	cmd.WaitDelay = time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	err = cmd.Run()
+	if cmd.Process != nil {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	}
+	have, _ := os.ReadFile(out.Name())
+	log, _ := os.ReadFile(filepath.Join(dir, "log"))
+	if err == nil {
+		err = looksLike(string(have), strings.ReplaceAll(try.want, "11311", port))
+	}
+	if err != nil {
+		t.Errorf("READING.md:%d: %v\n-- output --\n%s-- errors --\n%s-- log --\n%s",
+			try.line, err, have, complaints.String(), log[max(0, len(log)-2000):])
+	}
+	if strings.Contains(string(log), "DATA RACE") {
+		t.Errorf("%s", log)
+	}
+}
+
+var quietPorts atomic.Int32
+
+// quietPort returns a port that is free, below those that the system gives to
+// clients, and only once. It is not for when other tests may start children:
+// before it is what it will be a child has all our descriptors, and this would
+// still listen.
+func quietPort(t *testing.T) string {
+	for range 1000 {
+		port := strconv.Itoa(20000 + (os.Getpid()*53+int(quietPorts.Add(1)))%10000)
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
+}
+
+var standIns = regexp.MustCompile(`\b9[0-9](?:[0-9][0-9])?\b`)
+
+// looksLike compares what was printed with what was expected. There "..." is
+// any text and, on a line of its own, any lines; 90 to 99 and 9000 to 9999
+// stand for other numbers, each for one.
+func looksLike(have, want string) error {
+	numbers, standIn := map[string]string{}, map[string]string{}
+	lines := strings.Split(strings.ReplaceAll(have, "\r", ""), "\n")
+	skip := false
+	for _, w := range strings.Split(want, "\n") {
+		if w == "..." {
+			skip = true
+			continue
+		}
+		pattern := strings.ReplaceAll(regexp.QuoteMeta(w), `\.\.\.`, ".*")
+		re := regexp.MustCompile("^" + standIns.ReplaceAllString(pattern, "([0-9]+)") + "$")
+		for {
+			if len(lines) == 0 {
+				return fmt.Errorf("there is no line\n%s", w)
+			}
+			line := lines[0]
+			lines = lines[1:]
+			m := re.FindStringSubmatch(line)
+			for i, s := range standIns.FindAllString(w, -1) {
+				if m == nil {
+					break
+				}
+				n := m[i+1]
+				if numbers[s] == "" && standIn[n] == "" {
+					numbers[s], standIn[n] = n, s
+				}
+				if numbers[s] != n {
+					return fmt.Errorf("for %s stands %s where it should be %q:\n%s", s, n, numbers[s], line)
+				}
+			}
+			if m != nil {
+				break
+			}
+			if !skip {
+				return fmt.Errorf("have\n%s\nwant\n%s", line, w)
+			}
+		}
+		skip = false
+	}
+	if len(lines) > 0 && !skip {
+		return errors.New("there is more:\n" + lines[0])
+	}
+	return nil
+}
+
+func TestLooksLike(t *testing.T) {
+	for _, tt := range []struct {
+		have, want string
+		ok         bool
+	}{
+		{"a\r\nb\n", "a\nb\n", true},
+		{"a\n", "a\nb\n", false},
+		{"a\nb\n", "a\n", false},
+		{"a.c\n", "a.c\n", true},
+		{"abc\n", "a.c\n", false},
+		{"a 1 c\n", "a ... c\n", true},
+		{"a 1 d\n", "a ... c\n", false},
+		{"a\nb\nc\n", "...\nc\n", true},
+		{"a\nb\nc\n", "a\n...\n", true},
+		{"a\nb\nc\n", "a\n...\nd\n", false},
+		{"7 8 7\n", "90 91 90\n", true},
+		{"7 8 7\n", "90 91 91\n", false},
+		{"7 7\n", "90 91\n", false},
+		{"7\n7\n", "9000\n9000\n", true},
+		{"7\n8\n", "9000\n9000\n", false},
+		{"a 5\n", "a 6\n", false},
+		{"a 900\n", "a 901\n", false},
+	} {
+		if err := looksLike(tt.have, tt.want); (err == nil) != tt.ok {
+			t.Errorf("%q, %q: %v", tt.have, tt.want, err)
+		}
+	}
+}
