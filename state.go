@@ -20,7 +20,7 @@ const (
 	connWaiting                    // wait for a readable socket
 	connRead                       // read a command line
 	connParseCmd                   // try to find a command in what was read
-	connWrite                      // write a simple reply
+	connWrite                      // nobody comes here any more, as in 1.6; see connMwrite
 	connNread                      // read a value of known length
 	connSwallow                    // read a value that nobody wants
 	connClosing                    // close this connection
