@@ -351,6 +351,15 @@ func TestPool(t *testing.T) {
 		t.Errorf("pages %d %d %d", pages(slabGlobalPagePool), pages(1), pages(id))
 	}
 	checkStore(t)
+	// There may be none any more when the move begins.
+	moved := stats.slabsMoved
+	reassign(t, slabGlobalPagePool, 1)
+	set(th, nreadSet, "c", pattern(20000, 1), 0)
+	set(th, nreadSet, "d", pattern(40000, 1), 0)
+	if !moverStep(1) || pages(slabGlobalPagePool) != 0 || stats.slabsMoved != moved || statsState.slabReassignRunning {
+		t.Errorf("%d pages, %+v", pages(slabGlobalPagePool), stats)
+	}
+	checkStore(t)
 	for _, take := range []func(){
 		func() { set(th, nreadSet, "a", pattern(5000, 1), 0); set(th, nreadSet, "b", pattern(9000, 1), 0) },
 		func() { slabsAdjustMemLimit(1) },
