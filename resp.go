@@ -302,7 +302,7 @@ func transmit(c *conn) transmitResult {
 		}
 		t.stats.pending.n[statBytesWritten] += uint64(total)
 		statsFold(t) // who reads the reply finds it counted
-		n, e = rawWrite(c.sfd, b)
+		n, e = rawSend(c.sfd, b)
 	} else {
 		total = transmitPre(t, r)
 		t.stats.pending.n[statBytesWritten] += uint64(total)

@@ -116,14 +116,14 @@ const (
 // Longest line of a get that we keep, in bytes. C has no limit.
 const maxGetLine = 64 << 20
 
-// readFd is read(2), once more where a signal came in between. It returns 0
+// readFd is recv(2), once more where a signal came in between. It returns 0
 // at the end of the stream.
 func readFd(c *conn, b []byte) (int, unix.Errno) {
 	if c.transport == udpTransport {
 		return -1, unix.EAGAIN // a command ends with its datagram
 	}
 	for {
-		n, e := rawRead(c.sfd, b)
+		n, e := rawRecv(c.sfd, b)
 		if e != unix.EINTR {
 			if n > 0 {
 				c.thread.stats.pending.n[statBytesRead] += uint64(n)
