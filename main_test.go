@@ -57,6 +57,9 @@ var update = flag.Bool("update", false, "rewrite testdata from memcached's repli
 
 func TestMain(m *testing.M) {
 	if os.Getenv("MC9_MAIN") != "" {
+		if os.Getenv("MC9_SOAK") != "" {
+			go soakReport()
+		}
 		main()
 		os.Exit(0)
 	}

@@ -62,12 +62,13 @@ type model struct {
 	r         *rand.Rand
 	items     map[string]*modelItem
 	now       uint32
-	oldest    uint32              // of the last flush_all: what is as old has gone
-	unique    uint64              // the last one given
-	segmented bool                // the LRU is
-	moving    bool                // items move, and nobody knows their time
-	header    int                 // bytes of an item
-	held      map[*modelItem]bool // replies under way refer to these
+	oldest    uint32       // of the last flush_all: what is as old has gone
+	unique    uint64       // the last one given
+	segmented bool         // the LRU is
+	moving    bool         // items move, and nobody knows their time
+	header    int          // bytes of an item
+	held      []*modelItem // replies under way refer to these
+	sent      int          // how many of them are of other connections than that whose turn it is
 	log       []modelLine
 }
 
@@ -215,6 +216,11 @@ func (m *model) store(s *modelStore) storeItemType {
 	return stored
 }
 
+func (it *modelItem) number() (uint64, error) {
+	word, _, _ := strings.Cut(strings.TrimLeft(it.value, " "), " ")
+	return strconv.ParseUint(word, 10, 64)
+}
+
 // delta does arithmetic on the value of a key. It returns the item that is
 // told of in the reply: if the number did not fit in the place of the old one
 // that is not the one which the cache has now.
@@ -228,8 +234,7 @@ func (m *model) delta(key string, incr bool, delta, cas uint64) (*modelItem, uin
 	case cas != 0 && cas != it.cas:
 		return nil, 0, deltaItemCasMismatch
 	}
-	word, _, _ := strings.Cut(strings.TrimLeft(it.value, " "), " ")
-	n, err := strconv.ParseUint(word, 10, 64)
+	n, err := it.number()
 	if err != nil {
 		return nil, 0, nonNumeric
 	}
@@ -239,7 +244,7 @@ func (m *model) delta(key string, incr bool, delta, cas uint64) (*modelItem, uin
 		n -= min(n, delta)
 	}
 	num := strconv.FormatUint(n, 10)
-	if len(num) <= len(it.value) && !m.held[it] {
+	if len(num) <= len(it.value) && !slices.Contains(m.held, it) {
 		it.value = num + strings.Repeat(" ", len(it.value)-len(num))
 		it.cas = m.nextUnique()
 		m.update(it)
@@ -269,6 +274,7 @@ type modelCommand struct {
 	keys       string
 	packet     string // a packet as a line, for the log
 	head, body string
+	reads      bool          // it changes nothing
 	begin      func()        // when the head is there; may be nil
 	do         func() string // when all of it is; returns the reply
 }
@@ -288,7 +294,7 @@ func (m *model) value() string {
 	r := m.r
 	switch r.IntN(20) {
 	case 0:
-		return ""
+		return fmt.Sprintf("%*d", -r.IntN(modelChunkMax), r.IntN(1000)) // blanks behind it
 	case 1:
 		return "18446744073709551615"
 	case 2:
@@ -302,7 +308,9 @@ func (m *model) value() string {
 	case 6:
 		// Around the limits. Keys differ in length.
 		return pattern([]int{2048, modelChunkMax - 48, modelItemMax - 48}[r.IntN(3)]-r.IntN(300), r.IntN(26))
-	case 7, 8, 9, 10:
+	case 7:
+		return ""
+	case 8, 9, 10, 11:
 		return pattern(r.IntN(50), r.IntN(26))
 	}
 	return strconv.Itoa(r.IntN(1 << r.IntN(20)))
@@ -342,11 +350,10 @@ func (m *model) number() uint64 {
 // cas returns a unique for a command: that of the key, if the model is to
 // say, or another.
 func (m *model) cas(key string) uint64 {
-	n := uint64(m.r.IntN(3))
-	if it := m.items[key]; it != nil && !m.oneIn(3) {
-		n = it.cas - n/2
+	if it := m.items[key]; it != nil && !m.oneIn(4) {
+		return it.cas + []uint64{0, 0, 0, 1, ^uint64(0)}[m.r.IntN(5)]
 	}
-	return n
+	return m.r.Uint64N(3)
 }
 
 // storage makes c a storage command, which stores s and gives the answer to
@@ -443,7 +450,7 @@ func (m *model) textGet() modelCommand {
 	}
 	name, exptime := m.pick("get gets gat gats"), m.exptime()
 	touch, s := name[1] == 'a', len(name) == 4
-	c := modelCommand{keys: strings.Join(keys, " "), head: name}
+	c := modelCommand{keys: strings.Join(keys, " "), head: name, reads: !touch}
 	if touch {
 		c.head += fmt.Sprint(" ", exptime)
 	}
@@ -473,9 +480,12 @@ func (m *model) textGet() modelCommand {
 // hold notes that the value leaves from the item itself.
 func (m *model) hold(key string, it *modelItem) {
 	if len(it.value)+2 > respCopyMax || m.chunked(key, it) {
-		m.held[it] = true
+		m.held = append(m.held, it)
 	}
 }
+
+// leave notes that the replies leave which were gathered.
+func (m *model) leave() { m.held = m.held[:m.sent] }
 
 const modelTooLarge = "SERVER_ERROR object too large for cache\r\n"
 
@@ -588,7 +598,10 @@ func (m *model) meta() modelCommand {
 		c.do = func() string { return m.me(key) }
 	case "mn":
 		c.head = "mn\r\n"
-		c.do = func() string { return "MN\r\n" }
+		c.do = func() string {
+			m.leave()
+			return "MN\r\n"
+		}
 		return c
 	}
 	c.head = strings.Join(append([]string{name, word}, f...), " ") + "\r\n"
@@ -866,7 +879,10 @@ func (m *model) binary() modelCommand {
 	}
 	switch name {
 	case "Noop":
-		c.do = func() string { return p.done("") }
+		c.do = func() string {
+			m.leave()
+			return p.done("")
+		}
 	case "Get", "Getk", "Gat", "Gatk", "Touch":
 		m.binaryGet(&c, p, key, exptime)
 	case "Delete":
@@ -911,7 +927,14 @@ func (m *model) binary() modelCommand {
 	if err != nil {
 		panic(err)
 	}
-	c.packet, c.head = p.line, head
+	do := c.do
+	c.packet, c.head, c.do = p.line, head, func() string {
+		reply := do()
+		if strings.Contains(reply, " status=") && strings.Contains(reply, " value=") {
+			m.leave() // errors do not wait
+		}
+		return reply
+	}
 	return c
 }
 
@@ -924,6 +947,7 @@ func (m *model) binaryGet(c *modelCommand, p *modelPacket, key string, exptime i
 	if touch {
 		p.add(" exptime=%d", exptime)
 	}
+	c.reads = !touch
 	c.do = func() string {
 		it := m.fetch(key)
 		switch {
@@ -979,21 +1003,27 @@ func (m *model) binaryStore(c *modelCommand, p *modelPacket, name string, exptim
 }
 
 // A modelConn is a connection to the cache. ask sends bytes, which need not
-// end with a command, and returns what is answered by then.
+// end with a command, and returns what is answered by then; unless drain is
+// set it lets the server wait with that.
 type modelConn struct {
 	binary bool
-	ask    func(in string) string
+	ask    func(in string, drain bool) string
 }
 
-// play sends commands, at once or in two parts, and compares the replies.
+// play sends commands and compares the replies. In between it calls meanwhile,
+// if it is not nil: when a part was sent, or before a reply is read.
 func (m *model) play(t *testing.T, c *modelConn, batch []modelCommand, meanwhile func()) {
 	t.Helper()
 	var in, have, want string
+	reads := true
 	for _, cmd := range batch {
 		in += cmd.head + cmd.body
+		reads = reads && cmd.reads
 	}
-	part := func(from, to int) {
-		have += c.ask(in[from:to])
+	held := len(m.held)
+	part := func(from, to int, drain bool) {
+		have += c.ask(in[from:to], drain)
+		m.sent = held
 		at := 0
 		for _, cmd := range batch {
 			at += len(cmd.head)
@@ -1007,15 +1037,32 @@ func (m *model) play(t *testing.T, c *modelConn, batch []modelCommand, meanwhile
 				m.note(cmd.keys, "%.400q %.400q", cmp.Or(cmd.packet, cmd.head)+" "+cmd.body, reply)
 			}
 		}
-		clear(m.held)
 	}
 	cut := 0
-	if meanwhile != nil {
+	switch {
+	case meanwhile == nil:
+		part(0, len(in), true)
+	case reads:
+		part(0, len(in), false)
+		// A number may be sent already, unless it is a long one.
+		if !slices.ContainsFunc(m.held[held:], func(it *modelItem) bool {
+			_, err := it.number()
+			return err == nil && len(it.value) < 2*modelSndbuf
+		}) {
+			meanwhile()
+		}
+		have += c.ask("", true)
+	default:
 		cut = m.r.IntN(len(in))
-		part(0, cut)
+		part(0, cut, true)
+		m.held = m.held[:held]
 		meanwhile()
+		part(cut, len(in), true)
 	}
-	part(cut, len(in))
+	m.held = m.held[:held]
+	if c.binary {
+		have = packetText(have)
+	}
 	if have = modelClass.ReplaceAllString(have, " cls="); have == want {
 		return
 	}
@@ -1075,7 +1122,8 @@ func (m *model) turn(t *testing.T, conns []*modelConn, clock modelClock, parts b
 	i := r.IntN(len(conns))
 	c := conns[i]
 	var batch []modelCommand
-	for len(batch) == 0 || parts && m.oneIn(2) {
+	size := 0 // what comes in one read is served before a reply leaves
+	for len(batch) == 0 || parts && size < readBufferSize/2 && m.oneIn(2) {
 		switch {
 		case c.binary:
 			batch = append(batch, m.binary())
@@ -1084,6 +1132,7 @@ func (m *model) turn(t *testing.T, conns []*modelConn, clock modelClock, parts b
 		default:
 			batch = append(batch, m.meta())
 		}
+		size += len(batch[len(batch)-1].head) + len(batch[len(batch)-1].body)
 	}
 	if others := slices.Delete(slices.Clone(conns), i, i+1); parts && len(others) > 0 && m.oneIn(3) {
 		m.play(t, c, batch, func() {
@@ -1126,8 +1175,12 @@ func (m *model) playFlush(t *testing.T, conns []*modelConn) {
 	}
 }
 
-// modelPump sends in to c and returns what it answers.
-func modelPump(c *conn, client int, in []byte) (out []byte) {
+// modelSndbuf is what a socket takes at once, more or less, if the server is to
+// wait.
+const modelSndbuf = 5000
+
+// modelPump sends in to c and, if drain is set, returns what it answers.
+func modelPump(c *conn, client int, in []byte, drain bool) (out []byte) {
 	buf := make([]byte, 64<<10)
 	for {
 		if len(in) > 0 {
@@ -1139,7 +1192,10 @@ func modelPump(c *conn, client int, in []byte) (out []byte) {
 		if len(events) > 0 {
 			driveMachine(c)
 		}
-		n, e := rawRead(client, buf)
+		n, e := 0, unix.EAGAIN
+		if drain {
+			n, e = rawRead(client, buf)
+		}
 		switch {
 		case e == 0 && n > 0:
 			out = append(out, buf[:n]...)
@@ -1151,17 +1207,17 @@ func modelPump(c *conn, client int, in []byte) (out []byte) {
 	}
 }
 
-// packetText prints packets, each on a line.
-func packetText(b []byte) (text string) {
-	for len(b) >= binHeaderSize {
+// packetText prints packets, each on a line, unless that is done already.
+func packetText(b string) (text string) {
+	for len(b) >= binHeaderSize && b[0] == protocolBinaryRes {
 		var p packet
 		copy(p.hdr[:], b)
-		n := min(binHeaderSize+int(binary.BigEndian.Uint32(b[8:])), len(b))
-		p.body = b[binHeaderSize:n]
+		n := min(binHeaderSize+int(binary.BigEndian.Uint32(p.hdr[8:])), len(b))
+		p.body = []byte(b[binHeaderSize:n])
 		text += p.String() + "\r\n"
 		b = b[n:]
 	}
-	return text + string(b)
+	return text + b
 }
 
 // modelMove moves items, as the page mover and the growth of the hash table
@@ -1172,7 +1228,16 @@ func modelMove(m *model) {
 	case m.oneIn(20) && !expanding && hashpower < 16:
 		assocExpand()
 	case m.oneIn(2) && r.sClsid == r.dClsid:
-		id := 1 + m.r.IntN(largestClsid)
+		var used []int
+		for id := range slabclass {
+			if p := &slabclass[id]; pages(id)*p.perslab > p.slCurr {
+				used = append(used, id)
+			}
+		}
+		if len(used) == 0 {
+			break
+		}
+		id := used[m.r.IntN(len(used))]
 		if pages(id) == 1 {
 			slabsMlock()
 			doSlabsNewslab(id)
@@ -1180,7 +1245,7 @@ func modelMove(m *model) {
 		}
 		doSlabsReassign(id, slabGlobalPagePool, 0)
 	}
-	for range m.r.IntN(2000) {
+	for range m.r.IntN(6000) {
 		if expanding {
 			assocMoveBucket()
 		}
@@ -1204,15 +1269,10 @@ func TestModel(t *testing.T) {
 			for i := range 4 {
 				c, client := benchConn(t)
 				unix.SetNonblock(client, true)
-				mc := &modelConn{binary: i == 0}
-				mc.ask = func(in string) string {
-					out := modelPump(c, client, []byte(in))
-					if mc.binary {
-						return packetText(out)
-					}
-					return string(out)
-				}
-				conns = append(conns, mc)
+				conns = append(conns, &modelConn{i == 0, func(in string, drain bool) string {
+					unix.SetsockoptInt(c.sfd, unix.SOL_SOCKET, unix.SO_SNDBUF, map[bool]int{true: 4 << 20, false: modelSndbuf / 2}[drain])
+					return string(modelPump(c, client, []byte(in), drain))
+				}})
 			}
 			for i := range *long {
 				m := &model{r: rand.New(rand.NewPCG(testSeed(t, i), 0)), segmented: tt.segmented, moving: tt.moving, header: itemSize}
@@ -1253,7 +1313,6 @@ func TestModel(t *testing.T) {
 func modelRun(t *testing.T, m *model, conns []*modelConn, clock modelClock, parts bool) {
 	t.Helper()
 	m.items = make(map[string]*modelItem)
-	m.held = make(map[*modelItem]bool)
 	for range 3000 {
 		m.turn(t, conns, clock, parts)
 	}
@@ -1273,8 +1332,15 @@ func modelServer(t *testing.T, path string, header int, seed uint64) {
 		text.want(t, fmt.Sprintf("debugtime %d\r\n", int(n)-last), "OK\r\n") // it adds the sum of all
 		last = int(n)
 	}}
-	modelRun(t, m, []*modelConn{
-		{false, text.ask},
-		{true, func(in string) string { return strings.Join(bin.askBinary(in), "") }},
-	}, clock, false)
+	// A reply may be here before the server has let go of the item, but what
+	// is asked then is served after that.
+	askText := func(in string, _ bool) string {
+		defer text.ask("")
+		return text.ask(in)
+	}
+	askBinary := func(in string, _ bool) string {
+		defer bin.askBinary("")
+		return strings.Join(bin.askBinary(in), "")
+	}
+	modelRun(t, m, []*modelConn{{false, askText}, {true, askBinary}}, clock, false)
 }

@@ -1,0 +1,797 @@
+// Clients by the dozen, who know what they may read, at a server that does
+// all else it can do at the same time.
+
+package main
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+const (
+	stressClients = 50
+	stressOps     = 100 // of each
+	stressHot     = 12  // keys that all write to
+	stressOwn     = 40  // keys that only one writes to
+)
+
+// A stressRecord is what values are made of: who wrote it, which of his
+// writes it was, and how many bytes follow. So is known where they are from.
+type stressRecord struct{ id, seq, n int }
+
+var stressFiller = sync.OnceValue(func() string {
+	b := make([]byte, 1<<21)
+	for i := range b {
+		b[i] = byte('a' + rand.IntN(26))
+	}
+	return string(b)
+})
+
+func (r stressRecord) String(key string) string {
+	return fmt.Sprintf("<%s %d %d %d>", key, r.id, r.seq, r.n) + r.filler()
+}
+
+func (r stressRecord) filler() string { return stressFiller()[(r.id*7919+r.seq*104729)%(1<<17):][:r.n] }
+
+// stressRecords takes a value apart.
+func stressRecords(key, value string) (recs []stressRecord, err error) {
+	for rest := value; rest != ""; {
+		var k string
+		var r stressRecord
+		head, tail, _ := strings.Cut(rest, ">")
+		if _, err := fmt.Sscanf(head, "<%s %d %d %d", &k, &r.id, &r.seq, &r.n); err != nil ||
+			k != key || r.n > len(tail) || tail[:r.n] != r.filler() {
+			return nil, fmt.Errorf("%s is broken at %d of %d: %.60q", key, len(value)-len(rest), len(value), rest)
+		}
+		recs = append(recs, r)
+		rest = tail[r.n:]
+	}
+	return recs, nil
+}
+
+// A stress is a server and its clients.
+type stress struct {
+	s     *server
+	roomy bool          // memory is ample, and nobody flushes: nothing may get lost
+	clock atomic.Uint64 // ticks with every beginning and end of a write to a hot key
+	hot   [stressHot]struct {
+		since atomic.Uint64 // the latest beginning of a write that has ended
+		set   atomic.Bool   // it is there, as it is never deleted, unless memory is short
+	}
+	ends    [stressClients][]atomic.Uint64 // of writes to hot keys, by seq; 0 as long as they go on
+	uniques sync.Map                       // that a cas was won with
+	total   atomic.Uint64                  // of all incr
+	wins    atomic.Int64                   // of all cas
+	clients [stressClients]*stressClient
+}
+
+// A stressClient is one of them.
+type stressClient struct {
+	*client
+	w     *stress
+	id    int
+	proto protocol // asciiProt, binaryProt, or negotiatingProt for meta commands
+	rnd   *rand.Rand
+	seq   int
+	own   map[string]*stressItem
+	sum   uint64 // that incr told last
+	list  int    // what it has appended to the list
+}
+
+// A stressItem is what a key of its own has.
+type stressItem struct {
+	recs    []stressRecord
+	flags   uint32
+	expires bool // some time
+}
+
+// A stressValue is an answer to get.
+type stressValue struct {
+	value string
+	flags uint32
+	cas   uint64
+}
+
+// get returns what the server has for these keys.
+func (c *stressClient) get(keys ...string) (map[string]stressValue, error) {
+	values := make(map[string]stressValue)
+	var in strings.Builder
+	switch c.proto {
+	case asciiProt:
+		fmt.Fprintf(&in, "gets %s\r\n", strings.Join(keys, " "))
+	case binaryProt:
+		for _, key := range keys {
+			in.WriteString(packetOf("TGetkq key=%s", key))
+		}
+		in.WriteString(packetOf("TNoop"))
+	default:
+		for _, key := range keys {
+			fmt.Fprintf(&in, "mg %s f c k v\r\n", key)
+		}
+		in.WriteString("mn\r\n")
+	}
+	c.write(in.String())
+	for {
+		if c.proto == binaryProt {
+			p, s := c.packet()
+			switch {
+			case p != nil && p.opcode() == protocolBinaryCmdNoop:
+				return values, nil
+			case p == nil || p.status() != 0:
+				return nil, fmt.Errorf("%q: %.200s", keys, s)
+			}
+			key, value := p.body[4:][:binary.BigEndian.Uint16(p.hdr[2:])], p.body[4+binary.BigEndian.Uint16(p.hdr[2:]):]
+			values[string(key)] = stressValue{string(value), binary.BigEndian.Uint32(p.body), binary.BigEndian.Uint64(p.hdr[16:])}
+			continue
+		}
+		var key string
+		var v stressValue
+		n := 0
+		line := strings.TrimSuffix(c.line(), "\r\n")
+		switch {
+		case line == "END", line == "MN":
+			return values, nil
+		case strings.HasPrefix(line, "EN k"):
+			continue
+		}
+		if _, err := fmt.Sscanf(line, "VALUE %s %d %d %d", &key, &v.flags, &n, &v.cas); err != nil {
+			if _, err := fmt.Sscanf(line, "VA %d f%d c%d k%s", &n, &v.flags, &v.cas, &key); err != nil {
+				return nil, fmt.Errorf("%q: %.200q", keys, line)
+			}
+		}
+		b := make([]byte, n+2)
+		if _, err := io.ReadFull(c.r, b); err != nil || string(b[n:]) != "\r\n" {
+			return nil, fmt.Errorf("%q: %v after %.200q", keys, err, line)
+		}
+		v.value = string(b[:n])
+		values[key] = v
+	}
+}
+
+func packetOf(format string, args ...any) string {
+	s, err := parsePacket(fmt.Sprintf(format, args...))
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// store stores a value and returns what the text protocol answers to that.
+func (c *stressClient) store(name, key, value string, flags uint32, exptime int, cas uint64) string {
+	switch c.proto {
+	case asciiProt:
+		unique := ""
+		if name == "cas" {
+			unique = fmt.Sprint(" ", cas)
+		}
+		c.write(fmt.Sprintf("%s %s %d %d %d%s\r\n", name, key, flags, exptime, len(value), unique) + value + "\r\n")
+		return strings.TrimSpace(c.line())
+	case binaryProt:
+		op := map[string]string{"set": "Set", "add": "Add", "append": "Append", "prepend": "Prepend", "cas": "Set"}[name]
+		extras := ""
+		bodylen := len(key) + len(value)
+		if op == "Set" || op == "Add" {
+			extras = fmt.Sprintf("flags=%d exptime=%d ", flags, exptime)
+			bodylen += 8
+		}
+		c.write(packetOf("T%s key=%s %scas=%d bodylen=%d", op, key, extras, cas, bodylen) + value)
+		p, s := c.packet()
+		switch {
+		case p == nil:
+			return s
+		case p.status() == 0:
+			return "STORED"
+		case name == "cas" && protocolBinaryResponseStatus(p.status()) == protocolBinaryResponseKeyEexists:
+			return "EXISTS"
+		case name == "cas" && protocolBinaryResponseStatus(p.status()) == protocolBinaryResponseKeyEnoent:
+			return "NOT_FOUND"
+		case protocolBinaryResponseStatus(p.status()) == protocolBinaryResponseEnomem:
+			return "SERVER_ERROR"
+		case protocolBinaryResponseStatus(p.status()) == protocolBinaryResponseNotStored, name == "add":
+			return "NOT_STORED"
+		}
+		return s
+	}
+	f := map[string]string{"set": "MS", "add": "ME", "append": "MA", "prepend": "MP", "cas": fmt.Sprint("C", cas)}[name]
+	c.write(fmt.Sprintf("ms %s %d %s F%d T%d\r\n", key, len(value), f, flags, exptime) + value + "\r\n")
+	line := strings.TrimSpace(c.line())
+	if long := map[string]string{"HD": "STORED", "NS": "NOT_STORED", "EX": "EXISTS", "NF": "NOT_FOUND"}[line]; long != "" {
+		return long
+	}
+	return line
+}
+
+// command sends a command, or a packet, that is answered by what it has done
+// or that there is no such key. For an incr that is the number.
+func (c *stressClient) command(text, packet string) (reply string, found bool, err error) {
+	if c.proto == binaryProt {
+		c.write(packetOf("%s", packet))
+		p, s := c.packet()
+		switch {
+		case p == nil || p.status() > 1:
+			return s, false, fmt.Errorf("%s: %s", packet, s)
+		case p.status() == 0 && p.opcode() == protocolBinaryCmdIncrement:
+			return strconv.FormatUint(binary.BigEndian.Uint64(p.body), 10), true, nil
+		}
+		return s, p.status() == 0, nil
+	}
+	c.write(text + "\r\n")
+	reply = strings.TrimSuffix(c.line(), "\r\n")
+	if strings.HasSuffix(reply, closed) || strings.HasSuffix(reply, silence) || strings.Contains(reply, "ERROR") {
+		err = fmt.Errorf("%s: %s", text, reply)
+	}
+	return reply, reply != "NOT_FOUND", err
+}
+
+// stored tells whether res, of a set or add, says so. Else it may say that
+// there is no memory, if there need not be.
+func (c *stressClient) stored(what, res string) (bool, error) {
+	if res == "STORED" || !c.w.roomy && strings.HasPrefix(res, "SERVER_ERROR") {
+		return res == "STORED", nil
+	}
+	return false, fmt.Errorf("%s: %s", what, res)
+}
+
+// there notes whether a key of its own was found.
+func (c *stressClient) there(key string, found bool) error {
+	it := c.own[key]
+	switch {
+	case found && it == nil:
+		return fmt.Errorf("%s has come back", key)
+	case !found && it != nil && c.w.roomy && !it.expires:
+		return fmt.Errorf("%s is lost", key)
+	case !found:
+		delete(c.own, key)
+	}
+	return nil
+}
+
+func (c *stressClient) next(n int) stressRecord {
+	c.seq++
+	return stressRecord{c.id, c.seq, n}
+}
+
+func (c *stressClient) size() int {
+	switch n := c.rnd.IntN(100); {
+	case n < 2:
+		return 520<<10 + c.rnd.IntN(400<<10)
+	case n < 12:
+		return c.rnd.IntN(40 << 10)
+	case n < 25:
+		return 1900 + c.rnd.IntN(3000)
+	}
+	return c.rnd.IntN(200)
+}
+
+// step does something, and returns what is wrong with the reply.
+func (c *stressClient) step() error {
+	key := fmt.Sprintf("own%d-%d", c.id, c.rnd.IntN(stressOwn))
+	switch op := c.rnd.IntN(100); {
+	case op < 15:
+		return c.setOwn(key)
+	case op < 35:
+		return c.getAndCheck(c.someKeys())
+	case op < 43:
+		return c.setHot()
+	case op < 46:
+		return c.deleteHot()
+	case op < 54:
+		return c.appendOwn(key)
+	case op < 58:
+		_, found, err := c.command("delete "+key, "TDelete key="+key)
+		if err == nil {
+			err = c.there(key, found)
+		}
+		delete(c.own, key)
+		return err
+	case op < 62:
+		_, found, err := c.command("touch "+key+" 0", "TTouch key="+key)
+		if err == nil {
+			err = c.there(key, found)
+		}
+		if it := c.own[key]; it != nil {
+			it.expires = false
+		}
+		return err
+	case op < 70:
+		return c.incr()
+	case op < 80:
+		return c.cas(fmt.Sprint("count", c.rnd.IntN(2)))
+	case op < 83:
+		return c.addToList()
+	case op < 97:
+		return c.fill(10)
+	case op < 98:
+		return c.hangUp()
+	case c.proto != binaryProt:
+		return c.tune()
+	}
+	return nil
+}
+
+func (c *stressClient) setOwn(key string) error {
+	rec := c.next(c.size())
+	exptime := 0
+	if c.rnd.IntN(10) == 0 {
+		exptime = 1
+	}
+	flags := c.rnd.Uint32N(2) * uint32(rec.seq)
+	ok, err := c.stored("set", c.store("set", key, rec.String(key), flags, exptime, 0))
+	if ok {
+		c.own[key] = &stressItem{[]stressRecord{rec}, flags, exptime != 0}
+	}
+	return err
+}
+
+func (c *stressClient) appendOwn(key string) error {
+	it := c.own[key]
+	if it != nil && len(it.recs) > 20 {
+		return nil
+	}
+	rec := c.next(c.rnd.IntN(300))
+	if c.rnd.IntN(10) == 0 {
+		rec.n *= 50
+	}
+	name := []string{"append", "prepend"}[c.rnd.IntN(2)]
+	switch res := c.store(name, key, rec.String(key), 0, 0, 0); {
+	case res == "STORED" && it == nil:
+		return fmt.Errorf("%s has come back", key)
+	case res == "STORED" && name == "append":
+		it.recs = append(it.recs, rec)
+	case res == "STORED":
+		it.recs = append([]stressRecord{rec}, it.recs...)
+	case res == "NOT_STORED" && (it == nil || it.expires || !c.w.roomy):
+		// It is not there, or there is no memory for it.
+	default:
+		_, err := c.stored(name, res)
+		return err
+	}
+	return nil
+}
+
+// someKeys are its own, those of all, and small items of others.
+func (c *stressClient) someKeys() (keys []string) {
+	for len(keys) == 0 || c.rnd.IntN(3) > 0 {
+		switch c.rnd.IntN(4) {
+		case 0:
+			keys = append(keys, fmt.Sprint("hot", c.rnd.IntN(stressHot)))
+		case 1:
+			keys = append(keys, fmt.Sprintf("fill%d-%d", c.rnd.IntN(stressClients), c.rnd.IntN(500)))
+		case 2:
+			keys = append(keys, "list")
+		default:
+			keys = append(keys, fmt.Sprintf("own%d-%d", c.id, c.rnd.IntN(stressOwn)))
+		}
+	}
+	return keys
+}
+
+// getAndCheck gets several keys and looks whether they may have these values.
+func (c *stressClient) getAndCheck(keys []string) error {
+	var set [stressHot]bool
+	var since [stressHot]uint64
+	for i := range c.w.hot {
+		set[i] = c.w.hot[i].set.Load()
+		since[i] = c.w.hot[i].since.Load()
+	}
+	values, err := c.get(keys...)
+	for i := 0; i < len(keys) && err == nil; i++ {
+		key := keys[i]
+		v, found := values[key]
+		var recs []stressRecord
+		if recs, err = stressRecords(key, v.value); err != nil {
+			break
+		}
+		hot, isHot := strings.CutPrefix(key, "hot")
+		switch {
+		case strings.HasPrefix(key, "own"):
+			err = c.checkOwn(key, v, found, recs)
+		case key == "list":
+			_, err = checkList(recs)
+		case found && len(recs) != 1:
+			err = fmt.Errorf("%s: %d records", key, len(recs))
+		case isHot:
+			i := atoi(hot)
+			err = c.checkHot(i, v, recs, set[i], since[i])
+		}
+	}
+	return err
+}
+
+func (c *stressClient) checkOwn(key string, v stressValue, found bool, recs []stressRecord) error {
+	if err := c.there(key, found); err != nil || !found {
+		return err
+	}
+	if it := c.own[key]; fmt.Sprint(recs) != fmt.Sprint(it.recs) || v.flags != it.flags {
+		return fmt.Errorf("%s: have %v flags %d, want %v flags %d", key, recs, v.flags, it.recs, it.flags)
+	}
+	return nil
+}
+
+// checkHot looks whether the value is older than it can be: since says when a
+// write had begun that had ended before the get was sent.
+func (c *stressClient) checkHot(i int, v stressValue, recs []stressRecord, set bool, since uint64) error {
+	if recs == nil {
+		if set && c.w.roomy {
+			return fmt.Errorf("hot%d is lost", i)
+		}
+		return nil
+	}
+	rec := recs[0]
+	if v.flags != uint32(rec.seq) {
+		return fmt.Errorf("hot%d: flags %d of %v", i, v.flags, rec)
+	}
+	if end := c.w.ends[rec.id][rec.seq].Load(); end != 0 && end < since {
+		return fmt.Errorf("hot%d: %v was stored at %d, but another began at %d", i, rec, end, since)
+	}
+	return nil
+}
+
+// wrote notes a write to a hot key that has begun at start and ends now.
+func (c *stressClient) wrote(i int, start uint64, end *atomic.Uint64) {
+	end.Store(c.w.clock.Add(1))
+	hot := &c.w.hot[i]
+	for old := hot.since.Load(); old < start && !hot.since.CompareAndSwap(old, start); old = hot.since.Load() {
+	}
+}
+
+func (c *stressClient) setHot() error {
+	i := c.rnd.IntN(stressHot)
+	key := fmt.Sprint("hot", i)
+	rec := c.next(c.size())
+	start := c.w.clock.Add(1)
+	ok, err := c.stored("set", c.store("set", key, rec.String(key), uint32(rec.seq), 0, 0))
+	if ok {
+		c.wrote(i, start, &c.w.ends[c.id][rec.seq])
+		c.w.hot[i].set.Store(i%2 == 0)
+	}
+	return err
+}
+
+func (c *stressClient) deleteHot() error {
+	i := c.rnd.IntN(stressHot/2)*2 + 1
+	start := c.w.clock.Add(1)
+	_, _, err := c.command(fmt.Sprint("delete hot", i), fmt.Sprint("TDelete key=hot", i))
+	c.wrote(i, start, new(atomic.Uint64))
+	return err
+}
+
+func (c *stressClient) incr() error {
+	delta := 1 + c.rnd.Uint64N(10)
+	reply, found, err := c.command(fmt.Sprintf("incr sum %d", delta), fmt.Sprintf("TIncrement key=sum delta=%d exptime=%d", delta, binIncrDontCreate))
+	switch {
+	case err != nil:
+		return err
+	case !found && c.w.roomy:
+		return fmt.Errorf("sum is lost")
+	case !found:
+		c.store("add", "sum", "0", 0, 0, 0) // or another does
+		return nil
+	}
+	n, err := strconv.ParseUint(reply, 10, 64)
+	if err != nil || n < c.sum+delta && c.w.roomy {
+		return fmt.Errorf("incr by %d: %q after %d", delta, reply, c.sum)
+	}
+	c.sum = n
+	c.w.total.Add(delta)
+	return nil
+}
+
+// cas adds 1 to a number. No unique may be won twice.
+func (c *stressClient) cas(key string) error {
+	values, err := c.get(key)
+	v, found := values[key]
+	switch {
+	case err != nil:
+		return err
+	case !found && c.w.roomy:
+		return fmt.Errorf("%s is lost", key)
+	case !found:
+		c.store("add", key, "0", 0, 0, 0)
+		return nil
+	}
+	n, err := strconv.Atoi(v.value)
+	if err != nil {
+		return fmt.Errorf("%s is %.100q", key, v.value)
+	}
+	res := c.store("cas", key, strconv.Itoa(n+1), 0, 0, v.cas)
+	switch {
+	case res == "STORED":
+		c.w.wins.Add(1)
+		if _, twice := c.w.uniques.LoadOrStore(v.cas, c.id); twice {
+			return fmt.Errorf("%s: %d was won twice", key, v.cas)
+		}
+	case res == "EXISTS":
+	case res == "NOT_FOUND" && !c.w.roomy:
+	default:
+		_, err = c.stored("cas", res)
+	}
+	return err
+}
+
+// addToList appends to what all append to.
+func (c *stressClient) addToList() error {
+	if c.list >= 100 {
+		return nil
+	}
+	value := stressRecord{c.id, c.list, c.rnd.IntN(20)}.String("list")
+	res := c.store("append", "list", value, 0, 0, 0)
+	if res == "NOT_STORED" && !c.w.roomy {
+		if res = c.store("add", "list", value, 0, 0, 0); res == "NOT_STORED" {
+			return nil
+		}
+	}
+	ok, err := c.stored("append", res)
+	if ok {
+		c.list++
+	}
+	return err
+}
+
+// checkList returns how often each client is on the list.
+func checkList(recs []stressRecord) (n [stressClients]int, err error) {
+	var last [stressClients]int
+	for _, rec := range recs {
+		if n[rec.id] > 0 && rec.seq <= last[rec.id] {
+			return n, fmt.Errorf("list: %d of client %d behind %d", rec.seq, rec.id, last[rec.id])
+		}
+		last[rec.id] = rec.seq
+		n[rec.id]++
+	}
+	return n, nil
+}
+
+// fill stores small items, of which nobody waits for a reply.
+func (c *stressClient) fill(n int) error {
+	w := bufio.NewWriter(c)
+	c.SetWriteDeadline(time.Now().Add(patience))
+	for range n {
+		key := fmt.Sprintf("fill%d-%d", c.id, c.rnd.IntN(500))
+		value := stressRecord{c.id, 0, c.rnd.IntN(300)}.String(key)
+		if c.proto == binaryProt {
+			io.WriteString(w, packetOf("TSetq key=%s value=%q", key, value))
+		} else {
+			fmt.Fprintf(w, "set %s 0 0 %d noreply\r\n%s\r\n", key, len(value), value)
+		}
+	}
+	return w.Flush()
+}
+
+// hangUp leaves in the middle of something, and comes again.
+func (c *stressClient) hangUp() error {
+	if c.proto == binaryProt {
+		c.write(packetOf("TGet key=hot0") + packetOf("TSet key=hot0 bodylen=600000") + stressFiller()[:c.rnd.IntN(500000)])
+	} else {
+		c.write("get hot0 hot1 hot2\r\nset hot0 0 0 600000\r\n" + stressFiller()[:c.rnd.IntN(500000)])
+	}
+	c.Close()
+	nc, err := c.w.s.dial()
+	if err == nil {
+		c.client = newClient(nc)
+	}
+	return err
+}
+
+// tune has the server go about its work in another way.
+func (c *stressClient) tune() error {
+	commands := []string{
+		"lru tune 10 25 0.1 2", "lru tune 30 30 0.5 1", "lru mode flat", "lru mode segmented", "lru mode segmented",
+		"slabs automove 0", "slabs automove 1", "slabs automove ratio 0.5", "slabs automove window 5",
+		"lru_crawler crawl all", "lru_crawler crawl 1,2,3", "lru_crawler tocrawl 1000", "lru_crawler sleep 0", "lru_crawler sleep 10",
+		"lru_crawler disable", "lru_crawler enable", "lru_crawler enable",
+		"verbosity 0", "verbosity 0", "verbosity 1", "verbosity 3",
+	}
+	if !c.w.roomy {
+		commands = append(commands, "flush_all", "slabs automove 2", "slabs automove 2",
+			"cache_memlimit 10", "cache_memlimit 16", "lru temp_ttl 2", "lru temp_ttl -1")
+		for range 10 {
+			commands = append(commands, fmt.Sprintf("slabs reassign %d %d", c.rnd.IntN(40)-1, c.rnd.IntN(40)))
+		}
+	}
+	text := commands[c.rnd.IntN(len(commands))]
+	c.write(text + "\r\n")
+	switch word, _, _ := strings.Cut(strings.TrimSpace(c.line()), " "); word {
+	case "OK", "BUSY", "BADCLASS", "NOSPARE", "SAME", "NOTSTARTED", "CLIENT_ERROR", "ERROR":
+		return nil
+	default:
+		return fmt.Errorf("%s: %s", text, word)
+	}
+}
+
+// stats asks for statistics of all kinds.
+func (w *stress) stats(c *client, n int) error {
+	kinds := []string{"", " items", " slabs", " sizes", " settings", " conns", " detail on", " detail dump", " detail off", " cachedump 1 100"}
+	kind := kinds[n%len(kinds)]
+	if reply := c.ask("stats" + kind + "\r\n"); !strings.HasSuffix(reply, "END\r\n") && reply != "OK\r\n" {
+		return fmt.Errorf("stats%s: %.200q", kind, reply)
+	}
+	return nil
+}
+
+// dump reads a dump to its end, if it gets one.
+func (w *stress) dump(c *client, n int) error {
+	kinds := []string{"metadump all", "metadump hash", "mgdump all", "mgdump hash", "metadump 1,2,3"}
+	io.WriteString(c, "lru_crawler "+kinds[n%len(kinds)]+"\r\n")
+	for {
+		line := c.line()
+		switch first, rest, _ := strings.Cut(strings.TrimSpace(line), " "); {
+		case first == "OK", first == "mg", strings.HasPrefix(first, "key=") && strings.HasPrefix(rest, "exp="):
+		case first == "END", first == "EN", first == "BUSY", first == "NOTSTARTED", strings.HasSuffix(first, "ERROR"):
+			return nil
+		default:
+			return fmt.Errorf("%s: %q", kinds[n%len(kinds)], line)
+		}
+	}
+}
+
+// watch is a watcher for a while.
+func (w *stress) watch(_ *client, n int) error {
+	nc, err := w.s.dial()
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	c := newClient(nc)
+	kinds := []string{"fetchers", "mutations", "evictions connevents", "deletions sysevents", "fetchers mutations deletions"}
+	io.WriteString(c, "watch "+kinds[n%len(kinds)]+"\r\n")
+	if line := c.line(); line != "OK\r\n" {
+		return fmt.Errorf("watch: %q", line)
+	}
+	for range n % 3 * 100 {
+		nc.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		line, err := c.r.ReadString('\n')
+		if err != nil {
+			break // nothing goes on
+		}
+		if !strings.HasPrefix(line, "ts=") && !strings.HasPrefix(line, "skipped=") {
+			return fmt.Errorf("watch: %q", line)
+		}
+	}
+	return nil
+}
+
+// run has all clients do their work, with all else going on.
+func (w *stress) run(t *testing.T, seed uint64) {
+	c := w.s.client()
+	defer c.Close()
+	c.want(t, "set sum 0 0 1\r\n0\r\nset count0 0 0 1\r\n0\r\nset count1 0 0 1\r\n0\r\nset list 0 0 0\r\n\r\n", strings.Repeat("STORED\r\n", 4))
+	for i := 0; !w.roomy && c.statN("evictions") == 0; i++ { // from now on memory is short
+		for j := range 100 {
+			c.write(fmt.Sprintf("set pad%d-%d 0 0 10000 noreply\r\n", i, j) + stressFiller()[:10000] + "\r\n")
+		}
+	}
+	var working, others sync.WaitGroup
+	var done atomic.Bool
+	ops := stressOps * *long
+	for id := range w.clients {
+		w.ends[id] = make([]atomic.Uint64, ops+1)
+		sc := &stressClient{
+			client: w.s.client(),
+			w:      w,
+			id:     id,
+			proto:  []protocol{asciiProt, binaryProt, negotiatingProt}[id%3],
+			rnd:    rand.New(rand.NewPCG(seed, uint64(id))),
+			own:    make(map[string]*stressItem),
+		}
+		w.clients[id] = sc
+		working.Add(1)
+		go func() {
+			defer working.Done()
+			defer sc.Close()
+			err := sc.fill(150)
+			for i := 0; i < ops && err == nil; i++ {
+				err = sc.step()
+			}
+			for i := 0; i < stressOwn && err == nil; i++ {
+				err = sc.getAndCheck([]string{fmt.Sprintf("own%d-%d", id, i)})
+			}
+			if err != nil {
+				t.Errorf("client %d: %v", id, err)
+			}
+		}()
+	}
+	for _, other := range []func(*client, int) error{w.stats, w.dump, w.dump, w.watch} {
+		c := w.s.client()
+		others.Add(1)
+		go func() {
+			defer others.Done()
+			defer c.Close()
+			for n := 0; !done.Load(); n++ {
+				if err := other(c, n); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+	}
+	working.Wait()
+	done.Store(true)
+	others.Wait()
+
+	t.Logf("%d seconds, evictions %d, slabs moved %d, hash power %d, crawls %d, wins %d, incr %d", c.statN("uptime"), c.statN("evictions"),
+		c.statN("slabs_moved"), c.statN("hash_power_level"), c.statN("lru_crawler_starts"), w.wins.Load(), w.total.Load())
+	if w.roomy {
+		w.checkTotals(t, &stressClient{client: c, w: w, proto: asciiProt})
+		if n := c.statN("evictions"); n != 0 {
+			t.Errorf("%d evictions", n)
+		}
+		eventually(t, "the hash table has grown", func() bool { return c.statN("hash_power_level") > 12 && c.statN("hash_is_expanding") == 0 })
+	}
+	w.checkQuiet(t, c)
+}
+
+// checkTotals looks at what all clients have done together.
+func (w *stress) checkTotals(t *testing.T, c *stressClient) {
+	values, err := c.get("sum", "count0", "count1", "list")
+	if err != nil {
+		t.Fatal(err)
+	}
+	number := func(key string) int {
+		n, _ := strconv.Atoi(strings.TrimSpace(values[key].value))
+		return n
+	}
+	if have, want := number("sum"), w.total.Load(); uint64(have) != want {
+		t.Errorf("sum is %d, want %d", have, want)
+	}
+	if have, want := number("count0")+number("count1"), w.wins.Load(); int64(have) != want {
+		t.Errorf("counts are %d together, want %d", have, want)
+	}
+	recs, err := stressRecords("list", values["list"].value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed, err := checkList(recs)
+	if err != nil {
+		t.Error(err)
+	}
+	for id, n := range listed {
+		if n != w.clients[id].list {
+			t.Errorf("client %d is listed %d times, want %d", id, n, w.clients[id].list)
+		}
+	}
+}
+
+// checkQuiet waits until everything is over, and looks for what is left.
+func (w *stress) checkQuiet(t *testing.T, c *client) {
+	c.ask("verbosity 0\r\nslabs automove 0\r\nlru mode segmented\r\nlru temp_ttl -1\r\nlru_crawler tocrawl 0\r\nlru_crawler enable\r\n")
+	c.wantStat(t, "curr_connections", "1")
+	c.wantStat(t, "log_watchers", "0")
+	c.wantStat(t, "slab_reassign_running", "0")
+	eventually(t, "no item is left", func() bool {
+		c.ask("flush_all\r\nlru_crawler crawl all\r\n")
+		return c.stat("", "curr_items") == "0"
+	})
+	used := ""
+	eventually(t, "no memory is used", func() bool {
+		used = strings.Join(stressUsed.FindAllString(c.ask("stats slabs\r\n"), -1), "")
+		return used == ""
+	})
+}
+
+var stressUsed = regexp.MustCompile(`STAT [0-9]+:used_chunks [1-9][0-9]*\r\n`)
+
+func TestStress(t *testing.T) {
+	for _, tt := range []struct {
+		name, flags string
+		roomy       bool
+	}{
+		{"roomy", "-m 200 -t 3 -o hashpower=12,slab_automove=1", true},
+		{"tight", "-m 14 -f 2 -t 3 -o hashpower=12,slab_automove=2,temporary_ttl=1,worker_logbuf_size=8", false},
+		{"chunks", "-m 12 -f 2 -t 3 -o hashpower=12,slab_automove=1,slab_chunk_max=16,no_lru_maintainer", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := &stress{s: mc9(t, strings.Fields(tt.flags)...), roomy: tt.roomy}
+			w.run(t, testSeed(t, 0))
+		})
+	}
+}
