@@ -33,8 +33,9 @@ var (
 	hashSeed maphash.Seed
 )
 
-// Held by the maintenance thread except while it has nothing to do, and by
-// who iterates over the table.
+// Held by the maintenance thread except while it has nothing to do. Who
+// iterates over the table holds lruCrawlerMoves instead, which keeps
+// pauseThreads off.
 var (
 	maintenanceLock        sync.Mutex
 	maintenanceCond        = sync.NewCond(&maintenanceLock)

@@ -87,7 +87,11 @@ var (
 // -o idle_timeout and tells their workers. It never ends.
 func connTimeoutThread() {
 	const connsPerSlice = 100
-	slice := 1000000 / max(len(conns)/connsPerSlice, connsPerSlice) // microseconds
+	slices := len(conns) / connsPerSlice
+	if slices == 0 {
+		slices = connsPerSlice
+	}
+	slice := 1000000 / slices // microseconds
 	for {
 		if settings.verbose.Load() > 2 {
 			fmt.Fprintf(os.Stderr, "idle timeout thread at top of connection list\n")

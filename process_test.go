@@ -218,6 +218,28 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// On USR1 all that was read is answered, however often it is the others' turn
+// meanwhile.
+func TestGraceful(t *testing.T) {
+	const n = 1500 // of 9 bytes fit into a read buffer
+	s := mc9(t, "-t", "1", "-R", "5")
+	c := s.client()
+	c.want(t, "get foo\r\n", "END\r\n")
+	s.cmd.Process.Signal(syscall.SIGSTOP)
+	c.write(strings.Repeat("get foo\r\n", n))
+	s.cmd.Process.Signal(syscall.SIGUSR1)
+	s.cmd.Process.Signal(syscall.SIGCONT)
+	for i := range n {
+		if line := c.line(); line != "END\r\n" {
+			t.Fatalf("%d: %q", i, line)
+		}
+	}
+	if line := c.line(); line != closed {
+		t.Errorf("%q", line)
+	}
+	<-s.done
+}
+
 func TestShutdown(t *testing.T) {
 	for _, command := range []string{"shutdown", "shutdown graceful"} {
 		s := mc9(t, "-A")

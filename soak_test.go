@@ -74,7 +74,7 @@ func TestSoak(t *testing.T) {
 			}
 			continue
 		}
-		if now.rss > first.rss+first.rss/10 || now.heap > first.heap+2048 ||
+		if now.rss > first.rss*6/5 || now.heap > first.heap+2048 ||
 			now.goroutines > first.goroutines || now.fds > first.fds || now.threads > first.threads+4 {
 			t.Fatalf("%+v, after a while %+v", first, now)
 		}

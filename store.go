@@ -49,12 +49,21 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 // itemLock must be held for an item before any modification of its hash
 // bucket, or of the item itself. The order of locks is
 //
-//	maintenanceLock, bumpBufLock, the locks of the other background threads
+//	maintenanceLock
+//	slabRebal.lock
+//	lruMaintainerLock
+//	lruCrawlerMoves
+//	workerHangLock, then initLock: pauseThreads takes all of these
+//	lruCrawlerLock, or bumpBufLock
 //	item lock
 //	lock of an LRU, or of a bump buffer
+//	lock of crawlerExpiredData
 //	slabsLock
+//	statsLock, tuneLock, or the lock of a logger, of a worker's stats, or of a
+//	connQueue
 //
-// and nobody waits for a second lock on the same line.
+// and nobody waits for a second lock on the same line. loggerStackLock is
+// taken with no other held, and only those of the last line within.
 //
 // LRU modifications must hold the item lock, and the LRU's. Who comes to an
 // item from an LRU, or from a page, has the later lock already: itemTrylock

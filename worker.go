@@ -236,7 +236,7 @@ func workerLibevent(me *thread) {
 		if err != nil {
 			panic(fmt.Sprintf("epoll_wait: %v", err))
 		}
-		yielded := len(me.yielded)
+		yielded := len(me.yielded) // from the round before
 		notified := false
 		for i := range events {
 			fd := int(events[i].Fd)
@@ -246,13 +246,7 @@ func workerLibevent(me *thread) {
 			}
 			eventHandler(me, fd)
 		}
-		for _, c := range me.yielded[:yielded] {
-			if c != nil { // connClose may have come before
-				c.yielded = false
-				driveMachine(c)
-			}
-		}
-		me.yielded = append(me.yielded[:0], me.yielded[yielded:]...)
+		driveYielded(me, yielded)
 		// The pipe comes last: a connection closed or begun there may have
 		// the number of a descriptor that one of the events above is for.
 		if notified {
@@ -262,6 +256,17 @@ func workerLibevent(me *thread) {
 			statsFold(me)
 		}
 	}
+}
+
+// driveYielded gives the first n connections that have yielded their turn.
+func driveYielded(me *thread, n int) {
+	for _, c := range me.yielded[:n] {
+		if c != nil { // connClose may have come before
+			c.yielded = false
+			driveMachine(c)
+		}
+	}
+	me.yielded = append(me.yielded[:0], me.yielded[n:]...)
 }
 
 // threadLibeventProcess serves the wishes that the pipe announces, at most
@@ -290,6 +295,9 @@ func threadLibeventProcess(me *thread) {
 				unix.Close(item.sfd)
 			}
 		case queuePause:
+			for stopMainLoop.Load() == int32(graceStop) && len(me.yielded) > 0 {
+				driveYielded(me, len(me.yielded)) // what was read is answered
+			}
 			registerThreadInitialized()
 		case queueTimeout:
 			connCloseIdle(me, item.sfd)
