@@ -274,7 +274,7 @@ type modelCommand struct {
 	keys       string
 	packet     string // a packet as a line, for the log
 	head, body string
-	reads      bool          // it changes nothing
+	reads      bool          // the reply may wait
 	begin      func()        // when the head is there; may be nil
 	do         func() string // when all of it is; returns the reply
 }
@@ -450,7 +450,7 @@ func (m *model) textGet() modelCommand {
 	}
 	name, exptime := m.pick("get gets gat gats"), m.exptime()
 	touch, s := name[1] == 'a', len(name) == 4
-	c := modelCommand{keys: strings.Join(keys, " "), head: name, reads: !touch}
+	c := modelCommand{keys: strings.Join(keys, " "), head: name, reads: true}
 	if touch {
 		c.head += fmt.Sprint(" ", exptime)
 	}
@@ -585,6 +585,7 @@ func (m *model) meta() modelCommand {
 	c := modelCommand{keys: key}
 	switch name {
 	case "mg":
+		c.reads = true
 		c.do = func() string { return m.mg(key, f) }
 	case "ms":
 		return m.ms(key, word, f)
@@ -923,12 +924,8 @@ func (m *model) binary() modelCommand {
 	default:
 		m.binaryStore(&c, p, name, exptime, &modelStore{key: key, it: &modelItem{value: m.value()}, cas: cas})
 	}
-	head, err := parsePacket(p.line)
-	if err != nil {
-		panic(err)
-	}
 	do := c.do
-	c.packet, c.head, c.do = p.line, head, func() string {
+	c.packet, c.head, c.do = p.line, packetOf("%s", p.line), func() string {
 		reply := do()
 		if strings.Contains(reply, " status=") && strings.Contains(reply, " value=") {
 			m.leave() // errors do not wait
@@ -947,7 +944,7 @@ func (m *model) binaryGet(c *modelCommand, p *modelPacket, key string, exptime i
 	if touch {
 		p.add(" exptime=%d", exptime)
 	}
-	c.reads = !touch
+	c.reads = p.quiet || withKey != "" // else a miss is an error, for which nothing waits
 	c.do = func() string {
 		it := m.fetch(key)
 		switch {
@@ -1139,6 +1136,9 @@ func (m *model) turn(t *testing.T, conns []*modelConn, clock modelClock, parts b
 			for range r.IntN(4) {
 				m.turn(t, others, clock, parts)
 			}
+			if clock.move != nil {
+				clock.move()
+			}
 		})
 		return
 	}
@@ -1162,7 +1162,7 @@ func (m *model) playFlush(t *testing.T, conns []*modelConn) {
 			cmd := modelCommand{head: fmt.Sprintf("flush_all %d\r\n", delay)}
 			reply := "OK\r\n"
 			if c.binary {
-				cmd.head, _ = parsePacket(fmt.Sprintf("TFlush exptime=%d", delay))
+				cmd.head = packetOf("TFlush exptime=%d", delay)
 				reply = "RFlush\r\n"
 			}
 			cmd.do = func() string {
@@ -1245,7 +1245,7 @@ func modelMove(m *model) {
 		}
 		doSlabsReassign(id, slabGlobalPagePool, 0)
 	}
-	for range m.r.IntN(6000) {
+	for range m.r.IntN(3000) {
 		if expanding {
 			assocMoveBucket()
 		}
