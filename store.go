@@ -143,10 +143,15 @@ func itemGetLocked(key []byte, t *thread, doUpdate bool) (it *item, hv uint32) {
 	return doItemGet(key, hv, t, doUpdate), hv
 }
 
+// itemTouch returns an item with a reference, for which it counts a hit: the
+// class must not be asked for without the lock, since it says the LRU, too.
 func itemTouch(key []byte, exptime relTime, t *thread) *item {
 	hv := hash(key)
 	itemLock(hv)
 	it := doItemTouch(key, exptime, hv, t)
+	if it != nil && t != nil {
+		t.stats.slab(it, slabTouchHits)
+	}
 	itemUnlock(hv)
 	return it
 }

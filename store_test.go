@@ -741,6 +741,38 @@ func TestMaintainer(t *testing.T) {
 	}
 }
 
+// The maintainer moves items between the LRUs while they are touched.
+func TestTouchMoving(t *testing.T) {
+	storeInit(t, 4, func() {
+		settings.hotLruPct.Store(0)
+		settings.warmLruPct.Store(0)
+	})
+	c := testConn()
+	const id = 1
+	for i := range 100 {
+		serve(c, fmt.Appendf(nil, "set key%d 0 0 5\r\nvalue\r\n", i))
+	}
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		for !done.Load() {
+			lruMaintainerJuggle(id)
+			lruMaintainerBumps()
+		}
+	}()
+	for i := range 10000 {
+		serve(c, fmt.Appendf(nil, "touch key%d 0\r\n", i%100))
+	}
+	done.Store(true)
+	wg.Wait()
+	if n := c.thread.stats.pending.slab[id][slabTouchHits]; n != 10000 {
+		t.Errorf("%d hits", n)
+	}
+	checkStore(t)
+}
+
 // A walk sees each item once, also when the table grows meanwhile.
 func TestAssocWalk(t *testing.T) {
 	for grow := range 8 {

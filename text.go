@@ -753,7 +753,6 @@ func processTouchCmd(c *conn, pr *parser) {
 		outString(c, "NOT_FOUND")
 		return
 	}
-	t.stats.slab(it, slabTouchHits)
 	outString(c, "TOUCHED")
 	itemRemove(it)
 }
