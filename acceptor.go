@@ -35,7 +35,6 @@ var (
 
 	maxconnsEntered time.Time // when listening was last given up
 	maxconnsPolling bool      // it is given up; see maxconnsHandler
-	noAccept4       bool      // the kernel lacks it
 )
 
 // Connections accepted for one event of a listening socket. The rest waits
@@ -52,9 +51,10 @@ func mainInit() {
 	stopSendFd = fds[1]
 }
 
-// clockInit starts the clock. relTime begins early enough that an expiry
-// time which has passed is never 0, and 2 seconds before that, since
-// settings.oldestLive and others take 0 for false.
+// clockInit starts the clock. relTime begins late enough that an update
+// interval before now is not below 0 (doItemUpdate), that 1 is always past
+// (realtime), and that the last second is never 0, which for
+// settings.oldestLive and others means none.
 func clockInit() {
 	now := time.Now()
 	processStarted = now.Unix() - itemUpdateInterval - 2
@@ -73,10 +73,7 @@ func clockHandler() {
 	clockTick = now
 	_, currItems, _ := itemStatsCurr()
 	assocStartExpand(currItems)
-	if debugBuild {
-		now = clockAdjust(now)
-	}
-	currentTime.Store(now)
+	currentTime.Store(clockAdjust(now))
 }
 
 // acceptorLoop is the main thread's event loop. It returns when acceptorStop
@@ -94,7 +91,7 @@ func acceptorLoop() stopReasons {
 			panic(fmt.Sprintf("epoll_wait: %v", err))
 		}
 		for i := range events {
-			if c := conns[events[i].Fd].Load(); c != nil && c.state == connListening {
+			if c := conns[events[i].Fd].Load(); c != nil {
 				driveMachine(c)
 			}
 		}
@@ -114,27 +111,26 @@ func acceptorStop(reason stopReasons) {
 	unix.Write(stopSendFd, []byte{'s'})
 }
 
-// driveListening accepts what has come to the listening c. It returns true:
-// c always waits for more.
-func driveListening(c *conn) bool {
+// driveListening accepts what has come to the listening c.
+func driveListening(c *conn) {
 	allowNewConns.Store(false) // who closes from now on makes room for us
 	for range acceptsPerEvent {
-		sfd, e := acceptConn(c.sfd)
+		sfd, e := rawAccept4(c.sfd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch e {
 		case 0:
 		case unix.EINTR, unix.ECONNABORTED:
 			continue
 		case unix.EAGAIN:
-			return true
+			return
 		case unix.EMFILE, unix.ENFILE:
 			if settings.verbose.Load() > 0 {
 				fmt.Fprintf(os.Stderr, "Too many open connections\n")
 			}
 			acceptNewConns(false)
-			return true
+			return
 		default:
 			perror("accept()", e)
-			return true
+			return
 		}
 		if settings.maxconnsFast && sfd >= settings.maxconns-1 {
 			statsLock.Lock()
@@ -146,29 +142,6 @@ func driveListening(c *conn) bool {
 		}
 		dispatchConnNew(sfd, connNewCmd, c.transport, c.protocol)
 	}
-	return true
-}
-
-// acceptConn accepts a connection, which does not block and does not outlive
-// an exec.
-func acceptConn(fd int) (int, unix.Errno) {
-	if !noAccept4 {
-		sfd, e := rawAccept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		if e != unix.ENOSYS {
-			return sfd, e
-		}
-		noAccept4 = true
-	}
-	sfd, _, err := unix.Accept(fd)
-	if err == nil {
-		unix.CloseOnExec(sfd)
-		if err = unix.SetNonblock(sfd, true); err == nil {
-			return sfd, 0
-		}
-		perror("setting O_NONBLOCK", err)
-		unix.Close(sfd)
-	}
-	return -1, err.(unix.Errno)
 }
 
 // acceptNewConns sets whether we listen for new connections.

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 )
 
 type transport uint8
@@ -53,7 +51,7 @@ type conn struct {
 	rbuf    []byte // input; nil while there is none
 	rcurr   int    // where in rbuf what is not parsed yet begins
 	rbytes  int    // and its length
-	rlooked int    // that much of it has no end of line, as we know of a long get
+	rlooked int    // bytes of it in which no end of a long get was found
 
 	resp *resp // output not sent yet; nil while there is none
 
@@ -178,19 +176,9 @@ func rbufSwitchToMalloc(c *conn) {
 	c.rbuf, c.rcurr, c.rbytes, c.rbufMalloced = b, 0, n, true
 }
 
-// connInit makes the table, as long as the highest number that a descriptor
-// may ever have.
-func connInit() {
-	const headroom = 10 // for descriptors that we do not expect
-	n := settings.maxconns + headroom
-	var rl unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &rl); err == nil {
-		n = int(rl.Cur)
-	} else {
-		fmt.Fprintf(os.Stderr, "Failed to query maximum file descriptor; falling back to maxconns\n")
-	}
-	conns = make([]atomic.Pointer[conn], n)
-}
+// connInit makes the table: limitFiles has seen to it that no descriptor has
+// a number of -c or more.
+func connInit() { conns = make([]atomic.Pointer[conn], settings.maxconns) }
 
 func protText(p protocol) string {
 	switch p {
@@ -286,7 +274,7 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 		statsState.connStructs++
 		statsLock.Unlock()
 	}
-	c.seen.Load() // what connClose has published: c is no other worker's any more
+	c.seen.Load() // pairs with connClose: what the last worker did to c is done
 	c.transport = transport
 	c.protocol = bproto
 	if settings.verbose.Load() > 1 {

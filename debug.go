@@ -20,7 +20,7 @@ var (
 	delta    atomic.Int64 // seconds that it has been moved
 )
 
-// clockAdjust returns what the clock shows when it is really now.
+// clockAdjust returns what the clock is to show at the real time now.
 func clockAdjust(now relTime) relTime {
 	if isPaused.Load() {
 		return currentTime.Load()

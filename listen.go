@@ -27,9 +27,9 @@ type listener struct {
 	bproto    protocol
 }
 
-// The sockets in the order of their making. A daemon inherits them from the
-// mc9 that was asked for it, as descriptors from 3 on, and behind them a pipe
-// on which it says that it serves.
+// The sockets in the order of their making. With -d the daemon inherits them,
+// as descriptors from 3 on, and behind them a pipe on which it says that it
+// serves.
 var (
 	listeners     []listener
 	daemonReadyFd int
@@ -64,14 +64,13 @@ func inheritSockets() bool {
 }
 
 // activationSockets takes over the sockets that systemd has opened for us, if
-// it has, and reports that. They take the place of all that -p, -U, -l and -s
-// say.
+// it has, and reports that. -p, -U, -l and -s are refused beside them.
 func activationSockets() bool {
 	pid, fds := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
 		os.Unsetenv(name)
 	}
-	if pid != strconv.Itoa(os.Getpid()) || fds == "" {
+	if pid != strconv.Itoa(os.Getpid()) || atoi(fds) <= 0 {
 		return false
 	}
 	if options.tcpSpecified || options.udpSpecified || settings.inter != "" || settings.socketpath != "" {
@@ -326,7 +325,7 @@ func splitListen(p string, port int) (host string, thePort int, bproto protocol,
 			bproto = negotiatingProt
 		case name == "proxy":
 			return fail("Server not built with proxy: \"%s\"", p)
-		default: // which C takes for no spec
+		default: // C ignores a name that it does not know
 			return fail("Invalid protocol spec: \"[%s\"", spec)
 		}
 		p = strings.TrimPrefix(rest, ":")

@@ -92,8 +92,8 @@ func sigHandler(sigs <-chan os.Signal) {
 	}
 }
 
-// enableLargePages reports whether the kernel has large pages to give. mem.go
-// asks for them in any case.
+// enableLargePages reports whether the kernel has large pages to give.
+// mem_mmap.go asks for them in any case.
 func enableLargePages() bool {
 	thp, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
 	if err != nil {
@@ -264,26 +264,28 @@ func daemonize(nochdir bool) error {
 // daemonReady lets go of the terminal, unless noclose, and of the one who
 // started us.
 func daemonReady(noclose bool) {
-	if null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0); err == nil && !noclose {
-		for fd := range 3 {
-			syscall.Dup3(null, fd, 0)
+	if !noclose {
+		if null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0); err == nil {
+			for fd := range 3 {
+				syscall.Dup3(null, fd, 0)
+			}
+			syscall.Close(null)
 		}
-		syscall.Close(null)
 	}
 	syscall.Write(daemonReadyFd, []byte{'r'})
 	syscall.Close(daemonReadyFd)
 }
 
 func main() {
-	sigs := make(chan os.Signal, 8)
-	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1)
-
 	settingsInit()
 	parseOptions(os.Args)
 	checkOptions()
 	if options.check {
 		os.Exit(check(options.checkAddr))
 	}
+	sigs := make(chan os.Signal, 8)
+	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1)
+
 	if options.maxcore {
 		maximizeCore()
 	}
@@ -294,14 +296,12 @@ func main() {
 	// come last. Files, and the Unix socket, belong to the user that we become.
 	if options.daemonize && inheritSockets() {
 		os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
-		authInit()
 	} else {
 		activated := activationSockets()
 		if !activated && settings.socketpath == "" {
 			openSockets()
 		}
 		loseRoot()
-		authInit()
 		if activated || settings.socketpath == "" {
 			savePortnumbers()
 		} else if err := serverSocketUnix(settings.socketpath, settings.access); err != nil {
@@ -314,6 +314,7 @@ func main() {
 			return
 		}
 	}
+	authInit()
 
 	if options.lockMemory {
 		if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE); err != nil {
@@ -375,8 +376,8 @@ func authInit() {
 
 // startThreads starts the workers and the threads in the background.
 func startThreads() {
-	// A thread that waits in epoll_wait keeps its P until sysmon takes it
-	// away: there have to be enough for all.
+	// A thread that waits keeps its P, see pollWait: there have to be enough
+	// for all.
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), settings.numThreads+backgroundThreads))
 
 	memcachedThreadInit(settings.numThreads)

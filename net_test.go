@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -510,4 +511,34 @@ N: going from conn_closing to conn_closed
 	if have := fd.ReplaceAllString(s.said()[before:], "${1}N"); have != want {
 		t.Errorf("have:\n%s\nwant:\n%s", have, want)
 	}
+}
+
+// Who looks at all connections may keep one from being forgotten by epoll,
+// though it is closed: there is an event for it then.
+func TestLateEvents(t *testing.T) {
+	s := start(t, "", true, "-l", "127.0.0.1", "-p", "-1", "-t", "2")
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	for range 4 {
+		c := s.client()
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for !done.Load() {
+				c.ask(strings.Repeat("stats conns\r\n", 10))
+			}
+		}()
+	}
+	for range 3000 {
+		nc, err := s.dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(nc, "get foo\r\nget foo\r\n")
+		nc.(*net.TCPConn).SetLinger(0)
+		nc.Close()
+	}
+	done.Store(true)
+	wg.Wait()
+	s.client().want(t, "get foo\r\n", "END\r\n")
 }

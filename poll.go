@@ -47,7 +47,8 @@ func pollCtl(p *poll, op, fd int, events uint32) error {
 // sysmon thread would wake up every 20 microseconds to see whether the worker
 // is back, and cost a tenth of a busy server's time. Only when nothing has
 // happened pollIdleWaits times in a row, for pollRawMsec milliseconds each or
-// until a signal, is the scheduler told, so that it can sleep, too.
+// until a signal, is the scheduler told, so that it can sleep, too. The price:
+// a collector that stops the world waits up to pollRawMsec for such a thread.
 const (
 	pollRawMsec   = 10
 	pollIdleWaits = 10

@@ -75,7 +75,7 @@ func respCount(c *conn) bool {
 	return true
 }
 
-// respReset drops what the current command has answered so far.
+// respReset drops what the current command has answered, and is not sent.
 func respReset(c *conn) {
 	r := c.resp
 	for i := r.mark.iov; i < len(r.iov); i++ {
@@ -148,7 +148,6 @@ func respKeep(c *conn) {
 		}
 	}
 	respSetMark(own)
-	clear(r.iov)
 	respRecycle(r)
 	c.resp = own
 }
@@ -287,27 +286,28 @@ func transmitPost(r *resp, n int) bool {
 	return r.done == len(r.wbuf)
 }
 
-// transmit sends what of c's replies the socket takes. If a command is being
-// served it has not answered yet.
+// transmit sends what of c's replies the socket takes. What the current
+// command has answered by now stays: respReset can no longer take it back.
 func transmit(c *conn) transmitResult {
 	r := c.resp
 	t := c.thread
-	var n, total int
+	b := r.wbuf[r.done:]
+	total := len(b)
+	if len(r.iov) > 0 {
+		total = transmitPre(t, r) // b is part of it
+	}
+	if total == 0 {
+		respRelease(c)
+		return transmitComplete
+	}
+	t.stats.pending.n[statBytesWritten] += uint64(total)
+	statsFold(t) // who reads the reply finds it counted
+	var n int
 	var e unix.Errno
-	if len(r.iov) == 0 {
-		b := r.wbuf[r.done:]
-		if total = len(b); total == 0 {
-			respRelease(c)
-			return transmitComplete
-		}
-		t.stats.pending.n[statBytesWritten] += uint64(total)
-		statsFold(t) // who reads the reply finds it counted
-		n, e = rawSend(c.sfd, b)
-	} else {
-		total = transmitPre(t, r)
-		t.stats.pending.n[statBytesWritten] += uint64(total)
-		statsFold(t)
+	if len(r.iov) > 0 {
 		n, e = rawWritev(c.sfd, t.iov)
+	} else {
+		n, e = rawSend(c.sfd, b)
 	}
 	if n < total {
 		t.stats.pending.n[statBytesWritten] -= uint64(total - max(n, 0))

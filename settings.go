@@ -22,8 +22,8 @@ const (
 
 	keyMaxLength       = 250
 	readBufferSize     = 16384 // of a worker's buffers for reading, bytes
-	udpReadBufferSize  = 65536
-	udpMaxPayloadSize  = 1400
+	udpReadBufferSize  = 65536 // bytes
+	udpMaxPayloadSize  = 1400  // bytes
 	udpHeaderSize      = 8
 	itemUpdateInterval = 60                // seconds between two bumps of an item in a flat LRU
 	realtimeMaxdelta   = 60 * 60 * 24 * 30 // seconds; a longer expiry time is a date
@@ -51,7 +51,7 @@ var settings struct {
 	evictToFree          bool
 	socketpath           string
 	authFile             string
-	access               int     // umask of the Unix socket
+	access               int     // mode of the Unix socket (-a)
 	factor               float64 // growth of chunk sizes
 	chunkSize            int     // least bytes for key, value and flags
 	numThreads           int
@@ -78,9 +78,9 @@ var settings struct {
 	flushEnabled         bool
 	dumpEnabled          bool
 	watchEnabled         bool
-	lruCrawlerSleep      atomic.Int32 // microseconds
-	lruCrawlerTocrawl    atomic.Uint32
-	crawlsPersleep       int
+	lruCrawlerSleep      atomic.Int32  // microseconds
+	lruCrawlerTocrawl    atomic.Uint32 // items per LRU and run, 0 for all
+	crawlsPersleep       int           // items between two rests
 	hotLruPct            atomic.Int32
 	warmLruPct           atomic.Int32
 	tempLru              atomic.Bool
@@ -97,7 +97,7 @@ var settings struct {
 	hotMaxFactor, warmMaxFactor float64
 
 	slabAutomoveRatio, slabAutomoveFreeratio float64
-	slabAutomoveWindow                       uint32
+	slabAutomoveWindow                       uint32 // seconds
 	slabAutomoveVersion                      uint32 // bumped when one of these three changes
 }
 
@@ -459,8 +459,8 @@ func parseOptions(argv []string) {
 		case 'Z':
 			sysfatal(exUsage, "This server is not built with TLS support.")
 		case 'a':
-			access, _ := strconv.ParseUint(arg, 8, 32)
-			settings.access = int(access)
+			settings.access = 0
+			fmt.Sscanf(arg, "%o", &settings.access)
 		case 'U':
 			settings.udpport = atoi(arg)
 			options.udpSpecified = true
@@ -581,6 +581,9 @@ func parseOptions(argv []string) {
 		case 'W':
 			settings.watchEnabled = false
 		case 'Y':
+			if arg == "" { // which would be no password at all
+				sysfatal(1, "Could not open authfile [] for reading")
+			}
 			settings.authFile = arg
 		case 'N':
 			settings.numNapiIds = atoi(arg)

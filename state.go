@@ -194,7 +194,8 @@ func driveMachine(c *conn) {
 	for stop := false; !stop; {
 		switch c.state {
 		case connListening:
-			stop = driveListening(c) // acceptor.go
+			driveListening(c) // acceptor.go
+			stop = true
 
 		case connWaiting:
 			rbufRelease(c)
@@ -470,11 +471,10 @@ func driveMwrite(c *conn) bool {
 // eventHandler serves an event on fd, which t's epoll has reported.
 func eventHandler(t *thread, fd int) {
 	c := conns[fd].Load()
-	// sanity
-	if c == nil || c.thread != t {
-		if settings.verbose.Load() > 0 {
-			fmt.Fprintf(os.Stderr, "Catastrophic: event fd doesn't match conn fd!\n")
-		}
+	// Not as in C, there is no event_del before close(2), and epoll forgets a
+	// descriptor only when nobody is about it any more: getpeername(2) of
+	// "stats conns" on another worker may be. By then it can be another's.
+	if s := connSeen(c); s.thread != t.id || s.state == connClosed {
 		return
 	}
 	driveMachine(c)

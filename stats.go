@@ -1,5 +1,5 @@
 // Counters, and the stats command. From memcached.c: append_stat,
-// process_stat, server_stats; thread.c: threadlocal_stats_*; stats.c.
+// process_stat, server_stats; thread.c: threadlocal_stats_*; stats_prefix.c.
 
 package main
 
@@ -61,7 +61,7 @@ type threadStats struct {
 	pending threadCounts
 	dirty   uint64 // a bit for each slab class that pending has counts for
 
-	mutex sync.Mutex
+	mutex sync.Mutex // guards what follows
 	total threadCounts
 	// What is just now; not reset.
 	respCount, readBufCount, readBufFree int
@@ -137,7 +137,7 @@ type globalStats struct {
 // Counters of the whole server that no worker owns. stats may be reset,
 // statsState is what is.
 var (
-	statsLock sync.Mutex // STATS_LOCK
+	statsLock sync.Mutex // STATS_LOCK; guards stats, statsState and prefixStats
 
 	stats globalStats
 
@@ -514,17 +514,15 @@ func getConnText(sa unix.Sockaddr, tr transport) string {
 }
 
 // processStatsConns appends what can be seen of each connection. Their
-// workers go on meanwhile, so what is told of two lines may not fit together.
+// workers go on meanwhile, so the lines of one connection may not agree.
 func processStatsConns(c *conn) {
+	connPublish(c)
 	for fd := range conns {
 		sc := conns[fd].Load()
 		if sc == nil {
 			continue
 		}
 		s := connSeen(sc)
-		if sc == c {
-			s.state = c.state
-		}
 		name := strconv.Itoa(fd) + ":"
 		if s.transport == udpTransport {
 			appendStat(c, name+"UDP", "UDP")
@@ -567,12 +565,11 @@ func processStat(c *conn, pr *parser) {
 		return
 	case pr.prcmp(subcommandToken, "conns"):
 		processStatsConns(c)
-	default:
-		if !getStats(c, string(pr.token(subcommandToken))) {
-			outString(c, "ERROR")
-			return
-		}
+	case getStats(c, string(pr.token(subcommandToken))):
 		connSetState(c, connNewCmd)
+		return // these send the end themselves
+	default:
+		outString(c, "ERROR")
 		return
 	}
 	appendStats(c, "", "")

@@ -96,14 +96,12 @@ func respFlatten(b []byte, r *resp) []byte {
 		case v.it == nil:
 			b = append(b, r.wbuf[v.off:v.off+v.n]...)
 		case v.chunk == nil:
-			b = append(b, v.data[v.off:v.off+v.n]...)
+			b = append(b, v.data[:v.n]...)
 		default:
-			off, n := v.off, v.n
-			for ch := v.chunk; ch != nil && n > 0; ch = ch.next.chunk() {
-				used := int(ch.used)
-				part := ch.data()[min(off, used):min(used, off+n)]
+			n := v.n
+			for ch := v.chunk; n > 0; ch = ch.next.chunk() {
+				part := ch.data()[:min(int(ch.used), n)]
 				b = append(b, part...)
-				off = max(0, off-used)
 				n -= len(part)
 			}
 		}

@@ -76,7 +76,7 @@ var (
 
 	initLock  sync.Mutex
 	initCond  = sync.NewCond(&initLock)
-	initCount int // workers that have reported in
+	initCount int // workers that have reported in and hang
 )
 
 // waitForThreadRegistration expects initLock.
@@ -93,7 +93,9 @@ func registerThreadInitialized() {
 	initLock.Unlock()
 	// Pile up here if someone wants us to.
 	workerHangLock.Lock()
-	//lint:ignore SA2001 to wait is all that is wanted
+	initLock.Lock()
+	initCount--
+	initLock.Unlock()
 	workerHangLock.Unlock()
 }
 
@@ -128,7 +130,6 @@ func pauseThreads(kind pauseThreadTypes) {
 		return
 	}
 	initLock.Lock()
-	initCount = 0
 	for _, t := range threads {
 		notifyWorkerFd(t, 0, queuePause)
 	}
@@ -185,8 +186,8 @@ func notifyWorker(t *thread, item *cqItem) {
 	b := [1]byte{byte(item.mode)}
 	cqPush(&t.evQueue, item)
 	_, e := rawWrite(t.notifySendFd, b[:])
-	for e == unix.EINTR {
-		runtime.Gosched() // the signal may have asked for that
+	for e == unix.EINTR || e == unix.EAGAIN { // the pipe is full
+		runtime.Gosched() // the collector may wait for us, and the worker for it
 		_, e = rawWrite(t.notifySendFd, b[:])
 	}
 	if e != 0 {
@@ -200,13 +201,13 @@ func notifyWorkerFd(t *thread, sfd int, mode cqMode) {
 	notifyWorker(t, item)
 }
 
-// setupThread makes what t waits with. It ends the process if it cannot.
+// setupThread makes what me waits with. It ends the process if it cannot.
 func setupThread(me *thread) {
 	if err := pollInit(&me.poll); err != nil {
 		sysfatal(1, "Can't allocate event base")
 	}
 	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		sysfatal(1, "Can't create notify pipe: %v", err)
 	}
 	me.notifyReceiveFd, me.notifySendFd = fds[0], fds[1]
@@ -381,10 +382,12 @@ func memcachedThreadInit(nthreads int) {
 		setupThread(threads[i])
 		statsState.reservedFds += 3 // epoll and the two ends of the pipe
 	}
+	workerHangLock.Lock()
 	for _, t := range threads {
 		go workerLibevent(t)
 	}
 	initLock.Lock()
 	waitForThreadRegistration(nthreads)
 	initLock.Unlock()
+	workerHangLock.Unlock()
 }
