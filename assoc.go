@@ -132,7 +132,11 @@ func assocPrefetch(keys [][]byte, links bool) (sum byte) {
 				}
 				break
 			}
-			it = it.hNext.item()
+			r := it.hNext
+			if uintptr(r)<<refShift >= uintptr(memSize) {
+				break // the item has made way for a value
+			}
+			it = r.item()
 		}
 	}
 	return sum

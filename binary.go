@@ -82,9 +82,9 @@ const (
 	binKeyValue // of which the value may be empty
 )
 
-// What there is to know of an opcode: the command, which is that of its form
-// that answers; whether it is the quiet one; the length of its extras. The
-// opcodes that are missing have no body.
+// What there is to know of an opcode: that of its form that is not quiet;
+// whether it is the quiet one; the length of its extras; what follows them.
+// Unknown ones have body 0.
 var binCommands = [256]struct {
 	cmd    uint8
 	quiet  bool
@@ -150,7 +150,7 @@ type protocolBinaryRequestHeader struct {
 func completeNreadBinary(c *conn) {
 	it := c.item
 	c.item = nil
-	if c.resp == nil && !respStart(c) { // waitForValue has sent it
+	if c.resp == nil && !respStart(c) { // what was answered before is sent
 		itemRemove(it)
 		connSetState(c, connClosing)
 		return
@@ -456,32 +456,11 @@ func processBinGetOrTouch(c *conn, ext []byte) {
 		}
 		fmt.Fprintf(os.Stderr, "<%d %s %s\n", c.sfd, name, key)
 	}
-	t := c.thread
-	n := &t.stats.pending.n
-	hv := hash(key)
-	itemLock(hv)
-	var it *item
+	var exptime relTime
 	if shouldTouch {
-		it = doItemTouch(key, realtime(int64(binary.BigEndian.Uint32(ext))), hv, t)
-		n[statTouchCmds]++
-	} else {
-		it = doItemGet(key, hv, t, doUpdate)
-		n[statGetCmds]++
+		exptime = realtime(int64(binary.BigEndian.Uint32(ext)))
 	}
-	if it != nil && it.refcount > itRefcountLimit {
-		doItemRemove(it)
-		it = nil
-	}
-	switch {
-	case it == nil && shouldTouch:
-		n[statTouchMisses]++
-	case it == nil:
-		n[statGetMisses]++
-	case shouldTouch:
-		t.stats.slab(it, slabTouchHits)
-	default:
-		t.stats.lruHit(it)
-	}
+	it, hv := limitedGet(key, c.thread, exptime, shouldTouch)
 	if it != nil {
 		writeBinItem(c, it, keyBack)
 	}
@@ -671,7 +650,7 @@ func processBinUpdate(c *conn, ext []byte, vlen int) {
 			loggerLogItemStore(c.thread, status, comm, key, nil)
 		}
 		if comm == nreadSet {
-			itemForget(key, c.thread) // a set that fails leaves nothing stale behind
+			itemForget(key, c.thread)
 		}
 		c.sbytes = vlen
 		connSetState(c, connSwallow)

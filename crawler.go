@@ -37,11 +37,6 @@ const (
 )
 
 const (
-	crawlerWait   = true
-	crawlerNowait = false
-)
-
-const (
 	// A number of items to crawl: as many as the LRU has at the start.
 	lruCrawlerCapRemaining = 1<<32 - 1
 
@@ -72,8 +67,8 @@ type crawlerExpiredData struct {
 	crawlerstats [powerLargest]crawlerstatsT
 }
 
-// A crawlerClient is sent what a dump finds. While the crawler has it, it
-// owns the connection but for its fields, which stay the worker's.
+// A crawlerClient is sent what a dump finds. While the crawler has c it
+// alone writes to the socket; the fields of c stay the worker's.
 type crawlerClient struct {
 	c   *conn // nil if there is none, or it is gone
 	buf []byte
@@ -133,8 +128,8 @@ type crawler struct {
 // The thread owns the modules and the crawlers that are active.
 var (
 	// Held by the thread while it looks at items. Not as in C, where it is
-	// lru_crawler_lock: that would make workers wait for a crawl, and for
-	// ever where pauseThreads waits for them.
+	// lru_crawler_lock: there a worker waits for a crawl, and for ever
+	// if pauseThreads waits for the worker.
 	lruCrawlerMoves sync.Mutex
 
 	lruCrawlerLock        sync.Mutex // for all that follows, before an LRU's
@@ -144,7 +139,6 @@ var (
 	crawling              []int // LRUs with an active one
 	blockAeUntil          relTime
 	doRunLruCrawlerThread bool
-	lruCrawlerDone        chan struct{} // closed when the thread has ended
 
 	// The client is stalled. Then the crawlers do not block lruPullTail:
 	// items that it moves past them are missing from the dump.
@@ -330,8 +324,9 @@ func lruCrawlerRoom(cm *crawlerModule) bool {
 	return c.c != nil || !cm.mod.needsClient
 }
 
-// lruCrawlerRest gives others a turn, if there are no more items to crawl
-// before the next sleep. It returns how many there are now.
+// lruCrawlerRest gives others a turn: after each item if lru_crawler_sleep is
+// 0, else while it sleeps, once crawls items are done. It returns how many are
+// left before the next sleep.
 func lruCrawlerRest(crawls int) int {
 	sleep := settings.lruCrawlerSleep.Load()
 	if sleep != 0 && crawls > 0 {
@@ -478,7 +473,6 @@ func itemCrawlerThread() {
 		}
 	}
 	settings.lruCrawler.Store(false)
-	close(lruCrawlerDone)
 	lruCrawlerLock.Unlock()
 	if settings.verbose.Load() > 2 {
 		fmt.Fprintf(os.Stderr, "LRU crawler thread stopping\n")
@@ -486,21 +480,12 @@ func itemCrawlerThread() {
 }
 
 // stopItemCrawlerThread has the thread end when it is done with what it is
-// at. It returns 0.
-func stopItemCrawlerThread(wait bool) int {
+// at.
+func stopItemCrawlerThread() {
 	lruCrawlerLock.Lock()
-	if !doRunLruCrawlerThread {
-		lruCrawlerLock.Unlock()
-		return 0
-	}
 	doRunLruCrawlerThread = false
 	lruCrawlerCond.Signal()
-	done := lruCrawlerDone
 	lruCrawlerLock.Unlock()
-	if wait {
-		<-done
-	}
-	return 0
 }
 
 // startItemCrawlerThread returns -1 if the thread runs already. One that was
@@ -514,7 +499,6 @@ func startItemCrawlerThread() int {
 	doRunLruCrawlerThread = true
 	if !settings.lruCrawler.Load() {
 		settings.lruCrawler.Store(true)
-		lruCrawlerDone = make(chan struct{})
 		go itemCrawlerThread()
 	}
 	return 0

@@ -517,6 +517,9 @@ func itemStatsClass(c *conn, n int, threadStats *threadCounts) {
 		for i, v := range l.n {
 			totals[i] += v
 		}
+		if lruType != coldLru {
+			totals[itemsEvictedTime] -= l.n[itemsEvictedTime] // COLD's alone
+		}
 		requested += l.sizeBytes
 		size += l.size
 		sizes[x] = l.size
@@ -574,18 +577,14 @@ func sizesBucket(it *item) *atomic.Uint32 {
 }
 
 func itemStatsSizesAdd(it *item) {
-	if statsSizesHist != nil {
-		if b := sizesBucket(it); b != nil {
-			b.Add(1)
-		}
+	if b := sizesBucket(it); b != nil {
+		b.Add(1)
 	}
 }
 
 func itemStatsSizesRemove(it *item) {
-	if statsSizesHist != nil {
-		if b := sizesBucket(it); b != nil {
-			b.Add(^uint32(0))
-		}
+	if b := sizesBucket(it); b != nil {
+		b.Add(^uint32(0))
 	}
 }
 

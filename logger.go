@@ -136,7 +136,7 @@ var (
 	loggerEflags atomic.Uint32 // what somebody watches
 	loggerGid    atomic.Uint64
 
-	// Of who is no worker, or does not know that it is.
+	// For background threads, and for workers where no thread is at hand.
 	sharedLogger *logger
 
 	loggerStackLock sync.Mutex // guards the rest; comes before the mutex of a logger
@@ -231,7 +231,7 @@ func loggerLogConnEvent(c *conn, event logEntryType) {
 }
 
 // loggerUtilAddrEndpoint names the client. What has no address is a Unix
-// socket.
+// socket, or was reset.
 func loggerUtilAddrEndpoint(e *logentry) (rip string, rport uint16) {
 	var addr netip.AddrPort
 	if addr.UnmarshalBinary(e.data) != nil || !addr.IsValid() {

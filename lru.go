@@ -88,7 +88,8 @@ func doTailAge(l *lru) relTime {
 // lruPullTail looks at the last items of an LRU, removes what has expired,
 // and moves one to where it belongs, or evicts it. It returns how many were
 // removed or moved. Callable from workers, who may hold the lock of another
-// item, and from background threads. totalBytes is of all LRUs of the class.
+// item, and from background threads. totalBytes is of HOT, WARM and COLD of the
+// class; what nobody has used for more than maxAge seconds goes to COLD.
 func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTime) int {
 	if origId == 0 {
 		return 0
@@ -107,7 +108,7 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 			tries++
 			continue
 		}
-		// The order of locks is the other one, so only try. The caller
+		// The item's lock comes before the LRU's, so only try. The caller
 		// itself may be who holds it.
 		hold := itemTrylock(uint32(it.lock))
 		if hold == nil {

@@ -147,7 +147,7 @@ func (it *item) setKey(key []byte) {
 // data is the value with its \r\n; not for a chunked item.
 func (it *item) data() []byte { return it.offset(it.dataOff(), int(it.nbytes)) }
 
-// peek looks at the first few cache lines behind the header and the key.
+// peek looks at the second to the fourth cache line of the item.
 func (it *item) peek() byte {
 	const cacheLine = 64
 	b := it.offset(0, 4*cacheLine)

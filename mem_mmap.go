@@ -17,14 +17,15 @@ const (
 )
 
 // memPeek tells that memory may be looked at without the lock of what is
-// there, by who does not mind to find something else.
+// there, by who does not mind finding something else.
 const memPeek = true
 
 var arena []byte // as it was mapped
 
 // memReserve reserves size bytes of address space for the arena, none of it
 // writable yet. Address space is free: the reservation may be many times what
-// will be used. All of it can be read, and a page behind it, for memPeek.
+// will be used. All of it can be read, and a page behind it, for memPeek; a ref
+// may reach further.
 // Nothing in the arena moves once memBase is set. An arena that was there
 // before is gone.
 func memReserve(size int) error {

@@ -374,7 +374,7 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
 	it = itemAlloc(of.key, of.clientFlags, exptime, pr.vlen)
 	if it == nil {
 		storeRefused(c, comm, of.key, of.clientFlags, pr.vlen)
-		itemForget(of.key, t) // an ms that fails leaves nothing stale behind
+		itemForget(of.key, t)
 		return nil, 0
 	}
 	it.setCas(of.reqCasId)
@@ -496,7 +496,7 @@ func processMarithmeticCmd(c *conn, pr *parser) {
 	switch ret {
 	case deltaOk:
 		if of.hasCasIn {
-			it.setCas(of.casIdIn)
+			it.setCas(of.casIdIn) // lost, as in C, if another item has taken its place
 		}
 		cas = it.cas()
 	case nonNumeric:
@@ -700,40 +700,6 @@ func msetNote(m *metaReply, pr *parser) bool {
 		m.nflags++
 	}
 	return true
-}
-
-// processMetaRequest serves the command m<cmd>. It returns known if there is
-// one, and ok if it has the words that it needs.
-func processMetaRequest(c *conn, pr *parser, cmd byte) (known, ok bool) {
-	switch cmd {
-	case 'g', 'd', 'a', 'e':
-		ok = processRequestMeta(pr)
-	case 's':
-		ok = processRequestMset(pr)
-	case 'n':
-		ok = true
-	default:
-		return false, false
-	}
-	if !ok {
-		return true, false
-	}
-	switch cmd {
-	case 'g':
-		processMgetCmd(c, pr)
-	case 's':
-		processMsetCommand(c, pr)
-	case 'd':
-		processMdeleteCmd(c, pr)
-	case 'a':
-		processMarithmeticCmd(c, pr)
-	case 'e':
-		processMetaCommand(c, pr)
-	case 'n':
-		outString(c, "MN")
-		connSetState(c, connMwrite) // what was gathered leaves now
-	}
-	return true, true
 }
 
 const notBase64 = 1 << 7

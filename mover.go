@@ -18,8 +18,8 @@
 //     at once. The head of an itemChunk is set together with its lock field,
 //     and later by nobody but the mover. As an item is freed together with all
 //     its chunks, it leads to an item that is not free.
-//   - Still under slabsLock it tries the item's lock. (The order of the two is
-//     the other one.) That lock does not say yet that the item may be looked
+//   - Still under slabsLock it tries the item's lock. (It comes before slabsLock,
+//     so the mover must not wait for it.) That lock does not say yet that the item may be looked
 //     at: one that was never linked is written to without any, by whoever
 //     allocated it. But its time may. slabsAlloc sets it to 0, under slabsLock;
 //     doItemLink is the first to set it to something else, under the item
@@ -112,7 +112,7 @@ var slabRebal struct {
 }
 
 // Times over a page after which the mover loses its patience. It sleeps in
-// between, but less than slabMoveMaxSleep.
+// between, at most slabMoveMaxSleep.
 const (
 	slabMoveMaxLoops = 5000
 	slabMoveMaxSleep = 5 * time.Millisecond

@@ -145,11 +145,12 @@ func TestBusy(t *testing.T) {
 		}, moveBusyFloating, small, 1},
 		{"unlinked", small, func(key []byte) func() {
 			it := itemGet(key, nil, dontUpdate)
-			itemUnlink(it)
+			itemForget(key, nil)
 			return func() { itemRemove(it) }
 		}, moveBusyFloating, "", 1},
 		{"expired", small, func(key []byte) func() {
-			it := itemTouch(key, 999, nil)
+			it, hv := limitedGet(key, testThread(), 999, true)
+			itemUnlock(hv)
 			return func() { itemRemove(it) }
 		}, moveBusyFloating, "", 1},
 		{"locked", small, func(key []byte) func() {

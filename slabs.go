@@ -1,5 +1,5 @@
 // Slab memory: pages of 1 MB, cut into chunks of the size of their class.
-// From slabs.c. The hash tables and the arena itself are mem.go's.
+// From slabs.c. The hash tables and the arena itself are mem_mmap.go's.
 //
 // slabsLock guards all variables here, the links of free chunks, and the
 // lock field of every chunk, free or not. That field tells the page mover,
@@ -35,7 +35,7 @@ const (
 	clsidTableMax = 8 << 10
 )
 
-// Values of a chunk's lock field. One that is less is the low bits of the
+// Values of a chunk's lock field. Any other is the low bits of the
 // hash of the item's key, enough to find its lock, for as long as the chunk
 // is allocated. But only when the item has been linked once does it belong to
 // who holds that lock: until then its time is 0, to be read under both locks.
@@ -236,7 +236,7 @@ func doSlabsAlloc(id int, hv uint32, flags int) *item {
 		return nil
 	}
 	it := p.slots.item()
-	p.slots = it.next // its prev is stale, and of no use
+	p.slots = it.next // the first one's prev is never looked at
 	p.slCurr--
 	// The mover may look at it from now on.
 	it.lock = uint16(hv & lockMask)

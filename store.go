@@ -143,19 +143,6 @@ func itemGetLocked(key []byte, t *thread, doUpdate bool) (it *item, hv uint32) {
 	return doItemGet(key, hv, t, doUpdate), hv
 }
 
-// itemTouch returns an item with a reference, for which it counts a hit: the
-// class must not be asked for without the lock, since it says the LRU, too.
-func itemTouch(key []byte, exptime relTime, t *thread) *item {
-	hv := hash(key)
-	itemLock(hv)
-	it := doItemTouch(key, exptime, hv, t)
-	if it != nil && t != nil {
-		t.stats.slab(it, slabTouchHits)
-	}
-	itemUnlock(hv)
-	return it
-}
-
 // itemRemove drops a reference, and frees the item if it was the last.
 func itemRemove(it *item) {
 	lock := uint32(it.lock)
@@ -164,16 +151,8 @@ func itemRemove(it *item) {
 	itemUnlock(lock)
 }
 
-// itemUnlink takes an item, of which the caller has a reference, out of the
-// cache.
-func itemUnlink(it *item) {
-	lock := uint32(it.lock)
-	itemLock(lock)
-	doItemUnlink(it, hash(it.key()))
-	itemUnlock(lock)
-}
-
-// itemForget takes the item of a key, if there is one, out of the cache.
+// itemForget takes the item of a key, if there is one, out of the cache: a
+// set that fails leaves nothing stale behind.
 func itemForget(key []byte, t *thread) {
 	it, hv := itemGetLocked(key, t, dontUpdate)
 	if it != nil {
@@ -204,8 +183,8 @@ func storeItem(it *item, comm int, t *thread, nbytes *int, cas *uint64, casIn ui
 }
 
 // realtime converts a time, or a number of seconds of up to a month, to
-// relTime. 0 stays 0: never. What was before the server started is 1, which
-// is as well in the past.
+// relTime. 0 stays 0: never. A date before the server started becomes 1,
+// which has passed, too.
 func realtime(exptime int64) relTime {
 	switch {
 	case exptime == 0:
@@ -391,6 +370,37 @@ func doStoreOver(it, oldIt *item, comm int, t *thread, hv uint32, casStale bool)
 // More references than this to one item are refused, since they are counted
 // in 16 bits.
 const itRefcountLimit = 60000
+
+// limitedGet looks for an item, on behalf of a get or of a touch that sets
+// its time to exptime, and counts that. It returns with the item lock held,
+// even if there is no item. One with too many references is not there.
+func limitedGet(key []byte, t *thread, exptime relTime, shouldTouch bool) (it *item, hv uint32) {
+	hv = hash(key)
+	n := &t.stats.pending.n
+	itemLock(hv)
+	if shouldTouch {
+		it = doItemTouch(key, exptime, hv, t)
+		n[statTouchCmds]++
+	} else {
+		it = doItemGet(key, hv, t, doUpdate)
+		n[statGetCmds]++
+	}
+	if it != nil && it.refcount > itRefcountLimit {
+		doItemRemove(it)
+		it = nil
+	}
+	switch {
+	case it == nil && shouldTouch:
+		n[statTouchMisses]++
+	case it == nil:
+		n[statGetMisses]++
+	case shouldTouch:
+		t.stats.slab(it, slabTouchHits)
+	default:
+		t.stats.lruHit(it)
+	}
+	return it, hv
+}
 
 // limitedGetLocked is itemGetLocked, but with too many references to the item
 // it returns overflow and no lock.

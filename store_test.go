@@ -307,9 +307,17 @@ func unlink(key string) bool {
 	if it == nil {
 		return false
 	}
-	itemUnlink(it)
+	itemForget([]byte(key), nil)
 	itemRemove(it)
 	return true
+}
+
+func touch(th *thread, key string, exptime relTime) {
+	it, hv := limitedGet([]byte(key), th, exptime, true)
+	if it != nil {
+		doItemRemove(it)
+	}
+	itemUnlock(hv)
 }
 
 func wantValue(t testing.TB, th *thread, key, want string) {
@@ -500,7 +508,7 @@ func TestExpire(t *testing.T) {
 		t.Error("a has not expired")
 	}
 	wantValue(t, th, "b", "2")
-	itemRemove(itemTouch([]byte("b"), realtime(100), th))
+	touch(th, "b", realtime(100))
 	currentTime.Store(1050)
 	wantValue(t, th, "b", "2")
 
@@ -1022,9 +1030,7 @@ func hammerOne(th *thread, r *rand.Rand, i, nkeys, bigPerMil int, counted []uint
 		itemRemove(it)
 		return err
 	case op < 93:
-		if it := itemTouch([]byte(key), exptime, th); it != nil {
-			itemRemove(it)
-		}
+		touch(th, key, exptime)
 	default:
 		i := r.IntN(len(counted))
 		name := []byte(fmt.Sprint("count", i))

@@ -265,7 +265,7 @@ func exptimeToPositiveTime(exptime int32) int64 {
 func completeNreadAscii(c *conn) {
 	it := c.item
 	c.item = nil
-	if c.resp == nil && !respStart(c) { // waitForValue has sent it
+	if c.resp == nil && !respStart(c) { // what was answered before is sent
 		itemRemove(it)
 		connSetState(c, connClosing)
 		return
@@ -380,12 +380,14 @@ func lookAhead(c *conn) {
 		}
 	}
 	c.thread.ahead = at
-	assocPrefetch(keys[:n], cmd == 's' || cmd == 'd')
+	unlinks := cmd == 's' || cmd == 'd' // set, delete, ms and md
+	assocPrefetch(keys[:n], unlinks)
 }
 
 // tooLongLine has more than 2048 bytes and no end of line yet. That must be
 // a get of many keys, or we hang up.
 func tooLongLine(c *conn, line []byte) bool {
+	// C's numbers: of blanks before it there may be 100, and 6 bytes less.
 	cmd := bytes.TrimLeft(line[:len(line)-6], " ")
 	if len(line)-6-len(cmd) > 100 ||
 		!bytes.HasPrefix(cmd, []byte("get ")) && !bytes.HasPrefix(cmd, []byte("gets ")) {
@@ -467,6 +469,7 @@ func processGetKeys(c *conn, line []byte) {
 	}
 	keys := lineText(line)
 	ahead := 0 // how far we have prefetched
+	c.thread.curSfd = c.sfd
 	for i, n := 0, 0; i < len(keys); {
 		if keys[i] == ' ' {
 			i++
@@ -547,34 +550,9 @@ func prefetchKeys(line []byte) int {
 
 // processGetCmd answers one key of a get.
 func processGetCmd(c *conn, key []byte) {
-	t := c.thread
-	n := &t.stats.pending.n
-	hv := hash(key)
-	itemLock(hv)
-	var it *item
-	if c.get.shouldTouch {
-		it = doItemTouch(key, c.get.exptime, hv, t)
-		n[statTouchCmds]++
-	} else {
-		it = doItemGet(key, hv, t, doUpdate)
-		n[statGetCmds]++
-	}
-	if it != nil && it.refcount > itRefcountLimit {
-		doItemRemove(it)
-		it = nil
-	}
+	it, hv := limitedGet(key, c.thread, c.get.exptime, c.get.shouldTouch)
 	if settings.detailEnabled.Load() {
 		statsPrefixRecordGet(key, it != nil)
-	}
-	switch {
-	case it == nil && c.get.shouldTouch:
-		n[statTouchMisses]++
-	case it == nil:
-		n[statGetMisses]++
-	case c.get.shouldTouch:
-		t.stats.slab(it, slabTouchHits)
-	default:
-		t.stats.lruHit(it)
 	}
 	if it == nil {
 		itemUnlock(hv)
@@ -650,7 +628,7 @@ func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item 
 	if it == nil {
 		storeRefused(c, comm, key, flags, pr.vlen)
 		if comm == nreadSet {
-			itemForget(key, t) // a set that fails leaves nothing stale behind
+			itemForget(key, t)
 		}
 		return nil
 	}
@@ -745,16 +723,14 @@ func processTouchCmd(c *conn, pr *parser) {
 		outString(c, "CLIENT_ERROR invalid exptime argument")
 		return
 	}
-	t := c.thread
-	t.stats.pending.n[statTouchCmds]++
-	it := itemTouch(key, realtime(exptimeToPositiveTime(exptime)), t)
-	if it == nil {
-		t.stats.pending.n[statTouchMisses]++
+	it, hv := limitedGet(key, c.thread, realtime(exptimeToPositiveTime(exptime)), true)
+	if it != nil {
+		outString(c, "TOUCHED")
+		doItemRemove(it)
+	} else {
 		outString(c, "NOT_FOUND")
-		return
 	}
-	outString(c, "TOUCHED")
-	itemRemove(it)
+	itemUnlock(hv)
 }
 
 func processVerbosityCommand(c *conn, pr *parser) {
@@ -1011,11 +987,8 @@ func processLruCrawlerCommand(c *conn, pr *parser) {
 			outString(c, "ERROR failed to start lru crawler thread")
 		}
 	case pr.ntokens == 2 && pr.prcmp(sub, "disable"):
-		if stopItemCrawlerThread(crawlerNowait) == 0 {
-			outString(c, "OK")
-		} else {
-			outString(c, "ERROR failed to stop lru crawler thread")
-		}
+		stopItemCrawlerThread()
+		outString(c, "OK")
 	default:
 		outString(c, "ERROR")
 	}
@@ -1090,33 +1063,46 @@ func processCommandAscii(c *conn, line []byte) {
 // processRequest finds out which command the line is and serves it. It
 // returns false if the words after the command are wrong in number or kind.
 func processRequest(c *conn, pr *parser) bool {
-	cmd := lineText(pr.request)
-	if end := bytes.IndexByte(cmd, ' '); end >= 0 {
-		cmd = cmd[:end]
-	}
+	cmd := firstWord(lineText(pr.request))
 	switch string(cmd) {
-	case "get":
+	case "ma":
+		if !processRequestMeta(pr) {
+			return false
+		}
+		processMarithmeticCmd(c, pr)
+	case "md":
+		if !processRequestMeta(pr) {
+			return false
+		}
+		processMdeleteCmd(c, pr)
+	case "mg":
+		if !processRequestMeta(pr) {
+			return false
+		}
+		processMgetCmd(c, pr)
+	case "mn":
+		outString(c, "MN")
+		connSetState(c, connMwrite) // what was gathered leaves now
+	case "ms":
+		if !processRequestMset(pr) {
+			return false
+		}
+		processMsetCommand(c, pr)
+	case "me":
+		if !processRequestMeta(pr) {
+			return false
+		}
+		processMetaCommand(c, pr)
+	case "get", "gets":
 		if !processRequestSimple(pr, 2) {
 			return false
 		}
-		c.noreply = pr.noreply
-		processGetCommand(c, pr, false, false)
-	case "gets":
-		if !processRequestSimple(pr, 2) {
-			return false
-		}
-		c.noreply = pr.noreply
-		processGetCommand(c, pr, true, false)
-	case "gat":
+		processGetCommand(c, pr, len(cmd) == 4, false)
+	case "gat", "gats":
 		if !processRequestGat(pr) {
 			return false
 		}
-		processGetCommand(c, pr, false, true)
-	case "gats":
-		if !processRequestGat(pr) {
-			return false
-		}
-		processGetCommand(c, pr, true, true)
+		processGetCommand(c, pr, len(cmd) == 4, true)
 	case "set":
 		return processRequestUpdate(c, pr, nreadSet)
 	case "add":
@@ -1159,11 +1145,6 @@ func processRequest(c *conn, pr *parser) bool {
 		tokenizeCommand(pr, noMeta)
 		processWatchCommand(c, pr)
 	default:
-		if len(cmd) == 2 && cmd[0] == 'm' {
-			if known, ok := processMetaRequest(c, pr, cmd[1]); known {
-				return ok
-			}
-		}
 		tokenizeCommand(pr, noMeta)
 		processRequestNoreply(pr)
 		c.noreply = pr.noreply

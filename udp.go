@@ -15,7 +15,7 @@ type udpConn struct {
 	requestId   uint16
 	requestAddr unix.Sockaddr
 	sequence    int // packet of the reply to be sent next
-	reply       []byte
+	total       int // packets of it
 	packet      [udpMaxPayloadSize]byte
 }
 
@@ -37,12 +37,12 @@ func tryReadUdp(c *conn) tryReadResult {
 	return readDataReceived
 }
 
-// buildUdpHeader writes the header of packet number seq of total: request
-// id, sequence number, number of packets, nothing.
-func buildUdpHeader(hdr []byte, u *udpConn, total int) {
+// buildUdpHeader writes the header of the next packet: request id, sequence
+// number, number of packets, nothing.
+func buildUdpHeader(hdr []byte, u *udpConn) {
 	binary.BigEndian.PutUint16(hdr, u.requestId)
 	binary.BigEndian.PutUint16(hdr[2:], uint16(u.sequence))
-	binary.BigEndian.PutUint16(hdr[4:], uint16(min(total, 0xffff)))
+	binary.BigEndian.PutUint16(hdr[4:], uint16(min(u.total, 0xffff)))
 	binary.BigEndian.PutUint16(hdr[6:], 0)
 }
 
@@ -51,19 +51,23 @@ func buildUdpHeader(hdr []byte, u *udpConn, total int) {
 // the reply to a request is one.
 func transmitUdp(c *conn) transmitResult {
 	const dataSize = udpMaxPayloadSize - udpHeaderSize
-	u := c.udp
+	u, r := c.udp, c.resp
 	if u.sequence == 0 {
-		u.reply = respFlatten(u.reply[:0], c.resp)
+		n := len(r.wbuf) - r.done
+		for _, v := range r.iov {
+			n += v.n
+		}
+		u.total = (n + dataSize - 1) / dataSize
 	}
 	statsFold(c.thread)
-	total := (len(u.reply) + dataSize - 1) / dataSize
-	for u.sequence < total {
-		buildUdpHeader(u.packet[:], u, total)
-		n := udpHeaderSize + copy(u.packet[udpHeaderSize:], u.reply[u.sequence*dataSize:])
-		err := unix.Sendto(c.sfd, u.packet[:n], 0, u.requestAddr)
+	for u.sequence < u.total {
+		buildUdpHeader(u.packet[:], u)
+		n := respCopy(u.packet[udpHeaderSize:], r)
+		err := unix.Sendto(c.sfd, u.packet[:udpHeaderSize+n], 0, u.requestAddr)
 		switch err {
 		case nil:
-			c.thread.stats.pending.n[statBytesWritten] += uint64(n)
+			c.thread.stats.pending.n[statBytesWritten] += uint64(udpHeaderSize + n)
+			transmitPost(r, n)
 			u.sequence++
 		case unix.EINTR:
 		case unix.EAGAIN:
@@ -82,29 +86,30 @@ func transmitUdp(c *conn) transmitResult {
 		}
 	}
 	u.sequence = 0
-	if cap(u.reply) > wbufSize {
-		u.reply = nil
-	}
 	respRelease(c)
 	return transmitComplete
 }
 
-// respFlatten appends all of r to b.
-func respFlatten(b []byte, r *resp) []byte {
+// respCopy copies the beginning of what r holds into b, as much as fits.
+func respCopy(b []byte, r *resp) (n int) {
 	for _, v := range r.iov {
 		switch {
 		case v.it == nil:
-			b = append(b, r.wbuf[v.off:v.off+v.n]...)
+			n += copy(b[n:], r.wbuf[v.off:v.off+v.n])
 		case v.chunk == nil:
-			b = append(b, v.data[:v.n]...)
+			n += copy(b[n:], v.data[v.off:v.off+v.n])
 		default:
-			n := v.n
-			for ch := v.chunk; n > 0; ch = ch.next.chunk() {
-				part := ch.data()[:min(int(ch.used), n)]
-				b = append(b, part...)
-				n -= len(part)
+			off, rest := v.off, v.n
+			for ch := v.chunk; ch != nil && rest > 0 && n < len(b); ch = ch.next.chunk() {
+				part := ch.data()[min(off, int(ch.used)):min(int(ch.used), off+rest)]
+				n += copy(b[n:], part)
+				off = max(0, off-int(ch.used))
+				rest -= len(part)
 			}
 		}
+		if n == len(b) {
+			return n
+		}
 	}
-	return append(b, r.wbuf[r.done:]...)
+	return n + copy(b[n:], r.wbuf[r.done:])
 }

@@ -109,7 +109,7 @@ const (
 )
 
 // pauseThreads stops the workers, and with pauseAllThreads the background
-// threads too, or lets them go on. The caller holds no other lock. When it
+// threads too, or lets them go on. The caller holds no lock but maintenanceLock. When it
 // returns from a pause none of them holds a lock or looks at an item.
 func pauseThreads(kind pauseThreadTypes) {
 	switch kind {
