@@ -105,9 +105,9 @@ func fuzzInit(t testing.TB, mode uint8) *thread {
 func fuzzStart(f *testing.F) {
 	before := threads
 	f.Cleanup(func() { threads = before })
+	settingsInit()
 	connInit()
 	threads = []*thread{new(thread)}
-	settingsInit()
 	setupThread(threads[0])
 }
 
