@@ -41,74 +41,36 @@ var (
 // for the next round, behind the other sockets and the clock.
 const acceptsPerEvent = 64
 
-// mainInit makes what the main thread waits with.
-func mainInit() {
-	var fds [2]int
-	if pollInit(&mainPoll) != nil || unix.Pipe2(fds[:], unix.O_CLOEXEC) != nil ||
-		pollAdd(&mainPoll, fds[0], evRead) != nil {
-		sysfatal(1, "Can't allocate event base")
-	}
-	stopSendFd = fds[1]
-}
-
-// clockInit starts the clock. relTime begins late enough that an update
-// interval before now is not below 0 (doItemUpdate), that 1 is always past
-// (realtime), and that the last second is never 0, which for
-// settings.oldestLive and others means none.
-func clockInit() {
-	now := time.Now()
-	processStarted = now.Unix() - itemUpdateInterval - 2
-	clockBase = now.Add(-(itemUpdateInterval + 2) * time.Second)
-	currentTime.Store(itemUpdateInterval + 2)
-}
-
-// clockHandler advances the clock, and does what is to be done once a
-// second. It goes by the monotonic clock: items do not expire because
-// somebody sets the machine's time.
-func clockHandler() {
-	now := relTime(time.Since(clockBase) / time.Second)
-	if now == clockTick {
-		return
-	}
-	clockTick = now
-	_, currItems, _ := itemStatsCurr()
-	assocStartExpand(currItems)
-	currentTime.Store(clockAdjust(now))
-}
-
-// acceptorLoop is the main thread's event loop. It returns when acceptorStop
-// has been called, with the reason.
-func acceptorLoop() stopReasons {
-	runtime.LockOSThread()
-	blockPreemptSignal()
-	for {
-		msec := 1000 - int(time.Since(clockBase)%time.Second/time.Millisecond) // to the next second
-		if maxconnsPolling {
-			msec = min(msec, 10)
-		}
-		events, err := pollWait(&mainPoll, msec)
-		if err != nil {
-			panic(fmt.Sprintf("epoll_wait: %v", err))
-		}
-		for i := range events {
-			if c := conns[events[i].Fd].Load(); c != nil {
-				driveMachine(c)
-			}
-		}
-		clockHandler()
-		if maxconnsPolling {
-			maxconnsHandler()
-		}
-		if reason := stopReasons(stopMainLoop.Load()); reason != notStop {
-			return reason
-		}
+// maxconnsHandler looks, every 10 ms while listening is given up, whether a
+// descriptor has come free.
+func maxconnsHandler() {
+	if allowNewConns.Load() {
+		acceptNewConns(true)
 	}
 }
 
-// acceptorStop makes acceptorLoop return. Any thread may call it.
-func acceptorStop(reason stopReasons) {
-	stopMainLoop.Store(int32(reason))
-	unix.Write(stopSendFd, []byte{'s'})
+// acceptNewConns sets whether we listen for new connections.
+func acceptNewConns(doAccept bool) {
+	backlog, events := 0, uint32(0)
+	if doAccept {
+		backlog, events = settings.backlog, evRead
+	}
+	for c := listenConn; c != nil; c = c.next {
+		updateEvent(c, events)
+		if err := unix.Listen(c.sfd, backlog); err != nil {
+			perror("listen", err)
+		}
+	}
+	statsLock.Lock()
+	statsState.acceptingConns = doAccept
+	if doAccept {
+		stats.timeInListenDisabledUs += uint64(time.Since(maxconnsEntered) / time.Microsecond)
+	} else {
+		maxconnsEntered = time.Now()
+		stats.listenDisabledNum++
+	}
+	statsLock.Unlock()
+	maxconnsPolling = !doAccept
 }
 
 // driveListening accepts what has come to the listening c.
@@ -144,34 +106,72 @@ func driveListening(c *conn) {
 	}
 }
 
-// acceptNewConns sets whether we listen for new connections.
-func acceptNewConns(doAccept bool) {
-	backlog, events := 0, uint32(0)
-	if doAccept {
-		backlog, events = settings.backlog, evRead
+// clockHandler advances the clock, and does what is to be done once a
+// second. It goes by the monotonic clock: items do not expire because
+// somebody sets the machine's time.
+func clockHandler() {
+	now := relTime(time.Since(clockBase) / time.Second)
+	if now == clockTick {
+		return
 	}
-	for c := listenConn; c != nil; c = c.next {
-		updateEvent(c, events)
-		if err := unix.Listen(c.sfd, backlog); err != nil {
-			perror("listen", err)
-		}
-	}
-	statsLock.Lock()
-	statsState.acceptingConns = doAccept
-	if doAccept {
-		stats.timeInListenDisabledUs += uint64(time.Since(maxconnsEntered) / time.Microsecond)
-	} else {
-		maxconnsEntered = time.Now()
-		stats.listenDisabledNum++
-	}
-	statsLock.Unlock()
-	maxconnsPolling = !doAccept
+	clockTick = now
+	_, currItems, _ := itemStatsCurr()
+	assocStartExpand(currItems)
+	currentTime.Store(clockAdjust(now))
 }
 
-// maxconnsHandler looks, every 10 ms while listening is given up, whether a
-// descriptor has come free.
-func maxconnsHandler() {
-	if allowNewConns.Load() {
-		acceptNewConns(true)
+// mainInit makes what the main thread waits with.
+func mainInit() {
+	var fds [2]int
+	if pollInit(&mainPoll) != nil || unix.Pipe2(fds[:], unix.O_CLOEXEC) != nil ||
+		pollAdd(&mainPoll, fds[0], evRead) != nil {
+		sysfatal(1, "Can't allocate event base")
 	}
+	stopSendFd = fds[1]
+}
+
+// clockInit starts the clock. relTime begins late enough that an update
+// interval before now is not below 0 (doItemUpdate), that 1 is always past
+// (realtime), and that the last second is never 0, which for
+// settings.oldestLive and others means none.
+func clockInit() {
+	now := time.Now()
+	processStarted = now.Unix() - itemUpdateInterval - 2
+	clockBase = now.Add(-(itemUpdateInterval + 2) * time.Second)
+	currentTime.Store(itemUpdateInterval + 2)
+}
+
+// acceptorLoop is the main thread's event loop. It returns when acceptorStop
+// has been called, with the reason.
+func acceptorLoop() stopReasons {
+	runtime.LockOSThread()
+	blockPreemptSignal()
+	for {
+		msec := 1000 - int(time.Since(clockBase)%time.Second/time.Millisecond) // to the next second
+		if maxconnsPolling {
+			msec = min(msec, 10)
+		}
+		events, err := pollWait(&mainPoll, msec)
+		if err != nil {
+			panic(fmt.Sprintf("epoll_wait: %v", err))
+		}
+		for i := range events {
+			if c := conns[events[i].Fd].Load(); c != nil {
+				driveMachine(c)
+			}
+		}
+		clockHandler()
+		if maxconnsPolling {
+			maxconnsHandler()
+		}
+		if reason := stopReasons(stopMainLoop.Load()); reason != notStop {
+			return reason
+		}
+	}
+}
+
+// acceptorStop makes acceptorLoop return. Any thread may call it.
+func acceptorStop(reason stopReasons) {
+	stopMainLoop.Store(int32(reason))
+	unix.Write(stopSendFd, []byte{'s'})
 }
