@@ -1258,6 +1258,7 @@ func modelMove(m *model) {
 }
 
 func TestModel(t *testing.T) {
+	settingsInit()
 	for _, tt := range []struct {
 		name              string
 		segmented, moving bool

@@ -158,6 +158,17 @@ func (c *stressClient) get(keys ...string) (map[string]stressValue, error) {
 	}
 }
 
+// packet reads a reply. What fill found no memory for is not waited for.
+func (c *stressClient) packet() (*packet, string) {
+	for {
+		p, s := c.client.packet()
+		if c.w.roomy || p == nil || p.opcode() != protocolBinaryCmdSetq ||
+			protocolBinaryResponseStatus(p.status()) != protocolBinaryResponseEnomem {
+			return p, s
+		}
+	}
+}
+
 func packetOf(format string, args ...any) string {
 	s, err := parsePacket(fmt.Sprintf(format, args...))
 	if err != nil {
