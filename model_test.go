@@ -1288,6 +1288,7 @@ func TestModel(t *testing.T) {
 					settings.itemSizeMax = modelItemMax
 					settings.slabChunkSizeMax = modelChunkMax
 					settings.hashpowerInit = 11
+					settings.reqsPerEvent = 100 // a batch is answered at once
 				})
 				m.now = uint32(processStarted) + currentTime.Load()
 				m.unique = casId.Load() + 1

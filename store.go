@@ -247,9 +247,22 @@ func storeItemCopyData(comm int, oldIt, newIt, addIt *item) bool {
 		return storeItemCopyChunks(newIt, first, n) &&
 			storeItemCopyChunks(newIt, second, int(second.nbytes))
 	}
-	copy(newIt.data(), first.data()[:n])
-	copy(newIt.data()[n:], second.data())
+	storeItemCopyOut(newIt.data()[:n], first)
+	storeItemCopyOut(newIt.data()[n:], second)
 	return true
+}
+
+// storeItemCopyOut fills b from it, which may be chunked even if the item
+// that b is of is not: that has the flags of the old one, and so no room for
+// them if they are 0.
+func storeItemCopyOut(b []byte, it *item) {
+	if it.itFlags&itemChunked == 0 {
+		copy(b, it.data())
+		return
+	}
+	for ch := it.schunk(); len(b) > 0; ch = ch.next.chunk() {
+		b = b[copy(b, ch.data()[:ch.used]):]
+	}
 }
 
 // doStoreItem stores it as comm says. If the item has a unique set it is

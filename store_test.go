@@ -571,6 +571,10 @@ func TestChunked(t *testing.T) {
 						continue
 					}
 					wantValue(t, th, "key", v)
+					// What it is put before has no flags, so it needs less room.
+					set(th, nreadSet, "key", "", 0)
+					set(th, nreadPrepend, "key", v, 0)
+					wantValue(t, th, "key", v)
 					for _, add := range []int{1, 100, n} {
 						if len(v)+add+8+4+4+2+48 > settings.itemSizeMax {
 							continue
