@@ -420,7 +420,9 @@ func lruMaintainerThread() {
 	}
 	for doRunLruMaintainerThread {
 		lruMaintainerLock.Unlock()
-		usleep(toSleep)
+		if toSleep > 0 {
+			usleep(toSleep)
+		}
 		lruMaintainerLock.Lock()
 		// A sleep of zero counts as a minimum of a 1ms wait.
 		slept := max(toSleep, 1000)
