@@ -48,33 +48,6 @@ type respIov struct {
 
 type respMark struct{ wbuf, iov, done, count int }
 
-// respStart begins the reply to a command. It fails if too many replies wait
-// to be sent already.
-func respStart(c *conn) bool {
-	r := c.resp
-	if r == nil {
-		r = &c.thread.resp
-		c.resp = r
-	}
-	ok := respCount(c)
-	respSetMark(r)
-	return ok
-}
-
-func respSetMark(r *resp) { r.mark = respMark{len(r.wbuf), len(r.iov), r.done, r.count} }
-
-// respCount counts another reply, as each key of a get is one, too.
-func respCount(c *conn) bool {
-	t := c.thread
-	if t.respLimit != 0 && t.respCount >= t.respLimit {
-		t.stats.pending.n[statResponseObjOom]++
-		return false
-	}
-	c.resp.count++
-	t.respCount++
-	return true
-}
-
 // respReset drops what the current command has answered, and is not sent.
 func respReset(c *conn) {
 	r := c.resp
@@ -157,6 +130,33 @@ func respRecycle(r *resp) {
 		r.wbuf = make([]byte, 0, wbufSize)
 	}
 	*r = resp{wbuf: r.wbuf[:0], iov: r.iov[:0]}
+}
+
+// respStart begins the reply to a command. It fails if too many replies wait
+// to be sent already.
+func respStart(c *conn) bool {
+	r := c.resp
+	if r == nil {
+		r = &c.thread.resp
+		c.resp = r
+	}
+	ok := respCount(c)
+	respSetMark(r)
+	return ok
+}
+
+func respSetMark(r *resp) { r.mark = respMark{len(r.wbuf), len(r.iov), r.done, r.count} }
+
+// respCount counts another reply, as each key of a get is one, too.
+func respCount(c *conn) bool {
+	t := c.thread
+	if t.respLimit != 0 && t.respCount >= t.respLimit {
+		t.stats.pending.n[statResponseObjOom]++
+		return false
+	}
+	c.resp.count++
+	t.respCount++
+	return true
 }
 
 // respRelease ends c's resp, with all references that it holds.
