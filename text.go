@@ -1019,7 +1019,7 @@ func processLruCrawlerDump(c *conn, pr *parser, kind crawlerRunType, name string
 	connHandOver(c)
 }
 
-// outCrawl tells what came of a wish to the crawler.
+// outCrawl tells what came of an order to the crawler.
 func outCrawl(c *conn, res crawlerResultType) {
 	switch res {
 	case crawlerOk:

@@ -22,7 +22,7 @@ const (
 	queueClose      cqMode = 'x' // a side thread is done with a connection
 )
 
-// A cqItem is a wish in a worker's queue.
+// A cqItem is an entry of a worker's queue.
 type cqItem struct {
 	mode      cqMode
 	sfd       int
@@ -32,7 +32,7 @@ type cqItem struct {
 	next      *cqItem
 }
 
-// A connQueue hands wishes to a worker in the order of their coming.
+// A connQueue hands entries to a worker in the order of their coming.
 type connQueue struct {
 	lock       sync.Mutex
 	head, tail *cqItem
@@ -270,7 +270,7 @@ func driveYielded(me *thread, n int) {
 	me.yielded = append(me.yielded[:0], me.yielded[n:]...)
 }
 
-// threadLibeventProcess serves the wishes that the pipe announces, at most
+// threadLibeventProcess serves the entries that the pipe announces, at most
 // as many as one read of it tells.
 func threadLibeventProcess(me *thread) {
 	var buf [32]byte
