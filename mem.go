@@ -156,11 +156,10 @@ func (it *item) peek() byte {
 
 // peekLinks looks at the neighbours in the LRU.
 func (it *item) peekLinks() (sum byte) {
-	if prev := it.prev.item(); prev != nil {
-		sum += prev.nkey
-	}
-	if next := it.next.item(); next != nil {
-		sum += next.nkey
+	for _, r := range [2]ref{it.prev, it.next} {
+		if r != 0 && uintptr(r)<<refShift < uintptr(memSize) { // else it has made way for a value
+			sum += r.item().nkey
+		}
 	}
 	return sum
 }

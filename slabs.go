@@ -86,12 +86,17 @@ func slabsClsid(size int) int {
 
 func slabsClassCheck(id int) bool { return id >= slabGlobalPagePool && id <= largestClsid }
 
+// The arena is not larger than refs of 512 bytes reach. With larger ones the
+// header of a chunked item may not fit in the largest chunk, nor the crawlers'
+// items in slabsStart.
+const arenaMax = 2<<40 - slabsStart
+
 // slabsReserve reserves the arena. Normally it is as large as refs of 8
 // bytes reach, so that cache_memlimit can raise the limit later.
 func slabsReserve(limit int) {
 	// Each class may have a page more than the limit allows.
 	need := slabsStart + limit + (maxNumberOfSlabClasses+2)*settings.slabPageSize
-	need = (need + slabsStart - 1) / slabsStart * slabsStart
+	need = min((need+slabsStart-1)/slabsStart*slabsStart, arenaMax)
 	refShift = 3
 	for need>>refShift > math.MaxUint32 {
 		refShift++
@@ -116,7 +121,7 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int) {
 	memCurrent = slabsStart
 	memReleased = nil
 	memPrealloced = prealloc
-	if prealloc && memOpenTo(slabsStart+limit) != nil {
+	if prealloc && (slabsStart+limit > memSize || memOpenTo(slabsStart+limit) != nil) {
 		fmt.Fprintf(os.Stderr, "Warning: Failed to allocate requested memory in"+
 			" one large chunk.\nWill allocate in smaller chunks\n")
 		memPrealloced = false

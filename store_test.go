@@ -596,6 +596,26 @@ func TestChunked(t *testing.T) {
 	}
 }
 
+// TestReserve has arenas of all sizes, which decide what a ref is.
+func TestReserve(t *testing.T) {
+	if !memPeek {
+		t.Skip("the arena is on the heap")
+	}
+	for limit := 64 << 20; limit <= 64<<40; limit *= 2 {
+		storeInit(t, 64, func() { settings.slabChunkSizeMax = 1 << 10 })
+		slabsInit(limit, 1.25, false, nil)
+		th := testThread()
+		for _, key := range []string{"key", pattern(keyMaxLength, 1)} {
+			set(th, nreadSet, key, pattern(2001, 1), 0)
+			wantValue(t, th, key, pattern(2001, 1))
+		}
+		if !isCrawler(crawlerItem(powerLargest - 1)) {
+			t.Errorf("%d bytes: a crawler lies in a page", limit)
+		}
+		checkStore(t)
+	}
+}
+
 // TestEvict fills a tiny cache over and over, in all modes of LRU.
 func TestEvict(t *testing.T) {
 	for _, segmented := range []bool{true, false} {
