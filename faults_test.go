@@ -122,33 +122,72 @@ func TestFullDisk(t *testing.T) {
 }
 
 // A client that asks for much and reads nothing costs its own share of
-// memory, whether values are small and copied or large and only held.
+// memory, whether values are small and copied or large and only held; and
+// nothing when it has gone.
 func TestDeafClients(t *testing.T) {
-	const clients, each = 100, 512 // KB
+	const clients, each = 100, 128 // KB
 	s := mc9(t, "-m", "64", "-t", "2")
 	c := s.client()
-	value := strings.Repeat("x", 500000)
+	value := strings.Repeat("x", 1000000)
 	c.want(t, "set small 0 0 1000\r\n"+value[:1000]+"\r\n", "STORED\r\n")
-	c.want(t, "set big 0 0 500000\r\n"+value+"\r\n", "STORED\r\n")
+	c.want(t, "set big 0 0 1000000\r\n"+value+"\r\n", "STORED\r\n")
+	c.wantStat(t, "curr_connections", "1")
 	before := s.status("VmRSS")
+	var deaf []*client
 	for i := range clients {
 		nc := s.client()
+		deaf = append(deaf, nc)
 		request := strings.Repeat("get small\r\n", 100)
 		if i%2 == 0 {
 			request = "get" + strings.Repeat(" big", 100) + "\r\n"
 		}
-		// It sends until nobody takes it any more.
-		for nc.SetWriteDeadline(time.Now().Add(time.Millisecond)); ; {
-			if _, err := nc.Write([]byte(request)); err != nil {
-				break
-			}
+		nc.write(strings.Repeat(request, 10))
+	}
+	eventually(t, "all replies wait", func() bool {
+		return strings.Count(c.ask("stats conns\r\n"), " conn_mwrite\r\n") == clients
+	})
+	for _, nc := range deaf { // they send until nobody takes it any more
+		nc.SetWriteDeadline(time.Now().Add(time.Millisecond))
+		for _, err := nc.Write([]byte(value)); err == nil; _, err = nc.Write([]byte(value)) {
 		}
 	}
 	c.want(t, "get none\r\n", "END\r\n")
 	if grown := s.status("VmRSS") - before; grown > clients*each {
 		t.Errorf("%d KB for each client", grown/clients)
 	}
+	for _, nc := range deaf {
+		nc.Close()
+	}
+	c.wantStat(t, "curr_connections", "1")
 	c.want(t, "delete big\r\ndelete small\r\n", "DELETED\r\nDELETED\r\n")
+	c.wantNoneUsed(t)
+}
+
+// Clients that send one byte at a time are served like others, who do not
+// wait for them, and cost no more.
+func TestSlowClients(t *testing.T) {
+	const clients, each = 50, 128 // KB
+	s := mc9(t, "-t", "1")
+	c := s.client()
+	c.wantStat(t, "curr_connections", "1")
+	before := s.status("VmRSS")
+	var slow []*client
+	for range clients {
+		slow = append(slow, s.client())
+	}
+	text := "set k 7 0 5\r\nvalue\r\nget k none\r\nmg k v\r\nget" + strings.Repeat(" none", 100) + "\r\n"
+	for i := range text {
+		for _, nc := range slow {
+			nc.write(text[i : i+1])
+		}
+		c.want(t, "get none\r\n", "END\r\n")
+	}
+	if grown := s.status("VmRSS") - before; grown > clients*each {
+		t.Errorf("%d KB for each client", grown/clients)
+	}
+	for _, nc := range slow {
+		nc.want(t, "", "STORED\r\nVALUE k 7 5\r\nvalue\r\nEND\r\nVA 5\r\nvalue\r\nEND\r\n")
+	}
 }
 
 // -o read_buf_mem_limit closes whoever wants a read buffer when there is
@@ -192,11 +231,13 @@ func TestStopCont(t *testing.T) {
 	s := mc9(t)
 	c := s.client()
 	c.want(t, "set foo 0 0 3\r\nbar\r\n", "STORED\r\n")
+	up := c.statN("uptime")
 	s.cmd.Process.Signal(syscall.SIGSTOP)
 	eventually(t, "it is stopped", func() bool {
 		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
 		return strings.Contains(string(stat), ") T ")
 	})
+	stopped := time.Now()
 	c.write("get foo\r\n")
 	var others []*client
 	for range 100 {
@@ -209,4 +250,7 @@ func TestStopCont(t *testing.T) {
 	for _, nc := range append(others[1:], c) {
 		nc.want(t, "", "VALUE foo 0 3\r\nbar\r\nEND\r\n")
 	}
+	eventually(t, "time has passed for it, too", func() bool {
+		return c.statN("uptime")-up >= int(time.Since(stopped)/time.Second)
+	})
 }

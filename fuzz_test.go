@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -130,12 +131,32 @@ func fuzzCheck(t testing.TB, th *thread, c *conn) {
 		itemTrylockUnlock(lock)
 	}
 	checkStore(t)
+	if fuzzRuns++; fuzzRuns%50 == 0 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		if fuzzHeap == 0 {
+			fuzzHeap = m.HeapAlloc
+		}
+		if m.HeapAlloc > fuzzHeap+fuzzHeapMax {
+			t.Fatalf("%d MB on the heap, %d at first", m.HeapAlloc>>20, fuzzHeap>>20)
+		}
+	}
 }
+
+// What the inputs may leave on the heap, all together; the fuzzer itself is
+// there, too.
+const fuzzHeapMax = 64 << 20
+
+var (
+	fuzzRuns int
+	fuzzHeap uint64 // bytes after the first 50 inputs
+)
 
 // fuzzConn plays in, cut at random places, to a server of protocol, and then
 // hangs up.
 func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) {
-	for _, word := range []string{"lru_crawler", "watch"} { // start or want threads
+	for _, word := range []string{"crawl ", "dump", "watch"} { // start or want threads
 		if bytes.Contains(in, []byte(word)) {
 			t.Skip()
 		}

@@ -59,6 +59,7 @@ var history = []struct {
 	{"1.6.40", "core: -vvv never says NOT FOUND", "TestStates"},
 	{"1.6.40", "core: -o worker_logbuf_size sets slab_sizes, too", "TestOptions"},
 	{"1.6.40", "slabs: the mover does not sleep longer each time it finds an item busy", "TestBusy TestMoverPause"},
+	{"1.6.40", "proxy: log options of backends are lost on reload", "- no proxy"},
 	{"1.6.40", "extstore: its page size comes too late among the options", "- no extstore"},
 	{"1.6.40", "extstore: flags of an item are lost when it is written", "- no extstore"},
 
@@ -102,7 +103,7 @@ var history = []struct {
 	{"1.6.45", "proto: slabs automove window 0", "automove.mc"},
 	{"1.6.45", "stats: stats detail keeps any number of prefixes", "TestPrefixes"},
 	{"1.6.45", "network: no memory for a get that does not end, and no reply to say so", "TestEndlessGet"},
-	{"1.6.45", "proto: a number that is missing at the end of a line is read from the next", "fixed.mc metaset-strict.mc"},
+	{"1.6.45", "proto: a number that is missing at the end of a line, or behind a flag, is read from the next", "fixed.mc metaset-strict.mc"},
 	{"1.6.45", "proto: mg with too long an opaque drops a reference without the lock", "TestOpaqueTooLong"},
 	{"1.6.45", "proxy: an ms that is refused keeps its item", "fixed.mc TestMetaLeaks"},
 	{"1.6.45", "extstore: the length of a binary miss", "- no extstore"},

@@ -1,8 +1,9 @@
 // A model of the cache: random commands in all protocols on several
 // connections, and what each must be answered. They are played to the state
 // machine, whose clock, pages and hash table move meanwhile; and, where it knows
-// debugtime, to a server. If that is memcached it is the model that is tested:
+// debugtime, to a server. If that is memcached it is the model that is tested.
 //
+//	go test -tags debug -run TestModel -long 100
 //	MEMCACHED=memcached/memcached-debug go test -run TestModel -long 100
 
 package main

@@ -130,14 +130,14 @@ func hangUp(t *testing.T, s *server) {
 			tcp.SetLinger(0) // it resets the connection
 		}
 		io.WriteString(nc, states[i%len(states)])
-		switch {
-		case i%3 == 0: // half closed, it is still read to its end
+		switch i / len(states) % 3 {
+		case 0: // half closed, it is still read to its end
 			nc.(interface{ CloseWrite() error }).CloseWrite()
 			nc.SetReadDeadline(time.Now().Add(patience))
 			if _, err := io.Copy(io.Discard, nc); os.IsTimeout(err) {
 				t.Fatalf("%.30q: %v", states[i%len(states)], err)
 			}
-		case i%3 == 1: // some of the reply is read
+		case 1: // some of the reply is read
 			nc.SetReadDeadline(time.Now().Add(time.Millisecond))
 			nc.Read(make([]byte, 1000))
 		}
@@ -151,6 +151,103 @@ func hangUp(t *testing.T, s *server) {
 		if strings.Contains(line, ":used_chunks ") && !strings.HasSuffix(line, " 0") {
 			t.Error("leaked: ", line)
 		}
+	}
+}
+
+// Clients that hang up when the server is known to be in a state.
+func TestHangupStates(t *testing.T) {
+	flags := []string{"-m", "256", "-t", "1", "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove"}
+	t.Run("FIN", func(t *testing.T) { hangUpStates(t, mc9(t, flags...)) })
+	t.Run("RST", func(t *testing.T) {
+		hangUpStates(t, start(t, "", true, append(flags, "-l", "127.0.0.1", "-p", "-1")...))
+	})
+}
+
+func hangUpStates(t *testing.T, s *server) {
+	c := s.client()
+	value := strings.Repeat("x", 1000000)
+	c.want(t, "set big 0 0 1000000\r\n"+value+"\r\n", "STORED\r\n")
+	c.wantStat(t, "curr_connections", "1")
+	fds := s.fds()
+	for _, tt := range []struct{ state, in string }{
+		{"conn_new_cmd", ""},
+		{"conn_read", "get bi"},
+		{"conn_read", "get" + strings.Repeat(" none", 5000)},
+		{"conn_nread", "set a 0 0 10\r\n12345"},
+		{"conn_nread", "set a 0 0 900000\r\n" + value[:100000]},
+		{"conn_swallow", "set a 0 0 2000000\r\n" + value[:100000]},
+		{"conn_mwrite", "get" + strings.Repeat(" big", 20) + "\r\n"},
+		{"conn_mwrite", strings.Repeat("get big\r\n", 20)},
+		{"conn_watch", "watch fetchers\r\n"},
+	} {
+		for _, how := range []string{"close", "half close", "read and close", "reset"} {
+			nc := s.client()
+			nc.write(tt.in)
+			eventually(t, tt.state, func() bool {
+				return strings.Contains(c.ask("stats conns\r\n"), " "+tt.state+"\r\n")
+			})
+			tcp, _ := nc.Conn.(*net.TCPConn)
+			switch {
+			case how == "half close":
+				nc.Conn.(interface{ CloseWrite() error }).CloseWrite()
+			case how == "read and close":
+				nc.SetReadDeadline(time.Now().Add(time.Millisecond))
+				nc.Read(make([]byte, 1000))
+			case how == "reset" && tcp != nil:
+				tcp.SetLinger(0)
+			}
+			nc.Close()
+			eventually(t, tt.state+" ends with "+how, func() bool {
+				c.ask("get none\r\n") // a watcher gets something
+				return c.stat("", "curr_connections") == "1"
+			})
+		}
+	}
+	eventually(t, "descriptors are closed", func() bool { return s.fds() <= fds })
+	c.want(t, "delete big\r\n", "DELETED\r\n")
+	c.wantNoneUsed(t)
+}
+
+// Clients that come and go leave nothing behind. For ten thousand a second
+// through a minute
+//
+//	go test -run TestChurn -long 120
+func TestChurn(t *testing.T) {
+	s := start(t, "", true, "-l", "127.0.0.1", "-p", "-1", "-b", "4096")
+	c := s.client()
+	c.wantStat(t, "curr_connections", "1")
+	fds, before, begin, total := s.fds(), s.status("VmRSS"), time.Now(), c.statN("total_connections")
+	const clients = 5
+	n := 1000 * *long
+	var all sync.WaitGroup
+	for range clients {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			for i := range n {
+				conn, err := s.dial()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if nc := newClient(conn); i%2 == 0 {
+					nc.write("get none\r\n")
+					if line := nc.line(); line != "END\r\n" {
+						t.Errorf("%q", line)
+					}
+				}
+				conn.(*net.TCPConn).SetLinger(0) // lest the ports are used up
+				conn.Close()
+			}
+		}()
+	}
+	all.Wait()
+	t.Logf("%.0f connections a second", float64(clients*n)/time.Since(begin).Seconds())
+	c.wantStat(t, "curr_connections", "1")
+	c.wantStat(t, "total_connections", strconv.Itoa(total+clients*n))
+	eventually(t, "descriptors are closed", func() bool { return s.fds() <= fds })
+	if grown := s.status("VmRSS") - before; grown > 16<<10 {
+		t.Errorf("%d KB more are in use", grown)
 	}
 }
 

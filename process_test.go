@@ -474,6 +474,11 @@ func TestUser(t *testing.T) {
 				t.Errorf("-u %q: not %q in\n%s", user, want, status)
 			}
 		}
+		for _, name := range []string{"CapPrm", "CapEff"} {
+			if !strings.Contains(string(status), "\n"+name+":\t0000000000000000\n") {
+				t.Errorf("-u %q: it keeps capabilities:\n%s", user, status)
+			}
+		}
 		cmd.Process.Kill()
 		cmd.Wait()
 	}

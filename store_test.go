@@ -616,6 +616,40 @@ func TestReserve(t *testing.T) {
 	}
 }
 
+// However many items there are, few others are in the way to one: the table
+// has grown with them.
+func TestLinear(t *testing.T) {
+	storeInit(t, 64, func() { settings.hashpowerInit = 12 })
+	th := testThread()
+	startAssocMaintenanceThread()
+	for n, end := range []int{10000, 100000, 300000} {
+		for i := range end {
+			if set(th, nreadSet, fmt.Sprintf("key%d-%d", n, i), "", 0) != stored {
+				t.Fatal("no memory")
+			}
+		}
+		eventually(t, "the table has grown", func() bool {
+			_, items, _ := itemStatsCurr()
+			assocStartExpand(items)
+			maintenanceLock.Lock()
+			defer maintenanceLock.Unlock()
+			return !expanding && int(items) <= hashsize(hashpower)*3/2
+		})
+		longest := 0
+		for _, r := range primaryHashtable {
+			length := 0
+			for ; r != 0; r = r.item().hNext {
+				length++
+			}
+			longest = max(longest, length)
+		}
+		if longest > 20 {
+			t.Errorf("%d items: %d have the same hash", end, longest)
+		}
+	}
+	stopAssocMaintenanceThread()
+}
+
 // TestEvict fills a tiny cache over and over, in all modes of LRU.
 func TestEvict(t *testing.T) {
 	for _, segmented := range []bool{true, false} {

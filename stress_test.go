@@ -1,5 +1,7 @@
 // Clients by the dozen, who know what they may read, at a server that does
-// all else it can do at the same time.
+// all else it can do at the same time. For longer:
+//
+//	go test -race -run TestStress -long 50 -timeout 1h
 
 package main
 
@@ -817,6 +819,9 @@ func TestStress(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := &stress{s: mc9(t, strings.Fields(tt.flags)...), roomy: tt.roomy}
 			w.run(t, testSeed(t, 0))
+			if c := w.s.client(); !tt.roomy && (c.statN("evictions") == 0 || c.statN("slabs_moved") == 0) {
+				t.Error("memory was not short, or the mover did not run")
+			}
 		})
 	}
 }
