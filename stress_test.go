@@ -209,7 +209,7 @@ func (c *stressClient) store(name, key, value string, flags uint32, exptime int,
 		case name == "cas" && protocolBinaryResponseStatus(p.status()) == protocolBinaryResponseKeyEnoent:
 			return "NOT_FOUND"
 		case protocolBinaryResponseStatus(p.status()) == protocolBinaryResponseEnomem:
-			return "SERVER_ERROR"
+			return "SERVER_ERROR out of memory"
 		case protocolBinaryResponseStatus(p.status()) == protocolBinaryResponseNotStored, name == "add":
 			return "NOT_STORED"
 		}
@@ -245,7 +245,7 @@ func (c *stressClient) command(text, packet, ok string) (found bool, err error) 
 // stored tells whether res, of a set or add, says so. Else it may say that
 // there is no memory, if there need not be.
 func (c *stressClient) stored(what, res string) (bool, error) {
-	if res == "STORED" || !c.w.roomy && strings.HasPrefix(res, "SERVER_ERROR") {
+	if res == "STORED" || !c.w.roomy && strings.HasPrefix(strings.ToLower(res), "server_error out of memory") {
 		return res == "STORED", nil
 	}
 	return false, fmt.Errorf("%s: %s", what, res)
