@@ -32,6 +32,9 @@ const (
 // expansion, crawler, maintainer, page mover, idle timeouts, logger, signals.
 const backgroundThreads = 8
 
+// Workers. Go ends a process of more than 10,000 threads.
+const numThreadsMax = 4096
+
 // sysfatal says why mc9 cannot start, and ends it.
 func sysfatal(code int, format string, args ...any) {
 	fmt.Fprintf(os.Stderr, format+"\n", args...)

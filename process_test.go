@@ -104,6 +104,7 @@ func TestBadOptions(t *testing.T) {
 		{"-c -1", 1, "Maximum connections must be greater than 0"},
 		{"-c 20", 1, ""},
 		{"-t 0", 1, "Number of threads must be greater than 0"},
+		{"-t 4097", 1, "Number of threads must be at most 4096"},
 		{"-f 1", 1, "Factor must be greater than 1"},
 		{"-n 0", 1, "Chunk size must be greater than 0"},
 		{"-R 0", 1, "Number of requests per event must be greater than 0"},

@@ -529,6 +529,9 @@ func parseOptions(argv []string) {
 			if settings.numThreads <= 0 {
 				sysfatal(1, "Number of threads must be greater than 0")
 			}
+			if settings.numThreads > numThreadsMax {
+				sysfatal(1, "Number of threads must be at most %d", numThreadsMax)
+			}
 			if settings.numThreads > 64 {
 				fmt.Fprintf(os.Stderr, "WARNING: Setting a high number of worker threads is not recommended.\n"+
 					" Set this value to the number of cores in your machine or less.\n")
