@@ -222,7 +222,7 @@ func TestSignals(t *testing.T) {
 // On USR1 all that was read is answered, however often it is the others' turn
 // meanwhile.
 func TestGraceful(t *testing.T) {
-	const n = 1500 // of 9 bytes fit into a read buffer
+	const n = 1000 // of them fit into a read buffer, and 5 replies each into the socket, if we don't read yet
 	s := mc9(t, "-t", "1", "-R", "5")
 	c := s.client()
 	c.want(t, "get foo\r\n", "END\r\n")
