@@ -819,7 +819,7 @@ func TestStress(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := &stress{s: mc9(t, strings.Fields(tt.flags)...), roomy: tt.roomy}
 			w.run(t, testSeed(t, 0))
-			if c := w.s.client(); !tt.roomy && (c.statN("evictions") == 0 || c.statN("slabs_moved") == 0) {
+			if c := w.s.client(); !tt.roomy && (c.statN("evictions") == 0 || *long >= 10 && c.statN("slabs_moved") == 0) {
 				t.Error("memory was not short, or the mover did not run")
 			}
 		})
