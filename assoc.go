@@ -133,8 +133,8 @@ func assocPrefetch(keys [][]byte, links bool) (sum byte) {
 				break
 			}
 			r := it.hNext
-			if uintptr(r)<<refShift >= uintptr(memSize) {
-				break // the item has made way for a value
+			if !r.inArena() {
+				break
 			}
 			it = r.item()
 		}

@@ -53,7 +53,7 @@ func TestNoMemory(t *testing.T) {
 	var old unix.Rlimit
 	unix.Getrlimit(unix.RLIMIT_DATA, &old)
 	if err := unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: 4096, Max: old.Max}); err != nil {
-		t.Skip(err)
+		t.Skip("setrlimit: ", err)
 	}
 	for i := range items {
 		items[i] = itemAlloc(key, 0, 0, len(value))
@@ -121,11 +121,21 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// wantCheap expects that clients have cost no more than 128 KB each, since
+// VmRSS was before.
+func (s *server) wantCheap(t *testing.T, before, clients int) {
+	t.Helper()
+	const each = 128
+	if grown := s.status("VmRSS") - before; grown > clients*each && memPeek { // the race detector keeps more
+		t.Errorf("%d KB for each client", grown/clients)
+	}
+}
+
 // A client that asks for much and reads nothing costs its own share of
 // memory, whether values are small and copied or large and only held; and
 // nothing when it has gone.
 func TestDeafClients(t *testing.T) {
-	const clients, each = 100, 128 // KB
+	const clients = 100
 	s := mc9(t, "-m", "64", "-t", "2")
 	c := s.client()
 	value := strings.Repeat("x", 1000000)
@@ -152,9 +162,7 @@ func TestDeafClients(t *testing.T) {
 		}
 	}
 	c.want(t, "get none\r\n", "END\r\n")
-	if grown := s.status("VmRSS") - before; grown > clients*each && memPeek { // the race detector keeps more
-		t.Errorf("%d KB for each client", grown/clients)
-	}
+	s.wantCheap(t, before, clients)
 	for _, nc := range deaf {
 		nc.Close()
 	}
@@ -166,7 +174,7 @@ func TestDeafClients(t *testing.T) {
 // Clients that send one byte at a time are served like others, who do not
 // wait for them, and cost no more.
 func TestSlowClients(t *testing.T) {
-	const clients, each = 50, 128 // KB
+	const clients = 50
 	s := mc9(t, "-t", "1")
 	c := s.client()
 	c.wantStat(t, "curr_connections", "1")
@@ -182,9 +190,7 @@ func TestSlowClients(t *testing.T) {
 		}
 		c.want(t, "get none\r\n", "END\r\n")
 	}
-	if grown := s.status("VmRSS") - before; grown > clients*each && memPeek { // the race detector keeps more
-		t.Errorf("%d KB for each client", grown/clients)
-	}
+	s.wantCheap(t, before, clients)
 	for _, nc := range slow {
 		nc.want(t, "", "STORED\r\nVALUE k 7 5\r\nvalue\r\nEND\r\nVA 5\r\nvalue\r\nEND\r\n")
 	}

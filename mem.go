@@ -97,6 +97,10 @@ func (r ref) chunk() *itemChunk {
 	return (*itemChunk)(unsafe.Add(memBase, uintptr(r)<<refShift))
 }
 
+// inArena tells whether r, which may have been read from what has made way for
+// a value, can be looked at.
+func (r ref) inArena() bool { return r != 0 && uintptr(r)<<refShift < uintptr(memSize) }
+
 func (it *item) ref() ref {
 	if it == nil {
 		return 0
@@ -157,7 +161,7 @@ func (it *item) peek() byte {
 // peekLinks looks at the neighbours in the LRU.
 func (it *item) peekLinks() (sum byte) {
 	for _, r := range [2]ref{it.prev, it.next} {
-		if r != 0 && uintptr(r)<<refShift < uintptr(memSize) { // else it has made way for a value
+		if r.inArena() {
 			sum += r.item().nkey
 		}
 	}

@@ -46,8 +46,12 @@ func memReserve(size int) error {
 	return nil
 }
 
-// memOpenTo makes the first n bytes of the arena readable and writable.
+// memOpenTo makes the first n bytes of the arena readable and writable. It
+// fails if that is more than was reserved, or the system refuses.
 func memOpenTo(n int) error {
+	if n > memSize {
+		return unix.ENOMEM
+	}
 	if n <= memOpen {
 		return nil
 	}

@@ -5,7 +5,11 @@
 
 package main
 
-import "unsafe"
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
 
 const memRoom = 192 << 20 // bytes to reserve at least
 
@@ -20,7 +24,12 @@ func memReserve(size int) error {
 	return nil
 }
 
-func memOpenTo(n int) error { return nil }
+func memOpenTo(n int) error {
+	if n > memSize {
+		return unix.ENOMEM
+	}
+	return nil
+}
 
 func memDiscard(b []byte) { clear(b) }
 

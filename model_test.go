@@ -1306,12 +1306,7 @@ func TestModel(t *testing.T) {
 			}
 		})
 	}
-	t.Run("mc9", func(t *testing.T) {
-		if !debugBuild {
-			t.Skip("no debugtime")
-		}
-		modelServer(t, "", itemSize)
-	})
+	t.Run("mc9", func(t *testing.T) { modelServer(t, "", itemSize) })
 	t.Run("memcached", func(t *testing.T) {
 		path, version := oracle()
 		if path == "" || older(version, "1.6.45") {

@@ -92,8 +92,15 @@ func TestTenThousand(t *testing.T) {
 
 // Clients that hang up anywhere leave nothing behind: no connection, no
 // descriptor, no memory, no reference to an item.
-func TestHangups(t *testing.T) {
-	flags := []string{"-m", "256", "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove"}
+func TestHangups(t *testing.T) { hangUps(t, hangUp) }
+
+// And when the server is known to be in a state.
+func TestHangupStates(t *testing.T) { hangUps(t, hangUpStates, "-t", "1") }
+
+// hangUps runs hangUp with a server on a Unix socket, and with one by TCP,
+// where a connection can be reset.
+func hangUps(t *testing.T, hangUp func(*testing.T, *server), flags ...string) {
+	flags = append(flags, "-m", "256", "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove")
 	t.Run("FIN", func(t *testing.T) { hangUp(t, mc9(t, flags...)) })
 	t.Run("RST", func(t *testing.T) { hangUp(t, start(t, "", true, append(flags, "-l", "127.0.0.1", "-p", "-1")...)) })
 }
@@ -152,15 +159,6 @@ func hangUp(t *testing.T, s *server) {
 			t.Error("leaked: ", line)
 		}
 	}
-}
-
-// Clients that hang up when the server is known to be in a state.
-func TestHangupStates(t *testing.T) {
-	flags := []string{"-m", "256", "-t", "1", "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove"}
-	t.Run("FIN", func(t *testing.T) { hangUpStates(t, mc9(t, flags...)) })
-	t.Run("RST", func(t *testing.T) {
-		hangUpStates(t, start(t, "", true, append(flags, "-l", "127.0.0.1", "-p", "-1")...))
-	})
 }
 
 func hangUpStates(t *testing.T, s *server) {

@@ -121,7 +121,7 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int) {
 	memCurrent = slabsStart
 	memReleased = nil
 	memPrealloced = prealloc
-	if prealloc && (slabsStart+limit > memSize || memOpenTo(slabsStart+limit) != nil) {
+	if prealloc && memOpenTo(slabsStart+limit) != nil {
 		fmt.Fprintf(os.Stderr, "Warning: Failed to allocate requested memory in"+
 			" one large chunk.\nWill allocate in smaller chunks\n")
 		memPrealloced = false
@@ -356,8 +356,7 @@ func memoryAllocate(n int) int {
 		memReleased = memReleased[:last]
 	} else {
 		end := memCurrent + memAlign(n)
-		if memPrealloced && memCurrent+n > slabsStart+memLimit ||
-			end > memSize || memOpenTo(end) != nil {
+		if memPrealloced && memCurrent+n > slabsStart+memLimit || memOpenTo(end) != nil {
 			return 0
 		}
 		memCurrent = end

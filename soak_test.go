@@ -21,15 +21,21 @@ import (
 
 var soak = flag.Duration("soak", 0, "how long TestSoak goes on")
 
+// heapAlloc returns how many bytes are in use on Go's heap.
+func heapAlloc() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
 // soakReport has the server say how it is, whenever it is asked by SIGUSR2.
 func soakReport() {
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, syscall.SIGUSR2)
 	for range asked {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		fmt.Fprintf(os.Stderr, "goroutines %d heap %d\n", runtime.NumGoroutine(), m.HeapAlloc>>10)
+		heap := heapAlloc()
+		fmt.Fprintf(os.Stderr, "goroutines %d heap %d\n", runtime.NumGoroutine(), heap>>10)
 	}
 }
 

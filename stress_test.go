@@ -797,15 +797,8 @@ func (w *stress) checkQuiet(t *testing.T, c *client) {
 		c.ask("flush_all\r\nlru_crawler crawl all\r\n")
 		return c.stat("", "curr_items") == "0"
 	})
-	used := ""
-	defer func() { t.Log(used) }()
-	eventually(t, "no memory is used", func() bool {
-		used = strings.Join(stressUsed.FindAllString(c.ask("stats slabs\r\n"), -1), "")
-		return used == ""
-	})
+	c.wantNoneUsed(t)
 }
-
-var stressUsed = regexp.MustCompile(`STAT [0-9]+:used_chunks [1-9][0-9]*\r\n`)
 
 func TestStress(t *testing.T) {
 	for _, tt := range []struct {
