@@ -163,7 +163,8 @@ var (
 
 // saslServerUserdbCheckpass looks for a user and password in the file, which
 // has lines of user:password, as the user names himself or with @ and this
-// machine's name behind it. More may follow behind another colon.
+// machine's name behind it. Not as in C, a password may have colons; there it
+// ends at the first.
 func saslServerUserdbCheckpass(user, pass []byte) bool {
 	pwdb, err := os.ReadFile(memcachedSaslPwdb)
 	if err != nil {
@@ -177,18 +178,9 @@ func saslServerUserdbCheckpass(user, pass []byte) bool {
 	ok := 0
 	for line := range bytes.Lines(pwdb) {
 		line = bytes.TrimRight(line, "\r\n")
-		ok |= saslCompare(line, entry) | saslCompare(line, entryHere)
+		ok |= subtle.ConstantTimeCompare(line, entry) | subtle.ConstantTimeCompare(line, entryHere)
 	}
-	return ok == 1
-}
-
-// saslCompare returns 1 if a line of the password file is this entry, in a
-// time that tells of its length alone.
-func saslCompare(line, entry []byte) int {
-	if n := len(entry); len(line) > n && line[n] == ':' {
-		line = line[:n]
-	}
-	return subtle.ConstantTimeCompare(line, entry)
+	return ok == 1 && !bytes.Contains(user, []byte(":"))
 }
 
 // initSasl finds out where the passwords are. The file is opened for each

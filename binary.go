@@ -309,8 +309,7 @@ func writeBinError(c *conn, err protocolBinaryResponseStatus, errstr string, swa
 	addBinHeader(c, err, 0, 0, len(errstr))
 	c.resp.wbuf = append(c.resp.wbuf, errstr...)
 	if swallow > 0 {
-		c.sbytes = swallow
-		connSetState(c, connSwallow)
+		connSwallowValue(c, swallow)
 	} else {
 		connSetState(c, connMwrite)
 	}
@@ -652,8 +651,7 @@ func processBinUpdate(c *conn, ext []byte, vlen int) {
 		if comm == nreadSet {
 			itemForget(key, c.thread)
 		}
-		c.sbytes = vlen
-		connSetState(c, connSwallow)
+		connSwallowValue(c, vlen)
 		return
 	}
 	it.setCas(c.binaryHeader.cas)

@@ -61,9 +61,11 @@ type conn struct {
 	rchunk  *itemChunk
 	rlbytes int
 
-	sbytes int    // bytes to swallow
-	cmd    int    // nreadSet and such
-	cas    uint64 // unique that the stored item gets, 0 for the next
+	sbytes  int    // bytes to swallow
+	refusal []byte // the answer to the command that they belong to
+
+	cmd int    // nreadSet and such
+	cas uint64 // unique that the stored item gets, 0 for the next
 
 	meta metaReply  // how to answer when the value is stored
 	get  getRequest // what getRest is the rest of

@@ -183,7 +183,7 @@ func crawlerExpiredEval(cm *crawlerModule, it *item, i int) {
 	isFlushed := itemIsFlushed(it)
 	d.lock.Lock()
 	s := &d.crawlerstats[i]
-	if it.exptime != 0 && it.exptime < now || isFlushed {
+	if itemIsExpired(it, now) || isFlushed {
 		crawlers[i].reclaimed++
 		s.reclaimed++
 		if settings.verbose.Load() > 1 {
@@ -211,7 +211,7 @@ func crawlerMetadumpInit(cm *crawlerModule) {
 
 func crawlerMetadumpEval(cm *crawlerModule, it *item, i int) {
 	// Ignore expired content.
-	if it.exptime != 0 && it.exptime < currentTime.Load() || itemIsFlushed(it) {
+	if itemIsExpired(it, currentTime.Load()) || itemIsFlushed(it) {
 		return
 	}
 	b := append(cm.c.buf, "key="...)
@@ -253,7 +253,7 @@ func crawlerMetadumpFinalize(cm *crawlerModule) { cm.c.buf = append(cm.c.buf, "E
 
 func crawlerMgdumpEval(cm *crawlerModule, it *item, i int) {
 	// Ignore expired content.
-	if it.exptime != 0 && it.exptime < currentTime.Load() || itemIsFlushed(it) {
+	if itemIsExpired(it, currentTime.Load()) || itemIsFlushed(it) {
 		return
 	}
 	b := append(cm.c.buf, "mg "...)

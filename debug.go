@@ -28,6 +28,15 @@ func clockAdjust(now relTime) relTime {
 	return now + relTime(delta.Load())
 }
 
+// clockWhole returns 1 if the clock has been moved or stopped, else 0. What is
+// moved is whole seconds: then n of them are over when the clock says so.
+func clockWhole() relTime {
+	if isPaused.Load() || delta.Load() != 0 {
+		return 1
+	}
+	return 0
+}
+
 // processDebugCommand returns false if the line is none of these commands.
 func processDebugCommand(c *conn, pr *parser) bool {
 	switch string(pr.token(commandToken)) {

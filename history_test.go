@@ -52,7 +52,7 @@ var history = []struct {
 	{"CVE-2023-46852", "proxy: blanks before the keys of a get go into a buffer for a key", "cve-text.mc"},
 	{"CVE-2023-46853", "proxy: a line that ends in \\n alone", "cve-text.mc newline.mc"},
 	{"CVE-2026-47783", "SASL reads its file up to the user, which takes its time", "cve-sasl.mc"},
-	{"CVE-2026-47784", "SASL compares passwords up to where they differ", "- only a clock can tell; saslCompare is crypto/subtle's"},
+	{"CVE-2026-47784", "SASL compares passwords up to where they differ", "- only a clock can tell; saslServerUserdbCheckpass uses crypto/subtle"},
 	{"CVE-2026-90698", "-Y takes the words of an empty line that has none", "auth-strict.mc"},
 
 	{"1.6.40", "core: the setting num_napi_ids is printed as a string", "stats-settings.mc"},

@@ -44,6 +44,13 @@ func doItemStatsAddCrawl(i int, reclaimed, unfetched, checked uint64) {
 // getCasId returns the next unique for a new item. The first is 2.
 func getCasId() uint64 { return casId.Add(1) + 1 }
 
+// itemIsExpired tells whether the time of an item is over at the time now. Not
+// as in C, it lasts until the second after exptime: of a time of n seconds the
+// first is not whole.
+func itemIsExpired(it *item, now relTime) bool {
+	return it.exptime != 0 && it.exptime < now+clockWhole()
+}
+
 // itemIsFlushed expects the item's lock.
 func itemIsFlushed(it *item) bool {
 	oldestLive := settings.oldestLive.Load()
@@ -619,7 +626,7 @@ func doItemGet(key []byte, hv uint32, t *thread, doUpdate bool) *item {
 		it.refcount++
 		if itemIsFlushed(it) {
 			wasFound = itemFoundFlushed
-		} else if it.exptime != 0 && it.exptime <= currentTime.Load() {
+		} else if itemIsExpired(it, currentTime.Load()) {
 			wasFound = itemFoundExpired
 		}
 	}

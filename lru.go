@@ -153,7 +153,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 			return curLru, 0
 		}
 	}
-	if it.exptime != 0 && it.exptime < now || itemIsFlushed(it) {
+	if itemIsExpired(it, now) || itemIsFlushed(it) {
 		l.n[itemsReclaimed]++
 		if it.itFlags&itemFetched == 0 {
 			l.n[itemsExpiredUnfetched]++

@@ -47,6 +47,15 @@ func (of *metaFlags) casIn() uint64 {
 	return getCasId()
 }
 
+// itFlags marks an item that the command makes, so that replies hold its key as
+// the client has given it. Not as in C, where only ms does so.
+func (of *metaFlags) itFlags() uint16 {
+	if of.keyBinary {
+		return itemKeyBinary
+	}
+	return 0
+}
+
 // A metaReply is what ms keeps for the time when its value has come.
 type metaReply struct {
 	mset     bool // the command is an ms
@@ -139,7 +148,7 @@ func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
 
 // metaExptime reads the time that is the argument of a flag.
 func metaExptime(arg []byte) (relTime, bool) {
-	exptime, ok := tokto32(arg)
+	exptime, ok := tokto64(arg)
 	return realtime(exptimeToPositiveTime(exptime)), ok
 }
 
@@ -221,6 +230,7 @@ func processMgetCmd(c *conn, pr *parser) {
 		it = doItemAlloc(of.key, hv, 0, 0, 2) // its time is filled in later
 		if it != nil {
 			copy(it.data(), "\r\n")
+			it.itFlags |= of.itFlags()
 			doItemLink(it, hv, of.casIn())
 			itemCreated = true
 		}
@@ -281,6 +291,9 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 		switch tok := pr.token(i); tok[0] {
 		case 'T':
 			it.exptime = of.exptime
+			if of.hasCasIn { // not as in C, which knows E for N alone
+				it.setCas(of.casIdIn)
+			}
 		case 'N':
 			if itemCreated {
 				it.exptime = of.autovivExptime
@@ -378,12 +391,10 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
 		return nil, 0
 	}
 	it.setCas(of.reqCasId)
-	if of.keyBinary {
-		it.itFlags |= itemKeyBinary
-	}
+	it.itFlags |= of.itFlags()
 	t.stats.slab(it, slabSetCmds)
 	c.noreply = of.noReply
-	c.cas = of.casIn()
+	c.cas = of.casIdIn // without E the next when the value has come
 	c.meta = metaReply{mset: true, setStale: of.setStale && comm == nreadCas}
 	return it, comm
 }
@@ -456,6 +467,7 @@ func mdeleteValue(it *item, hv uint32, t *thread, of *metaFlags) *item {
 		return nil
 	}
 	copy(newIt.data(), "\r\n")
+	newIt.itFlags |= it.itFlags & itemKeyBinary
 	cas := it.cas()
 	if of.hasCasIn {
 		cas = of.casIdIn
@@ -496,7 +508,7 @@ func processMarithmeticCmd(c *conn, pr *parser) {
 	switch ret {
 	case deltaOk:
 		if of.hasCasIn {
-			it.setCas(of.casIdIn) // lost, as in C, if another item has taken its place
+			it.setCas(of.casIdIn)
 		}
 		cas = it.cas()
 	case nonNumeric:
@@ -521,6 +533,7 @@ func processMarithmeticCmd(c *conn, pr *parser) {
 		}
 		copy(it.data(), num)
 		copy(it.data()[len(num):], "\r\n")
+		it.itFlags |= of.itFlags()
 		doStoreItem(it, nreadAdd, t, hv, nil, &cas, of.casIn(), false)
 		itemCreated = true
 	case deltaItemCasMismatch:
@@ -644,9 +657,9 @@ func processMetaCommand(c *conn, pr *parser) {
 		} else {
 			b = append(b, it.key()...)
 		}
-		exp := int32(-1)
+		exp := int64(-1)
 		if it.exptime != 0 {
-			exp = int32(it.exptime - currentTime.Load())
+			exp = int64(it.exptime) - int64(currentTime.Load())
 		}
 		fetch := "no"
 		if it.itFlags&itemFetched != 0 {
@@ -674,8 +687,7 @@ func processMsetCommand(c *conn, pr *parser) {
 		outErrstring(c, opaqueTooLong)
 	}
 	if it == nil {
-		c.sbytes = pr.vlen
-		connSetState(c, connSwallow)
+		connSwallowValue(c, pr.vlen)
 		return
 	}
 	connReadValue(c, it, comm)

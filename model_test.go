@@ -71,7 +71,8 @@ type model struct {
 	unique    uint64       // the last one given
 	segmented bool         // the LRU is
 	moving    bool         // items move, and nobody knows their time
-	header    int          // bytes of an item
+	header    int          // bytes of an item, 48 for memcached
+	whole     bool         // the clock is moved by debugtime: a second is over when it says so
 	held      []*modelItem // replies under way refer to these
 	sent      int          // how many of them are of other connections than that whose turn it is
 	log       []modelLine
@@ -90,10 +91,21 @@ func (m *model) note(keys, format string, args ...any) {
 // find returns the item of a key, unless it has expired or was flushed.
 func (m *model) find(key string) *modelItem {
 	it := m.items[key]
-	if it != nil && (it.time <= m.oldest && m.oldest <= m.now || it.exptime != 0 && it.exptime <= m.now) {
+	if it != nil && (it.time <= m.oldest && m.oldest <= m.now || m.expired(it)) {
 		delete(m.items, key)
 		return nil
 	}
+	return it
+}
+
+func (m *model) expired(it *modelItem) bool {
+	return it.exptime != 0 && (it.exptime < m.now || m.whole && it.exptime == m.now)
+}
+
+// made marks an item whose key has come in base64, but memcached marks only
+// what ms makes.
+func (m *model) made(it *modelItem, binary bool) *modelItem {
+	it.binary = binary && m.header == itemSize
 	return it
 }
 
@@ -144,6 +156,8 @@ func (m *model) expires(n int64) uint32 {
 		return 1
 	case n <= realtimeMaxdelta:
 		return m.now + uint32(n)
+	case n == int64(m.now) && m.header == itemSize:
+		return m.now - 1 // has passed
 	}
 	return uint32(n)
 }
@@ -213,7 +227,7 @@ func (m *model) store(s *modelStore) storeItemType {
 		if !m.fits(s.key, old.flags, len(value)) {
 			return notStored
 		}
-		s.it = &modelItem{value: value, flags: old.flags, exptime: old.exptime}
+		s.it = m.made(&modelItem{value: value, flags: old.flags, exptime: old.exptime}, old.binary)
 	}
 	m.link(s.key, s.it, s.unique)
 	return stored
@@ -253,7 +267,11 @@ func (m *model) delta(key string, incr bool, delta, cas uint64) (*modelItem, uin
 		m.update(it)
 		return it, n, deltaOk
 	}
-	m.link(key, &modelItem{value: num, flags: it.flags, exptime: it.exptime}, m.nextUnique())
+	newIt := m.made(&modelItem{value: num, flags: it.flags, exptime: it.exptime}, it.binary)
+	m.link(key, newIt, m.nextUnique())
+	if m.header == itemSize {
+		return newIt, n, deltaOk
+	}
 	it.cas = m.unique
 	return it, n, deltaOk
 }
@@ -361,13 +379,13 @@ func (m *model) cas(key string) uint64 {
 
 // storage makes c a storage command, which stores s and gives the answer to
 // what comes of it. exptime is that of the command, casIn the unique that the
-// item gets: where it is nil, the next when the value is there.
+// item of a meta command gets, which memcached draws before the value is there.
 func (m *model) storage(c *modelCommand, s *modelStore, exptime int64, casIn func() uint64, answer func(storeItemType) string) {
 	forget := s.comm == nreadSet || casIn != nil // what cannot be replaced must go
 	fits := true
 	c.begin = func() {
 		s.it.exptime = m.expires(exptime)
-		if fits = m.fits(s.key, s.it.flags, len(s.it.value)); fits && casIn != nil {
+		if fits = m.fits(s.key, s.it.flags, len(s.it.value)); fits && casIn != nil && m.header != itemSize {
 			s.unique = casIn()
 		} else if !fits && forget {
 			delete(m.items, s.key)
@@ -377,8 +395,11 @@ func (m *model) storage(c *modelCommand, s *modelStore, exptime int64, casIn fun
 		if !fits {
 			return answer(tooLarge)
 		}
-		if casIn == nil {
+		switch {
+		case casIn == nil:
 			s.unique = m.nextUnique()
+		case m.header == itemSize:
+			s.unique = casIn()
 		}
 		return answer(m.store(s))
 	}
@@ -630,6 +651,9 @@ func (m *model) tell(f modelFlags, letters, key string, binary bool, it *modelIt
 		switch tok[0] {
 		case 'T':
 			it.exptime = m.expires(f.num('T'))
+			if f.has('E') && strings.Contains(letters, "R") && m.header == itemSize { // mg
+				it.cas = uint64(f.num('E'))
+			}
 		case 'N':
 			if created {
 				it.exptime = m.expires(f.num('N'))
@@ -684,7 +708,7 @@ func (m *model) mg(key string, f modelFlags) string {
 	it := m.find(key)
 	created := it == nil && f.has('N')
 	if created {
-		it = new(modelItem)
+		it = m.made(new(modelItem), f.has('b'))
 		m.link(key, it, m.casIn(f))
 	}
 	switch {
@@ -774,7 +798,7 @@ func (m *model) md(key string, f modelFlags) string {
 		if f.has('E') {
 			cas = uint64(f.num('E'))
 		}
-		it = &modelItem{flags: uint32(f.num('F')), exptime: m.expires(f.num('T'))}
+		it = m.made(&modelItem{flags: uint32(f.num('F')), exptime: m.expires(f.num('T'))}, it.binary)
 		m.link(key, it, cas)
 	}
 	switch {
@@ -807,7 +831,7 @@ func (m *model) ma(key string, incr bool, f modelFlags) string {
 		return m.noItem("NF", f, key)
 	case res == deltaItemNotFound:
 		n = uint64(f.num('J'))
-		it = &modelItem{value: strconv.FormatUint(n, 10)}
+		it = m.made(&modelItem{value: strconv.FormatUint(n, 10)}, f.has('b'))
 		m.link(key, it, m.casIn(f))
 	case f.has('E'):
 		it.cas = uint64(f.num('E'))
@@ -828,9 +852,9 @@ func (m *model) me(key string) string {
 	if it == nil {
 		return "EN\r\n"
 	}
-	exp := int32(-1)
+	exp := int64(-1)
 	if it.exptime != 0 {
-		exp = int32(it.exptime - m.now)
+		exp = int64(it.exptime) - int64(m.now)
 	}
 	return fmt.Sprintf("ME %s exp=%d la=%d cas=%d fetch=%s cls= size=%d\r\n", modelKey(key, it.binary), exp, m.now-it.time, it.cas,
 		map[bool]string{true: "yes", false: "no"}[it.fetched], m.size(key, it.flags, len(it.value))-48+m.header)
@@ -1332,7 +1356,7 @@ func modelServer(t *testing.T, path string, header int) {
 		if text.ask("debugtime p\r\n") != "OK\r\n" {
 			t.Skip("no debugtime")
 		}
-		m := &model{r: rand.New(rand.NewPCG(testSeed(t, i), 0)), header: header, unique: 1}
+		m := &model{r: rand.New(rand.NewPCG(testSeed(t, i), 0)), header: header, whole: true, unique: 1}
 		m.now = uint32(text.statN("time"))
 		last := 0
 		clock := modelClock{tick: func(n uint32) {

@@ -281,7 +281,7 @@ func slabRebalanceActiveRescue(it *item) {
 func slabRebalanceItem(it *item, ch *itemChunk) bool {
 	t, r := &slabRebal, &slabRebal.rebal
 	switch {
-	case it.exptime != 0 && it.exptime < currentTime.Load() || itemIsFlushed(it):
+	case itemIsExpired(it, currentTime.Load()) || itemIsFlushed(it):
 		doItemUnlink(it, hash(it.key()))
 		if it.refcount == 1 && it.itFlags&itemChunked == 0 {
 			return true

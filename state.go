@@ -361,8 +361,7 @@ func driveNreadError(c *conn) bool {
 		return false
 	}
 	outOfMemory(c, "SERVER_ERROR Out of memory during read")
-	c.sbytes = c.rlbytes
-	connSetState(c, connSwallow)
+	connSwallowValue(c, c.rlbytes)
 	return false
 }
 
@@ -416,11 +415,26 @@ func nreadAdvance(c *conn, n int) {
 	c.rlbytes -= n
 }
 
+// connSwallowValue makes c throw away the next n bytes, the value of a command
+// that has been refused. The refusal is held back until they have come: a
+// proxy takes an answer to a request that it is still sending for a stray one.
+func connSwallowValue(c *conn, n int) {
+	c.refusal = append(c.refusal[:0], c.resp.wbuf[c.resp.mark.wbuf:]...)
+	respReset(c)
+	c.sbytes = n
+	connSetState(c, connSwallow)
+}
+
 // driveSwallow reads c.sbytes bytes, or what is left of a datagram, and throws
 // them away. It returns true if c must wait.
 func driveSwallow(c *conn) bool {
 	if c.sbytes <= 0 || c.rbytes == 0 && c.transport == udpTransport {
 		c.sbytes = 0
+		if c.resp == nil && !respStart(c) {
+			connSetState(c, connClosing)
+			return false
+		}
+		c.resp.wbuf = append(c.resp.wbuf, c.refusal...)
 		connSetState(c, connNewCmd)
 		return false
 	}

@@ -6,6 +6,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"strconv"
 	"sync"
@@ -182,19 +183,23 @@ func storeItem(it *item, comm int, t *thread, nbytes *int, cas *uint64, casIn ui
 	return ret
 }
 
-// realtime converts a time, or a number of seconds of up to a month, to
-// relTime. 0 stays 0: never. A date before the server started becomes 1,
-// which has passed, too.
+// realtime converts a date, or a number of seconds of up to a month, to
+// relTime. 0 stays 0: never. A date before the server started becomes 1, which
+// has passed, too, and so has this second's. One later than relTime can say
+// becomes the latest.
 func realtime(exptime int64) relTime {
+	now := currentTime.Load()
 	switch {
 	case exptime == 0:
 		return 0
 	case exptime <= realtimeMaxdelta:
-		return relTime(exptime) + currentTime.Load()
+		return relTime(exptime) + now
 	case exptime <= processStarted:
 		return 1
+	case exptime == processStarted+int64(now):
+		return now - 1
 	}
-	return relTime(exptime - processStarted)
+	return relTime(min(exptime-processStarted, math.MaxUint32))
 }
 
 // storeItemCopyChunks appends the first n bytes of sIt's value to dIt's,
@@ -371,6 +376,7 @@ func doStoreOver(it, oldIt *item, comm int, t *thread, hv uint32, casStale bool)
 		if newIt == nil {
 			return notStored, nil
 		}
+		newIt.itFlags |= oldIt.itFlags & itemKeyBinary
 		if !storeItemCopyData(comm, oldIt, newIt, it) {
 			doItemRemove(newIt)
 			return notStored, nil
@@ -429,8 +435,7 @@ func limitedGetLocked(key []byte, t *thread, doUpdate bool) (it *item, hv uint32
 
 // doAddDelta adds delta to a numeric value, or subtracts it. If *cas is not 0
 // it must be the item's unique; it is set to the new one. The digits of the
-// new value go to buf. With itRet the caller gets the item with a reference,
-// not the one that may have replaced it.
+// new value go to buf. With itRet the caller gets the item with a reference.
 func doAddDelta(t *thread, key []byte, incr bool, delta uint64, buf []byte, cas *uint64, hv uint32, itRet **item) (n int, ret deltaResultType) {
 	it := doItemGet(key, hv, t, dontUpdate)
 	if it == nil {
@@ -459,10 +464,12 @@ func doAddDelta(t *thread, key []byte, incr bool, delta uint64, buf []byte, cas 
 		t.stats.slab(it, slabDecrHits)
 	}
 	digits := strconv.AppendUint(buf[:0], value, 10)
-	if !doReplaceValue(it, hv, digits) {
+	newIt := doReplaceValue(it, hv, digits)
+	if newIt == nil {
 		doItemRemove(it)
 		return 0, eom
 	}
+	it = newIt
 	if cas != nil {
 		*cas = it.cas()
 	}
@@ -476,8 +483,10 @@ func doAddDelta(t *thread, key []byte, incr bool, delta uint64, buf []byte, cas 
 
 // doReplaceValue sets the value of an item to these digits, and gives it a
 // new unique: in place, or by putting another in its place if there is no
-// room or someone else holds a reference. It fails if there is no memory.
-func doReplaceValue(it *item, hv uint32, digits []byte) bool {
+// room or someone else holds a reference. It returns the item that has the
+// value now, to which the caller's reference has moved, or nil if there is no
+// memory.
+func doReplaceValue(it *item, hv uint32, digits []byte) *item {
 	cas := uint64(0)
 	if settings.useCas {
 		cas = getCasId()
@@ -492,16 +501,16 @@ func doReplaceValue(it *item, hv uint32, digits []byte) bool {
 			data[i] = ' '
 		}
 		doItemUpdate(it)
-		return true
+		return it
 	}
 	newIt := doItemAlloc(it.key(), hv, it.clientFlags(), it.exptime, res+2)
 	if newIt == nil {
-		return false
+		return nil
 	}
+	newIt.itFlags |= it.itFlags & itemKeyBinary
 	copy(newIt.data(), digits)
 	copy(newIt.data()[res:], "\r\n")
 	doItemReplace(it, newIt, hv, cas)
-	it.setCas(cas) // it is the older item whose unique is returned
-	doItemRemove(newIt)
-	return true
+	doItemRemove(it)
+	return newIt
 }

@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -225,39 +226,37 @@ func strtol(b []byte) (n uint64, neg, ok bool) {
 	return n, neg, ok && (end == len(b) || isspace(b[end]) || b[end] == 0)
 }
 
-// safeStrtoull takes a negative number as well if it wraps around to a small
-// one.
+// safeStrtoull refuses negative numbers. Not as in C, which takes those that
+// wrap around to a small one.
 func safeStrtoull(b []byte) (uint64, bool) {
 	n, neg, ok := strtol(b)
-	if neg {
-		n = -n
-		ok = ok && int64(n) >= 0
-	}
-	return n, ok
+	return n, ok && (!neg || n == 0)
 }
 
-// safeStrtoul is for client flags. Only the low 32 bits count.
+// safeStrtoul is for client flags. Not as in C, which takes the low 32 bits of
+// a larger number.
 func safeStrtoul(b []byte) (uint32, bool) {
 	n, ok := safeStrtoull(b)
-	return uint32(n), ok
+	return uint32(n), ok && n <= math.MaxUint32
 }
 
-// safeStrtol is for times of storage commands. Only the low 32 bits count.
-func safeStrtol(b []byte) (int32, bool) {
+// safeStrtoll is for the times of storage commands (C: safe_strtol, of which
+// the low 32 bits count).
+func safeStrtoll(b []byte) (int64, bool) {
 	n, neg, ok := strtol(b)
 	if neg {
-		return int32(-n), ok && n <= 1<<63
+		return -int64(n), ok && n <= 1<<63
 	}
-	return int32(n), ok && n < 1<<63
+	return int64(n), ok && n < 1<<63
 }
 
 // exptimeToPositiveTime makes times that have passed expire at once, even
 // those which would wrap.
-func exptimeToPositiveTime(exptime int32) int64 {
+func exptimeToPositiveTime(exptime int64) int64 {
 	if exptime < 0 {
 		return realtimeMaxdelta + 1
 	}
-	return int64(exptime)
+	return exptime
 }
 
 // completeNreadAscii has the value of a storage command: it stores the item
@@ -279,13 +278,13 @@ func completeNreadAscii(c *conn) {
 		itemRemove(it)
 		return
 	}
-	cas := c.cas
-	if cas == 0 {
-		cas = getCasId()
-	}
-	c.cas = 0
 	c.thread.curSfd = c.sfd
 	itemLock(hv)
+	cas := c.cas
+	if cas == 0 {
+		cas = getCasId() // with the lock, so that it only grows
+	}
+	c.cas = 0
 	var nbytes int
 	ret := doStoreItem(it, c.cmd, c.thread, hv, &nbytes, &cas, cas, c.meta.setStale)
 	if c.meta.mset {
@@ -389,8 +388,8 @@ func lookAhead(c *conn) {
 func tooLongLine(c *conn, line []byte) bool {
 	// C's numbers: of blanks before it there may be 100, and 6 bytes less.
 	cmd := bytes.TrimLeft(line[:len(line)-6], " ")
-	if len(line)-6-len(cmd) > 100 ||
-		!bytes.HasPrefix(cmd, []byte("get ")) && !bytes.HasPrefix(cmd, []byte("gets ")) {
+	word := firstWord(cmd)
+	if len(line)-6-len(cmd) > 100 || len(word) == len(cmd) || !isGet(word) {
 		closeAfterReplies(c)
 		return true
 	}
@@ -403,6 +402,16 @@ func tooLongLine(c *conn, line []byte) bool {
 	// Not as in C, which looks for the end from the beginning each time: the
 	// rest may come byte by byte.
 	c.rlooked = len(line)
+	return false
+}
+
+// isGet tells whether cmd has a line of keys as long as the client likes. Not
+// as in C, which hangs up on a long gat.
+func isGet(cmd []byte) bool {
+	switch string(cmd) {
+	case "get", "gets", "gat", "gats":
+		return true
+	}
 	return false
 }
 
@@ -429,7 +438,7 @@ type getRequest struct {
 func processGetCommand(c *conn, pr *parser, returnCas, shouldTouch bool) {
 	c.get = getRequest{returnCas: returnCas, shouldTouch: shouldTouch}
 	if shouldTouch {
-		exptime, ok := tokto32(pr.token(1))
+		exptime, ok := tokto64(pr.token(1))
 		if !ok {
 			outString(c, "CLIENT_ERROR invalid exptime argument")
 			return
@@ -580,8 +589,7 @@ func processGetCmd(c *conn, key []byte) {
 func processUpdateCommand(c *conn, pr *parser, comm int, handleCas bool) {
 	it := processUpdateCmdStart(c, pr, comm, handleCas)
 	if it == nil {
-		c.sbytes = pr.vlen
-		connSetState(c, connSwallow)
+		connSwallowValue(c, pr.vlen)
 		return
 	}
 	connReadValue(c, it, comm)
@@ -609,7 +617,7 @@ func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item 
 	t := c.thread
 	key := pr.key()
 	flags, ok := safeStrtoul(pr.request[pr.tokens[2].start:])
-	exptime, ok2 := safeStrtol(pr.request[pr.tokens[3].start:])
+	exptime, ok2 := safeStrtoll(pr.request[pr.tokens[3].start:])
 	if len(key) > keyMaxLength || !ok || !ok2 {
 		outString(c, "CLIENT_ERROR bad command line format")
 		return nil
@@ -718,7 +726,7 @@ func processTouchCmd(c *conn, pr *parser) {
 		outString(c, "CLIENT_ERROR bad command line format")
 		return
 	}
-	exptime, ok := tokto32(pr.token(2))
+	exptime, ok := tokto64(pr.token(2))
 	if !ok {
 		outString(c, "CLIENT_ERROR invalid exptime argument")
 		return
@@ -876,14 +884,14 @@ func processFlushAllCommand(c *conn, pr *parser) {
 		outString(c, "CLIENT_ERROR flush_all not allowed")
 		return
 	}
-	var exptime int32
+	var exptime int64
 	words := 1
 	if c.noreply {
 		words = 2
 	}
 	if pr.ntokens != words {
 		var ok bool
-		if exptime, ok = tokto32(pr.token(1)); !ok {
+		if exptime, ok = tokto64(pr.token(1)); !ok {
 			outString(c, "CLIENT_ERROR invalid exptime argument")
 			return
 		}
@@ -891,7 +899,7 @@ func processFlushAllCommand(c *conn, pr *parser) {
 	// What is set later in this second survives.
 	oldest := currentTime.Load() - 1
 	if exptime > 0 {
-		oldest = realtime(int64(exptime)) - 1
+		oldest = realtime(exptime) - 1
 	}
 	settings.oldestLive.Store(oldest)
 	itemFlushExpired()
