@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 )
 
 type transport uint8
@@ -61,6 +63,7 @@ type conn struct {
 	rchunk  *itemChunk
 	rlbytes int
 
+	outq    int    // bytes in the socket when it took no more, with -o idle_timeout
 	sbytes  int    // bytes to swallow
 	refusal []byte // the answer to the command that they belong to
 
@@ -84,7 +87,8 @@ var (
 )
 
 // connTimeoutThread finds connections that have been idle for longer than
-// -o idle_timeout and tells their workers. It never ends.
+// -o idle_timeout and tells their workers. It never ends. Not as in C, a client
+// that takes nothing of its replies is idle, too.
 func connTimeoutThread() {
 	const connsPerSlice = 100
 	slices := len(conns) / connsPerSlice
@@ -107,7 +111,7 @@ func connTimeoutThread() {
 				continue
 			}
 			s := connSeen(c)
-			if s.transport != tcpTransport || s.state != connNewCmd && s.state != connRead {
+			if s.transport != tcpTransport || s.state != connNewCmd && s.state != connRead && !s.owes {
 				continue
 			}
 			if now-s.lastCmdTime > settings.idleTimeout && int32(now-s.lastCmdTime) > 0 {
@@ -198,7 +202,8 @@ func protText(p protocol) string {
 type connSight struct {
 	state       connState
 	transport   transport
-	thread      int // index in threads
+	thread      int  // index in threads
+	owes        bool // some of a reply, which the client does not take
 	lastCmdTime relTime
 }
 
@@ -209,12 +214,27 @@ func connPublish(c *conn) {
 	if c.thread != nil {
 		s |= uint64(c.thread.id) << 16
 	}
+	if connOwes(c) {
+		s |= 1 << 31
+	}
 	c.seen.Store(s)
 }
 
 func connSeen(c *conn) connSight {
 	s := c.seen.Load()
-	return connSight{connState(s >> 8 & 0xff), transport(s & 0xff), int(s >> 16 & 0xffff), relTime(s >> 32)}
+	return connSight{connState(s >> 8 & 0xff), transport(s & 0xff), int(s >> 16 & 0x7fff), s>>31&1 != 0, relTime(s >> 32)}
+}
+
+// connOwes tells whether c waits until the client takes more of its replies.
+func connOwes(c *conn) bool {
+	return c.resp != nil && (c.state == connMwrite || c.state == connNread || c.state == connSwallow)
+}
+
+// socketOutq returns how many bytes the socket holds that the client has not
+// taken.
+func socketOutq(sfd int) int {
+	n, _ := unix.IoctlGetInt(sfd, unix.SIOCOUTQ)
+	return n
 }
 
 // connCloseIdle closes the connection on sfd if it is still t's and still
@@ -227,10 +247,16 @@ func connCloseIdle(t *thread, sfd int) {
 	if settings.idleTimeout == 0 || currentTime.Load()-c.lastCmdTime <= settings.idleTimeout {
 		return
 	}
-	if c.state != connNewCmd && c.state != connRead {
+	if c.state != connNewCmd && c.state != connRead && !connOwes(c) {
 		if settings.verbose.Load() > 1 {
 			fmt.Fprintf(os.Stderr, "fd %d wants to timeout, but isn't in read state", c.sfd)
 		}
+		return
+	}
+	if n := socketOutq(sfd); connOwes(c) && n < c.outq {
+		c.outq = n // the client takes it, but slowly
+		c.lastCmdTime = currentTime.Load()
+		connPublish(c)
 		return
 	}
 	if settings.verbose.Load() > 1 {

@@ -156,6 +156,9 @@ func getaddrinfo(host string) ([]netip.Addr, error) {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{addr}, nil
 	}
+	if addr, ok := inetAton(host); ok {
+		return []netip.Addr{addr}, nil
+	}
 	addrs, err := net.DefaultResolver.LookupNetIP(context.Background(), "ip", host)
 	var dns *net.DNSError
 	switch {
@@ -167,6 +170,35 @@ func getaddrinfo(host string) ([]netip.Addr, error) {
 		return nil, errors.New("temporary failure in name resolution")
 	}
 	return addrs, err
+}
+
+// inetAton is inet_aton(3): one to four numbers with dots between them, decimal,
+// octal after a 0, or hexadecimal after 0x. The last one fills the bytes that
+// are left: 127.1 is 127.0.0.1, and 0 is 0.0.0.0.
+func inetAton(host string) (netip.Addr, bool) {
+	parts := strings.Split(host, ".")
+	if len(parts) > 4 {
+		return netip.Addr{}, false
+	}
+	var ip uint64
+	for i, part := range parts {
+		base, digits := 10, part
+		if hex, ok := strings.CutPrefix(strings.ToLower(part), "0x"); ok {
+			base, digits = 16, hex
+		} else if strings.HasPrefix(part, "0") {
+			base = 8
+		}
+		bits := 8
+		if i == len(parts)-1 {
+			bits = 32 - 8*i
+		}
+		n, err := strconv.ParseUint(digits, base, bits)
+		if err != nil {
+			return netip.Addr{}, false
+		}
+		ip = ip<<bits | n
+	}
+	return netip.AddrFrom4([4]byte{byte(ip >> 24), byte(ip >> 16), byte(ip >> 8), byte(ip)}), true
 }
 
 // sockaddr returns addr in the form that bind takes.

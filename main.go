@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -159,25 +160,51 @@ func limitFiles() {
 func checkMemory() {
 	const besides = 16 << 20 // bytes for connections, the hash table, the program
 	need := settings.maxbytes.Load() + besides
+	if limit := cgroupLimit("memory.max"); limit < need {
+		fmt.Fprintf(os.Stderr, "WARNING: the memory limit of the control group is %d MB, but -m %d may need %d MB\n",
+			limit>>20, settings.maxbytes.Load()>>20, need>>20)
+	}
+}
+
+// cgroupLimit returns the least that a file says of our control group (version
+// 2) and of those around it.
+func cgroupLimit(file string) uint64 {
+	limit := uint64(math.MaxUint64)
 	groups, _ := os.ReadFile("/proc/self/cgroup")
 	_, group, ok := bytes.Cut(groups, []byte("0::"))
-	if !ok {
-		return
-	}
 	path, _, _ := strings.Cut(string(group), "\n")
-	for {
-		text, err := os.ReadFile("/sys/fs/cgroup" + path + "/memory.max")
-		if limit, ok := toktou64(bytes.TrimSpace(text)); err == nil && ok && limit < need {
-			fmt.Fprintf(os.Stderr, "WARNING: the memory limit of the control group is %d MB, but -m %d may need %d MB\n",
-				limit>>20, settings.maxbytes.Load()>>20, need>>20)
-			return
+	for ok {
+		text, _ := os.ReadFile("/sys/fs/cgroup" + path + "/" + file)
+		if n, ok := toktou64(bytes.TrimSpace(text)); ok {
+			limit = min(limit, n)
 		}
 		i := strings.LastIndexByte(path, '/')
 		if i < 0 {
-			return
+			break
 		}
 		path = path[:i]
 	}
+	return limit
+}
+
+// spareThreads returns how many threads there can be for the background, beside
+// one for each worker. Go would end the process in its own way if it could not
+// start one.
+func spareThreads() int {
+	// The workers, the main thread, and those that run in their place while
+	// they wait in the kernel; and Go's own, as counted with GOGC=1.
+	need := 2*settings.numThreads + 8
+	limit := cgroupLimit("pids.max")
+	var rlim syscall.Rlimit
+	if syscall.Geteuid() != 0 && syscall.Getrlimit(unix.RLIMIT_NPROC, &rlim) == nil {
+		limit = min(limit, rlim.Cur)
+	}
+	spare := int(min(limit, math.MaxInt32)) - need
+	if spare < 2 {
+		sysfatal(exOserr, "%d threads are too few for -t %d, which needs %d (see ulimit -u, and pids.max of the control group)",
+			limit, settings.numThreads, need+2)
+	}
+	return spare
 }
 
 // getpwnam finds a user by name or number. It reads /etc/passwd itself, as
@@ -320,7 +347,8 @@ func main() {
 	authInit()
 
 	if options.lockMemory {
-		if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE); err != nil {
+		// Not as in C, what is never used is not locked either.
+		if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 			fmt.Fprintf(os.Stderr, "warning: -k invalid, mlockall() failed: %s\n", strerror(err))
 		}
 	}
@@ -381,7 +409,8 @@ func authInit() {
 func startThreads() {
 	// A thread that waits keeps its P, see pollWait: there have to be enough
 	// for all.
-	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), settings.numThreads+backgroundThreads))
+	spare := min(spareThreads(), max(runtime.GOMAXPROCS(0)-settings.numThreads, backgroundThreads))
+	runtime.GOMAXPROCS(settings.numThreads + spare)
 
 	memcachedThreadInit(settings.numThreads)
 	initLruCrawler()

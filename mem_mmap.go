@@ -14,6 +14,7 @@ import (
 const (
 	hugePage = 2 << 20  // bytes; the arena grows in these
 	memRoom  = 32 << 30 // bytes to reserve at least, if it can be had
+	memSpare = 80 << 20 // bytes of address space that the arena leaves: Go's heap grows by 64 MB
 )
 
 // memPeek tells that memory may be looked at without the lock of what is
@@ -33,8 +34,15 @@ func memReserve(size int) error {
 		unix.Munmap(arena)
 		arena = nil
 	}
-	b, err := unix.Mmap(-1, 0, size+hugePage, unix.PROT_READ,
-		unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	reserve := func(size int) ([]byte, error) {
+		return unix.Mmap(-1, 0, size, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	}
+	spare, err := reserve(memSpare)
+	if err != nil {
+		return err
+	}
+	b, err := reserve(size + hugePage)
+	unix.Munmap(spare)
 	if err != nil {
 		return err
 	}

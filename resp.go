@@ -319,6 +319,7 @@ func transmit(c *conn) transmitResult {
 			return transmitComplete
 		}
 		respSetMark(r)
+		c.lastCmdTime = currentTime.Load() // it is not idle
 		if n == total {
 			return transmitIncomplete
 		}
@@ -333,6 +334,9 @@ func transmit(c *conn) transmitResult {
 		return transmitHardError
 	}
 	respKeep(c)
+	if settings.idleTimeout != 0 {
+		c.outq = socketOutq(c.sfd)
+	}
 	if !updateEvent(c, evWrite) {
 		return transmitHardError
 	}

@@ -189,7 +189,8 @@ func usage() {
 -r, --enable-coredumps    raise the limit on the size of core files
 -u, --user=<user>         become this user, name or number, if started as root
                           (default: nobody)
--m, --memory-limit=<num>  megabytes for items (default: %d)
+-m, --memory-limit=<num>  megabytes for items; here and wherever a size is taken, k, m
+                          or g behind the number say what it counts (default: %d)
 -M, --disable-evictions   when memory is full refuse items, do not evict others
 -c, --conn-limit=<num>    connections at a time (default: %d)
 -k, --lock-memory         keep all memory from being paged out
@@ -211,7 +212,7 @@ func usage() {
 -C, --disable-cas         items have no unique, which saves 8 bytes each
 -b, --listen-backlog=<num> connections that may wait to be accepted (default: %d)
 -B, --protocol=<name>     ascii, binary or auto, by a client's first byte (default: auto)
--I, --max-item-size=<num> largest item; k, m and g are known (default: 1m, from 1k to 1g)
+-I, --max-item-size=<num> largest item in bytes (default: 1m, from 1k to 1g)
 -S, --enable-sasl         binary protocol only, clients authenticate with SASL PLAIN; the
                           environment's MEMCACHED_SASL_PWDB names a file of user:password
 -F, --disable-flush-all   refuse flush_all
@@ -473,7 +474,7 @@ func parseOptions(argv []string) {
 			}
 			settings.socketpath = arg
 		case 'm':
-			settings.maxbytes.Store(uint64(max(atoi(arg), 0)) << 20)
+			settings.maxbytes.Store(uint64(parseSize("-m", arg, 1<<20)))
 		case 'M':
 			settings.evictToFree = false
 		case 'c':
@@ -520,7 +521,7 @@ func parseOptions(argv []string) {
 				sysfatal(1, "Factor must be greater than 1")
 			}
 		case 'n':
-			settings.chunkSize = atoi(arg)
+			settings.chunkSize = parseSize("-n", arg, 1)
 			if settings.chunkSize <= 0 {
 				sysfatal(1, "Chunk size must be greater than 0")
 			}
@@ -566,15 +567,7 @@ func parseOptions(argv []string) {
 					" -- should be one of auto, binary, or ascii", arg)
 			}
 		case 'I':
-			settings.itemSizeMax = atoi(arg)
-			switch {
-			case strings.HasSuffix(arg, "k"), strings.HasSuffix(arg, "K"):
-				settings.itemSizeMax <<= 10
-			case strings.HasSuffix(arg, "m"), strings.HasSuffix(arg, "M"):
-				settings.itemSizeMax <<= 20
-			case strings.HasSuffix(arg, "g"), strings.HasSuffix(arg, "G"):
-				settings.itemSizeMax <<= 30
-			}
+			settings.itemSizeMax = parseSize("-I", arg, 1)
 		case 'S':
 			settings.sasl = true
 		case 'F':
@@ -715,25 +708,23 @@ func parseSuboption(opt string) {
 	case "idle_timeout":
 		settings.idleTimeout = uint32(max(atoi(value), 0))
 	case "watcher_logbuf_size":
-		settings.loggerWatcherBufSize = parseSize(name, value) << 10
+		settings.loggerWatcherBufSize = parseSize(name, value, 1<<10)
 	case "worker_logbuf_size":
-		settings.loggerBufSize = parseSize(name, value) << 10
+		settings.loggerBufSize = parseSize(name, value, 1<<10)
 	case "slab_sizes":
 		if value == "" {
 			sysfatal(1, "Missing slab_sizes argument")
 		}
 		options.slabSizesUnparsed = value
 	case "slab_chunk_max":
-		n, err := strconv.ParseInt(value, 10, 32)
+		n := parseSize(name, value, 1<<10)
 		switch {
-		case err != nil:
-			sysfatal(1, "could not parse argument to slab_chunk_max")
 		case n <= 0:
 			sysfatal(1, "slab_chunk_max must be >= 0")
-		case n > 1<<10:
+		case n > 1<<20:
 			sysfatal(1, "slab_chunk_max must be specified in kilobytes.")
 		}
-		settings.slabChunkSizeMax = int(n) << 10
+		settings.slabChunkSizeMax = n
 		options.slabChunkSizeChanged = true
 	case "track_sizes":
 		options.trackSizes = true
@@ -766,7 +757,7 @@ func parseSuboption(opt string) {
 	case "resp_obj_mem_limit":
 		fmt.Fprintf(os.Stderr, "DEPRECATED: resp_obj_mem_limit no longer used. See read_buf_mem_limit,\n")
 	case "read_buf_mem_limit":
-		settings.readBufMemLimit = parseSize(name, value) << 20
+		settings.readBufMemLimit = parseSize(name, value, 1<<20)
 	case "sock_cookie_id":
 		n, _ := strconv.ParseUint(value, 10, 32)
 		settings.sockCookieId = uint32(n)
@@ -794,12 +785,36 @@ func parseMaxFactor(name, value string) float64 {
 	return f
 }
 
-func parseSize(name, value string) int {
-	n, err := strconv.ParseUint(value, 10, 32)
-	if err != nil {
+// parseSize reads the size that an option is given, in bytes; see toksize.
+func parseSize(name, value string, unit int) int {
+	n, ok := toksize([]byte(strings.TrimRight(value, blanks)), unit)
+	if !ok {
 		sysfatal(1, "could not parse argument to %s", name)
 	}
-	return int(n)
+	return n
+}
+
+// toksize reads a number of units, or of what a letter behind it says: k, m or
+// g, or kb and so on. It returns bytes, and fails for 4 exabytes or more. Not
+// as in C, where -I alone knows of letters and the others ignore them.
+func toksize(tok []byte, unit int) (int, bool) {
+	end := 0
+	for end < len(tok) && '0' <= tok[end] && tok[end] <= '9' {
+		end++
+	}
+	n, ok := toktou64(tok[:end])
+	switch strings.ToLower(string(tok[end:])) {
+	case "":
+	case "k", "kb":
+		unit = 1 << 10
+	case "m", "mb":
+		unit = 1 << 20
+	case "g", "gb":
+		unit = 1 << 30
+	default:
+		return 0, false
+	}
+	return int(n) * unit, ok && n < 1<<62/uint64(unit)
 }
 
 // checkOptions ends the process if the options do not fit each other, and
@@ -887,10 +902,9 @@ func parseSlabSizes(s string) (sizes []int) {
 	const chunkAlignBytes = 8
 	last := 0
 	for _, p := range strings.FieldsFunc(s, func(r rune) bool { return r == '-' }) {
-		n, err := strconv.ParseUint(p, 10, 32)
-		size := int(n)
+		size, ok := toksize([]byte(p), 1)
 		switch {
-		case err != nil || size < settings.chunkSize || size > settings.slabChunkSizeMax:
+		case !ok || size < settings.chunkSize || size > settings.slabChunkSizeMax:
 			sysfatal(exUsage, "slab size %d is out of valid range", size)
 		case last >= size:
 			sysfatal(exUsage, "slab size %d cannot be lower than or equal to a previous class size", size)

@@ -91,8 +91,11 @@ func slabsClassCheck(id int) bool { return id >= slabGlobalPagePool && id <= lar
 // items in slabsStart.
 const arenaMax = 2<<40 - slabsStart
 
+const arenaMin = 16 << 20 // bytes; mc9 does not start with less
+
 // slabsReserve reserves the arena. Normally it is as large as refs of 8
-// bytes reach, so that cache_memlimit can raise the limit later.
+// bytes reach, so that cache_memlimit can raise the limit later. Where address
+// space is limited it is as large as it can be.
 func slabsReserve(limit int) {
 	// Each class may have a page more than the limit allows.
 	need := slabsStart + limit + (maxNumberOfSlabClasses+2)*settings.slabPageSize
@@ -102,8 +105,15 @@ func slabsReserve(limit int) {
 		refShift++
 	}
 	if options.lockMemory || memReserve(max(need, memRoom)) != nil {
-		if err := memReserve(need); err != nil {
-			sysfatal(1, "Failed to reserve %d bytes of memory: %v", need, err)
+		size, err := need, memReserve(need)
+		for ; err != nil && size > arenaMin; err = memReserve(size) {
+			size -= max(size/16, slabsStart)
+		}
+		if err != nil {
+			sysfatal(1, "Failed to reserve %d bytes of address space: %v (see ulimit -v)", arenaMin, err)
+		}
+		if size < slabsStart+limit {
+			fmt.Fprintf(os.Stderr, "WARNING: the limit of address space (ulimit -v) leaves %d MB for items\n", size>>20)
 		}
 	}
 	if err := memOpenTo(slabsStart); err != nil { // for the crawlers' items

@@ -805,17 +805,17 @@ func processSlabsAutomoveCommand(c *conn, pr *parser) {
 }
 
 func processMemlimitCommand(c *conn, pr *parser) {
-	memlimit, ok := toktou32(pr.token(1))
+	memlimit, ok := toksize(pr.token(1), 1<<20)
 	switch {
 	case !ok:
 		outString(c, "ERROR")
-	case memlimit < 8:
+	case memlimit < 8<<20:
 		outString(c, "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m")
-	case memlimit > 1000000000:
+	case memlimit > 1000000000<<20:
 		outString(c, "MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes")
-	case slabsAdjustMemLimit(int(memlimit) << 20):
+	case slabsAdjustMemLimit(memlimit):
 		if settings.verbose.Load() > 0 {
-			fmt.Fprintf(os.Stderr, "maxbytes adjusted to %dm\n", memlimit)
+			fmt.Fprintf(os.Stderr, "maxbytes adjusted to %dm\n", memlimit>>20)
 		}
 		outString(c, "OK")
 	default:

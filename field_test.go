@@ -1,0 +1,307 @@
+// What people who run memcached, its proxies and its clients have reported.
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// unread returns how many bytes have come from the server and are not read.
+func (c *client) unread(t *testing.T) (n int) {
+	t.Helper()
+	raw, err := c.Conn.(syscall.Conn).SyscallConn()
+	if err == nil {
+		raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A refusal is sent when the value that it refuses has come, not before; the
+// reply to the command in front of it is.
+func TestRefusedValue(t *testing.T) {
+	t.Parallel()
+	const size = 2000000
+	value := strings.Repeat("x", size) + "\r\n"
+	long := strings.Repeat("k", 251)
+	for _, tt := range []struct{ command, reply string }{
+		{"set k 0 0 2000000", "SERVER_ERROR object too large for cache"},
+		{"add k 0 0 2000000", "SERVER_ERROR object too large for cache"},
+		{"append k 0 0 2000000", "SERVER_ERROR object too large for cache"},
+		{"cas k 0 0 2000000 x", "CLIENT_ERROR bad command line format"},
+		{"set k 0 x 2000000", "CLIENT_ERROR bad command line format"},
+		{"set " + long + " 0 0 2000000", "CLIENT_ERROR bad command line format"},
+		{"ms k 2000000", "SERVER_ERROR object too large for cache"},
+		{"ms k 2000000 MX", "CLIENT_ERROR invalid mode for ms M token"},
+		{"ms k 2000000 k k", "CLIENT_ERROR duplicate flag"},
+		{"TSet key=k bodylen=2000009", "RSet status=0x03 value=Too large."},
+		{"TAddq key=k bodylen=2000009", "RAddq status=0x03 value=Too large."},
+		{"T0x55 bodylen=2000000", "R0x55 status=0x81 value=Unknown command"},
+	} {
+		t.Run(tt.command[:min(len(tt.command), 20)], func(t *testing.T) {
+			t.Parallel()
+			s := mc9(t, "-t", "1")
+			c, other := s.client(), s.client()
+			before, first, request, body, reply := "mn\r\n", "MN\r\n", tt.command+"\r\n", value, c.line
+			if tt.command[0] == 'T' {
+				before, first = packets(t, "TNoop"), "RNoop\r\n"
+				request, body, reply = packets(t, tt.command), value[:size], c.packetLine
+			}
+			c.write(before + request + body[:1000])
+			if have := reply(); have != first {
+				t.Fatalf("%q", have)
+			}
+			eventually(t, "it waits for the value", func() bool {
+				return strings.Contains(other.ask("stats conns\r\n"), "conn_swallow")
+			})
+			if n := c.unread(t); n != 0 {
+				t.Errorf("%d bytes of refusal have come", n)
+			}
+			c.write(body[1000:])
+			if have := reply(); have != tt.reply+"\r\n" {
+				t.Errorf("have %q, want %s", have, tt.reply)
+			}
+			c.write(before)
+			if have := reply(); have != first {
+				t.Errorf("%q", have)
+			}
+		})
+	}
+}
+
+// README's twemproxy and its three servers, on a network whose packets are
+// small: values that are refused cost their own request alone.
+func TestTwemproxy(t *testing.T) {
+	nutcracker, err := exec.LookPath("nutcracker")
+	if err != nil {
+		t.Skip("no twemproxy: ", err)
+	}
+	if os.Getenv("MC9_NETNS") == "" {
+		exe, _ := os.Executable()
+		cmd := exec.Command(exe, "-test.run=^TestTwemproxy$", "-test.v")
+		cmd.Env = append(os.Environ(), "MC9_NETNS=1", "GORACE=atexit_sleep_ms=0")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		out, err := cmd.CombinedOutput()
+		switch {
+		case cmd.ProcessState == nil:
+			t.Skip("no network namespace: ", err)
+		case err != nil:
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+
+	// The loopback interface is down at first, and takes packets of 64 KB.
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lo, _ := unix.NewIfreq("lo")
+	lo.SetUint32(1500)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFMTU, lo); err != nil {
+		t.Fatal("mtu: ", err)
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		t.Fatal("up: ", err)
+	}
+	unix.Close(fd)
+
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := regexp.MustCompile(`(?m)^\tmc9:\n(\t .*\n)+`).FindString(string(readme))
+	file := filepath.Join(t.TempDir(), "nutcracker.yml")
+	os.WriteFile(file, []byte(strings.ReplaceAll(conf, "\n\t", "\n")[1:]), 0o644)
+	var servers []*server
+	for _, port := range regexp.MustCompile(`:(\d+):1`).FindAllStringSubmatch(conf, -1) {
+		servers = append(servers, start(t, "", true, "-l", "127.0.0.1", "-p", port[1]))
+	}
+	if len(servers) != 3 {
+		t.Fatalf("README's configuration has %d servers:\n%s", len(servers), conf)
+	}
+	proxy := exec.Command(nutcracker, "-c", file, "-s", "0")
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Wait()
+	defer proxy.Process.Kill()
+	front := &server{t: t, port: map[string]string{"TCP INET": "22122"}}
+	eventually(t, "the proxy listens", func() bool {
+		c, err := front.dial()
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+
+	small, large := front.client(), front.client()
+	for i := range 60 {
+		small.write(fmt.Sprintf("set k%d 0 0 1\r\nv\r\n", i))
+		if line := small.line(); line != "STORED\r\n" {
+			t.Fatalf("set k%d: %q", i, line)
+		}
+	}
+	for i := range 5 {
+		large.write(fmt.Sprintf("set big%d 0 0 1100000\r\n%1100000s\r\n", i, ""))
+		if line := large.line(); line != "SERVER_ERROR object too large for cache\r\n" {
+			t.Errorf("set big%d: %q", i, line)
+		}
+	}
+	for i := range 60 {
+		small.write(fmt.Sprintf("get k%d\r\n", i))
+		if line := small.line(); line != fmt.Sprintf("VALUE k%d 0 1\r\n", i) || small.line() != "v\r\n" || small.line() != "END\r\n" {
+			t.Fatalf("get k%d: %q", i, line)
+		}
+	}
+}
+
+// What inet_aton(3) takes; want is "" for what it refuses.
+func TestInetAton(t *testing.T) {
+	for host, want := range map[string]string{
+		"0": "0.0.0.0", "00": "0.0.0.0", "127.1": "127.0.0.1", "127.0.1": "127.0.0.1",
+		"0x7f.1": "127.0.0.1", "0X7F.0.0.01": "127.0.0.1", "0177.1": "127.0.0.1",
+		"2130706433": "127.0.0.1", "0x7f000001": "127.0.0.1", "017700000001": "127.0.0.1",
+		"127.256": "127.0.1.0", "127.16777215": "127.255.255.255",
+		"": "", ".": "", "127.": "", "127..1": "", "127.0.0.1.": "", "1.2.3.4.5": "", "256.1": "", "127.16777216": "",
+		"127.65536.1": "", "08.1": "", "0x": "", "0x.1": "", "+1": "", "-1": "", "1_0": "", "4294967296": "", "0b1": "", "0o1": "", "1.x": "",
+	} {
+		have, ok := inetAton(host)
+		if ok != (want != "") || ok && have != netip.MustParseAddr(want) {
+			t.Errorf("%q: have %v %v, want %q", host, have, ok, want)
+		}
+	}
+	s := start(t, "", true, "-l", "127.1", "-p", "-1")
+	s.client().want(t, "mn\r\n", "MN\r\n")
+}
+
+// With little address space or few threads mc9 does with less, or says so in a
+// line.
+func TestLimits(t *testing.T) {
+	if _, err := exec.LookPath("prlimit"); err != nil {
+		t.Skip(err)
+	}
+	if !memPeek {
+		t.Skip("the race detector takes more than all of it")
+	}
+	limited := func(limit string, flags ...string) *exec.Cmd {
+		cmd := command("", flags...)
+		cmd.Args = append([]string{"prlimit", limit, cmd.Path}, cmd.Args[1:]...)
+		cmd.Path, _ = exec.LookPath("prlimit")
+		return cmd
+	}
+	said := func(cmd *exec.Cmd) string {
+		out, _ := cmd.CombinedOutput()
+		return string(out)
+	}
+	if out := said(limited("--as=750000000")); !strings.HasPrefix(out, "Failed to reserve 16777216 bytes of address space") ||
+		strings.Count(out, "\n") != 1 {
+		t.Errorf("%q", out)
+	}
+	few := limited("--nproc=17")
+	if os.Getuid() == 0 { // whom that does not bind
+		few.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 23456, Gid: 23456}}
+	}
+	if out := said(few); out != "17 threads are too few for -t 4, which needs 18 (see ulimit -u, and pids.max of the control group)\n" {
+		t.Errorf("%q", out)
+	}
+	sock := filepath.Join(t.TempDir(), "s")
+	s := &server{t: t, addr: sock, cmd: limited("--as=900000000", "-m", "1g", "-s", sock), done: make(chan struct{})}
+	log, _ := os.Create(sock + ".log")
+	s.log, s.cmd.Stderr = log.Name(), log
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		s.cmd.Wait()
+		close(s.done)
+	}()
+	defer s.stop()
+	eventually(t, "it listens", func() bool { c, err := s.dial(); return err == nil && c.Close() == nil })
+	if !strings.Contains(s.said(), "leaves ") {
+		t.Errorf("%q", s.said())
+	}
+	c := s.client()
+	value := strings.Repeat("x", 1000)
+	for i := range 200 {
+		c.want(t, strings.Repeat(fmt.Sprintf("set k%d 0 0 1000 noreply\r\n%s\r\n", i, value), 1000), "")
+	}
+	c.want(t, "get k199\r\n", "VALUE k199 0 1000\r\n"+value+"\r\nEND\r\n")
+}
+
+// With -k no more is locked than is used.
+func TestLockMemory(t *testing.T) {
+	s := mc9(t, "-k", "-m", "64")
+	if strings.Contains(s.said(), "mlockall") {
+		t.Skip("may not lock memory: ", s.said())
+	}
+	if s.status("VmLck") == 0 {
+		t.Error("nothing is locked")
+	}
+	if kb := s.status("VmRSS"); kb > 32<<10 && memPeek {
+		t.Errorf("%d KB", kb)
+	}
+}
+
+// A client that closed its half and takes none of its replies is idle, and so
+// is one that takes none while it sends a value.
+func TestDeafIdle(t *testing.T) {
+	t.Parallel()
+	s := start(t, "", true, "-l", "127.0.0.1", "-p", "-1", "-o", "idle_timeout=2")
+	c := s.client()
+	value := strings.Repeat("x", 1000000)
+	c.want(t, "set big 0 0 1000000\r\n"+value+"\r\n", "STORED\r\n")
+	gets := strings.Repeat("get big\r\n", 50)
+	half, sets, reads := s.client(), s.client(), s.client()
+	for _, deaf := range []*client{half, sets, reads} {
+		deaf.write(gets)
+	}
+	half.Conn.(interface{ CloseWrite() error }).CloseWrite()
+	sets.write("set k 0 0 10\r\n")
+	stop := make(chan bool)
+	go func() { // a little of the reply at a time
+		b := make([]byte, 200000)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Second / 2):
+				reads.Read(b)
+			}
+		}
+	}()
+	eventually(t, "two are closed", func() bool {
+		c.ask("mn\r\n") // which is not idle
+		return c.stat("", "idle_kicks") == "2"
+	})
+	if n := c.stat("", "curr_connections"); n != "2" {
+		t.Errorf("%s connections", n)
+	}
+	close(stop)
+}
+
+// The clock's seconds begin with those of the wall clock.
+func TestClockSeconds(t *testing.T) {
+	for range 3 {
+		now := time.Now()
+		clockInit()
+		date := time.Unix(processStarted, 0).Add(time.Since(clockBase))
+		if d := date.Sub(now); d < 0 || d > time.Minute {
+			t.Errorf("it is %v, the clock says %v", now, date)
+		}
+	}
+}
