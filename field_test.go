@@ -217,7 +217,7 @@ func TestLimits(t *testing.T) {
 		t.Errorf("%q", out)
 	}
 	sock := filepath.Join(t.TempDir(), "s")
-	s := &server{t: t, addr: sock, cmd: limited("--as=1200000000", "-m", "1g", "-s", sock), done: make(chan struct{})}
+	s := &server{t: t, addr: sock, cmd: limited("--as=1600000000", "-m", "2g", "-s", sock), done: make(chan struct{})}
 	log, _ := os.Create(sock + ".log")
 	s.log, s.cmd.Stderr = log.Name(), log
 	if err := s.cmd.Start(); err != nil {
