@@ -1,14 +1,12 @@
 // The item and the chunk as they lie in the arena, and the refs that link
 // them. From memcached.h: struct _stritem, struct _strchunk and the ITEM_
-// macros. Only mem*.go import unsafe.
+// macros. Only mem*.go and raw.go import unsafe.
 
 package main
 
 import (
 	"encoding/binary"
 	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // A ref is the place of an item or chunk in the arena, in units of
@@ -200,6 +198,7 @@ func (it *item) setClientFlags(v uint32) {
 func (it *item) ntotal() int { return it.dataOff() + int(it.nbytes) }
 
 func (it *item) clsid() uint8 { return it.slabsClsid &^ (3 << 6) }
+
 func (it *item) lruid() uint8 { return it.slabsClsid & (3 << 6) }
 
 // schunk is the first chunk of a chunked item, inside the item itself.
@@ -228,60 +227,3 @@ func memItem(off int) *item { return (*item)(unsafe.Add(memBase, off)) }
 
 // memOff undoes memItem.
 func memOff(it *item) int { return int(uintptr(unsafe.Pointer(it)) - uintptr(memBase)) }
-
-// System calls that do not wait. Unlike x/sys/unix's they do not tell the
-// scheduler, which would take the worker for blocked and its P away, nor do
-// they allocate.
-
-func rawRead(fd int, b []byte) (int, unix.Errno) {
-	n, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
-	return int(n), e
-}
-
-func rawWrite(fd int, b []byte) (int, unix.Errno) {
-	n, _, e := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
-	return int(n), e
-}
-
-// rawRecv and rawSend are for sockets, which they reach on a shorter way than
-// read and write.
-
-func rawRecv(fd int, b []byte) (int, unix.Errno) {
-	n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, 0, 0)
-	return int(n), e
-}
-
-func rawSend(fd int, b []byte) (int, unix.Errno) {
-	n, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, 0, 0)
-	return int(n), e
-}
-
-func rawWritev(fd int, iov []unix.Iovec) (int, unix.Errno) {
-	n, _, e := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
-	return int(n), e
-}
-
-func rawAccept4(fd, flags int) (int, unix.Errno) {
-	n, _, e := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), 0, 0, uintptr(flags), 0, 0)
-	return int(n), e
-}
-
-func rawClose(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
-
-func rawEpollCtl(epfd, op, fd int, event unix.EpollEvent) unix.Errno {
-	_, _, e := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epfd), uintptr(op), uintptr(fd),
-		uintptr(unsafe.Pointer(&event)), 0, 0)
-	return e
-}
-
-// These two wait after all, but not for long.
-
-func rawNanosleep(ts *unix.Timespec) {
-	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(ts)), 0, 0)
-}
-
-func rawEpollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno) {
-	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])),
-		uintptr(len(events)), uintptr(msec), 0, 0)
-	return int(n), e
-}
