@@ -234,21 +234,6 @@ func crawlerMetadumpEval(cm *crawlerModule, it *item, i int) {
 	cm.c.buf = append(b, " \n"...)
 }
 
-// uriencode appends src with all but letters, digits and -._~ as %XX.
-func uriencode(b, src []byte) []byte {
-	const hex = "0123456789ABCDEF"
-	for _, ch := range src {
-		switch {
-		case '0' <= ch && ch <= '9', 'A' <= ch && ch <= 'Z', 'a' <= ch && ch <= 'z',
-			ch == '-', ch == '.', ch == '_', ch == '~':
-			b = append(b, ch)
-		default:
-			b = append(b, '%', hex[ch>>4], hex[ch&15])
-		}
-	}
-	return b
-}
-
 func crawlerMetadumpFinalize(cm *crawlerModule) { cm.c.buf = append(cm.c.buf, "END\r\n"...) }
 
 func crawlerMgdumpEval(cm *crawlerModule, it *item, i int) {

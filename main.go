@@ -6,7 +6,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -40,20 +39,6 @@ const numThreadsMax = 4096
 func sysfatal(code int, format string, args ...any) {
 	fmt.Fprintf(os.Stderr, format+"\n", args...)
 	os.Exit(code)
-}
-
-func perror(what string, err error) {
-	fmt.Fprintf(os.Stderr, "%s: %s\n", what, strerror(err))
-}
-
-// strerror words an error as C does: what the system said, with a capital.
-func strerror(err error) string {
-	s := err.Error()
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		s = errno.Error()
-	}
-	return strings.ToUpper(s[:1]) + s[1:]
 }
 
 // savePid writes our process id to pidFile, in one step, so that nobody

@@ -429,28 +429,6 @@ func longoptsFind(name string) (found []longopt) {
 	return found
 }
 
-// atoi is C's: blanks may precede the number and anything may follow it;
-// without a number the result is 0.
-func atoi(s string) int {
-	s = strings.TrimLeft(s, blanks)
-	n := 0
-	for n < len(s) && (s[n] >= '0' && s[n] <= '9' || n == 0 && (s[n] == '-' || s[n] == '+')) {
-		n++
-	}
-	v, _ := strconv.ParseInt(s[:n], 10, 32)
-	return int(v)
-}
-
-// atof is as atoi, for fractions.
-func atof(s string) float64 {
-	for ; s != ""; s = s[:len(s)-1] {
-		if f, err := strconv.ParseFloat(s, 64); err == nil {
-			return f
-		}
-	}
-	return 0
-}
-
 // parseOptions is the option loop of main.
 func parseOptions(argv []string) {
 	for c, arg := range getopt(argv) {

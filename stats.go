@@ -236,34 +236,6 @@ func appendStat(c *conn, name, format string, args ...any) {
 	appendStats(c, name, fmt.Sprintf(format, args...))
 }
 
-func yesno(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}
-
-func onoff(b bool) string {
-	if b {
-		return "on"
-	}
-	return "off"
-}
-
-func orNull(s string) string {
-	if s == "" {
-		return "NULL"
-	}
-	return s
-}
-
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
 func processStatsDetail(c *conn, pr *parser) {
 	switch {
 	case !settings.dumpEnabled:

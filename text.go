@@ -6,7 +6,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -198,56 +197,6 @@ func toktod(tok []byte) (float64, bool) {
 	}
 	f, err := strconv.ParseFloat(string(tok), 64)
 	return f, err == nil
-}
-
-func isspace(ch byte) bool { return ch == ' ' || '\t' <= ch && ch <= '\r' }
-
-// strtol reads a number as generously as strtol(3): blanks and a sign may
-// come before it, and any kind of blank or a NUL ends it. It returns the
-// digits' value and whether there was a minus. It fails for what 64 bits
-// can't hold.
-func strtol(b []byte) (n uint64, neg, ok bool) {
-	i := 0
-	for i < len(b) && isspace(b[i]) {
-		i++
-	}
-	if i < len(b) && (b[i] == '-' || b[i] == '+') {
-		neg = b[i] == '-'
-		i++
-	}
-	end := i
-	for end < len(b) && '0' <= b[end] && b[end] <= '9' {
-		end++
-	}
-	for i < end-1 && b[i] == '0' {
-		i++
-	}
-	n, ok = toktou64(b[i:end])
-	return n, neg, ok && (end == len(b) || isspace(b[end]) || b[end] == 0)
-}
-
-// safeStrtoull refuses negative numbers. Not as in C, which takes those that
-// wrap around to a small one.
-func safeStrtoull(b []byte) (uint64, bool) {
-	n, neg, ok := strtol(b)
-	return n, ok && (!neg || n == 0)
-}
-
-// safeStrtoul is for client flags. Not as in C, which takes the low 32 bits of
-// a larger number.
-func safeStrtoul(b []byte) (uint32, bool) {
-	n, ok := safeStrtoull(b)
-	return uint32(n), ok && n <= math.MaxUint32
-}
-
-// safeStrtoll is for the times of storage commands (C: safe_strtol, of which
-// the low 32 bits count).
-func safeStrtoll(b []byte) (int64, bool) {
-	n, neg, ok := strtol(b)
-	if neg {
-		return -int64(n), ok && n <= 1<<63
-	}
-	return int64(n), ok && n < 1<<63
 }
 
 // exptimeToPositiveTime makes times that have passed expire at once, even

@@ -1,0 +1,143 @@
+// Texts and numbers. From util.c, and of the C library strtol(3), atoi(3),
+// atof(3) and strerror(3).
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// uriencode appends src with all but letters, digits and -._~ as %XX.
+func uriencode(b, src []byte) []byte {
+	const hex = "0123456789ABCDEF"
+	for _, ch := range src {
+		switch {
+		case '0' <= ch && ch <= '9', 'A' <= ch && ch <= 'Z', 'a' <= ch && ch <= 'z',
+			ch == '-', ch == '.', ch == '_', ch == '~':
+			b = append(b, ch)
+		default:
+			b = append(b, '%', hex[ch>>4], hex[ch&15])
+		}
+	}
+	return b
+}
+
+func isspace(ch byte) bool { return ch == ' ' || '\t' <= ch && ch <= '\r' }
+
+// strtol reads a number as generously as strtol(3): blanks and a sign may
+// come before it, and any kind of blank or a NUL ends it. It returns the
+// digits' value and whether there was a minus. It fails for what 64 bits
+// can't hold.
+func strtol(b []byte) (n uint64, neg, ok bool) {
+	i := 0
+	for i < len(b) && isspace(b[i]) {
+		i++
+	}
+	if i < len(b) && (b[i] == '-' || b[i] == '+') {
+		neg = b[i] == '-'
+		i++
+	}
+	end := i
+	for end < len(b) && '0' <= b[end] && b[end] <= '9' {
+		end++
+	}
+	for i < end-1 && b[i] == '0' {
+		i++
+	}
+	n, ok = toktou64(b[i:end])
+	return n, neg, ok && (end == len(b) || isspace(b[end]) || b[end] == 0)
+}
+
+// safeStrtoull refuses negative numbers. Not as in C, which takes those that
+// wrap around to a small one.
+func safeStrtoull(b []byte) (uint64, bool) {
+	n, neg, ok := strtol(b)
+	return n, ok && (!neg || n == 0)
+}
+
+// safeStrtoul is for client flags. Not as in C, which takes the low 32 bits of
+// a larger number.
+func safeStrtoul(b []byte) (uint32, bool) {
+	n, ok := safeStrtoull(b)
+	return uint32(n), ok && n <= math.MaxUint32
+}
+
+// safeStrtoll is for the times of storage commands (C: safe_strtol, of which
+// the low 32 bits count).
+func safeStrtoll(b []byte) (int64, bool) {
+	n, neg, ok := strtol(b)
+	if neg {
+		return -int64(n), ok && n <= 1<<63
+	}
+	return int64(n), ok && n < 1<<63
+}
+
+func perror(what string, err error) {
+	fmt.Fprintf(os.Stderr, "%s: %s\n", what, strerror(err))
+}
+
+// strerror words an error as C does: what the system said, with a capital.
+func strerror(err error) string {
+	s := err.Error()
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		s = errno.Error()
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// atoi is C's: blanks may precede the number and anything may follow it;
+// without a number the result is 0.
+func atoi(s string) int {
+	s = strings.TrimLeft(s, blanks)
+	n := 0
+	for n < len(s) && (s[n] >= '0' && s[n] <= '9' || n == 0 && (s[n] == '-' || s[n] == '+')) {
+		n++
+	}
+	v, _ := strconv.ParseInt(s[:n], 10, 32)
+	return int(v)
+}
+
+// atof is as atoi, for fractions.
+func atof(s string) float64 {
+	for ; s != ""; s = s[:len(s)-1] {
+		if f, err := strconv.ParseFloat(s, 64); err == nil {
+			return f
+		}
+	}
+	return 0
+}
+
+func yesno(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func onoff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
+}
+
+func orNull(s string) string {
+	if s == "" {
+		return "NULL"
+	}
+	return s
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
