@@ -202,6 +202,15 @@ func realtime(exptime int64) relTime {
 	return relTime(min(exptime-processStarted, math.MaxUint32))
 }
 
+// exptimeToPositiveTime makes times that have passed expire at once, even
+// those which would wrap.
+func exptimeToPositiveTime(exptime int64) int64 {
+	if exptime < 0 {
+		return realtimeMaxdelta + 1
+	}
+	return exptime
+}
+
 // storeItemCopyChunks appends the first n bytes of sIt's value to dIt's,
 // which is chunked. It fails if there is no memory.
 func storeItemCopyChunks(dIt, sIt *item, n int) bool {

@@ -1,0 +1,459 @@
+// Taking a line of text apart, and the commands that touch an item, all but
+// the meta commands. From proto_parser.c; vendor/mcmc: the tokenizer.
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+const maxTokens = 23 // on a line; more are ignored
+
+// Places of words on a line.
+const (
+	commandToken    = 0
+	subcommandToken = 1
+	keyToken        = 1
+)
+
+// A parser is a line of text taken apart (mcp_parser_t).
+type parser struct {
+	request  []byte // the line with its \r\n or \n
+	ntokens  int
+	tokens   [maxTokens]struct{ start, end int }
+	keytoken int
+	vlen     int // bytes of value to come, \r\n included
+	noreply  bool
+}
+
+const noMeta = maxTokens // mstart of commands without flags
+
+// token returns word i, or nil if there are not so many.
+func (pr *parser) token(i int) []byte {
+	if i >= pr.ntokens {
+		return nil
+	}
+	return pr.request[pr.tokens[i].start:pr.tokens[i].end]
+}
+
+// tokenizeCommand splits the line at blanks. Words from mstart on are flags
+// of a meta command; one that can't be makes it give up with no words at all.
+func tokenizeCommand(pr *parser, mstart int) {
+	line := lineText(pr.request)
+	pr.ntokens = 0
+	n := 0
+	for i := 0; i < len(line); {
+		if line[i] == ' ' {
+			i++
+			continue
+		}
+		if n == maxTokens {
+			break
+		}
+		if ch := line[i]; n >= mstart && (ch <= 64 || ch >= 123) && (ch < '0' || ch > '9') {
+			return
+		}
+		pr.tokens[n].start = i
+		for i < len(line) && line[i] != ' ' {
+			i++
+		}
+		pr.tokens[n].end = i
+		n++
+	}
+	pr.ntokens = n
+}
+
+// lineText is the line without its end.
+func lineText(line []byte) []byte {
+	line = line[:len(line)-1]
+	if n := len(line); n > 0 && line[n-1] == '\r' {
+		line = line[:n-1]
+	}
+	return line
+}
+
+// firstWord is the line up to its first blank.
+func firstWord(line []byte) []byte {
+	if i := bytes.IndexByte(line, ' '); i >= 0 {
+		return line[:i]
+	}
+	return line
+}
+
+// tokto64 reads a decimal number strictly: digits, after at most a minus,
+// which alone is 0.
+func tokto64(tok []byte) (int64, bool) {
+	if len(tok) > 0 && tok[0] == '-' {
+		n, ok := toktou64(tok[1:])
+		return -int64(n), ok && n <= 1<<63 || len(tok) == 1
+	}
+	n, ok := toktou64(tok)
+	return int64(n), ok && n < 1<<63
+}
+
+func toktou64(tok []byte) (uint64, bool) {
+	if len(tok) == 0 || len(tok) > 22 {
+		return 0, false
+	}
+	var n uint64
+	for _, ch := range tok {
+		d := uint64(ch - '0')
+		if d > 9 || n > (1<<64-1-d)/10 {
+			return 0, false
+		}
+		n = n*10 + d
+	}
+	return n, true
+}
+
+func (pr *parser) key() []byte { return pr.token(pr.keytoken) }
+
+// The following take the words of one kind of command apart. They return
+// false if the line is no such command.
+
+// processRequestMeta: <cmd> <key> <flags>*
+func processRequestMeta(pr *parser) bool {
+	tokenizeCommand(pr, 2)
+	pr.keytoken = keyToken
+	return pr.ntokens >= 2
+}
+
+// processRequestMset: ms <key> <datalen> <flags>*
+func processRequestMset(pr *parser) bool {
+	tokenizeCommand(pr, 3)
+	pr.keytoken = keyToken
+	return pr.ntokens >= 3 && processRequestVlen(pr, 2)
+}
+
+// processRequestVlen reads the length of the value to come.
+func processRequestVlen(pr *parser, i int) bool {
+	vlen, ok := tokto32(pr.token(i))
+	if !ok || vlen < 0 || vlen > 1<<31-1-2 {
+		return false
+	}
+	pr.vlen = int(vlen) + 2
+	return true
+}
+
+// processRequestGat: gat[s] <exptime> <key>*
+func processRequestGat(pr *parser) bool {
+	tokenizeCommand(pr, noMeta)
+	pr.keytoken = 2
+	return pr.ntokens >= 3
+}
+
+func processRequestNoreply(pr *parser) {
+	pr.noreply = pr.ntokens > 0 && string(pr.token(pr.ntokens-1)) == "noreply"
+}
+
+// processRequestStorage: <cmd> <key> <flags> <exptime> <bytes> [noreply]
+func processRequestStorage(pr *parser) bool {
+	tokenizeCommand(pr, noMeta)
+	pr.keytoken = keyToken
+	if pr.ntokens < 5 || !processRequestVlen(pr, 4) {
+		return false
+	}
+	processRequestNoreply(pr)
+	return true
+}
+
+// processRequestSimple: <cmd> <key> <args>*, at least min words in all.
+func processRequestSimple(pr *parser, min int) bool {
+	tokenizeCommand(pr, noMeta)
+	pr.keytoken = keyToken
+	if pr.ntokens < min {
+		return false
+	}
+	processRequestNoreply(pr)
+	return true
+}
+
+// processRequest finds out which command the line is and serves it. It
+// returns false if the words after the command are wrong in number or kind.
+func processRequest(c *conn, pr *parser) bool {
+	cmd := firstWord(lineText(pr.request))
+	switch string(cmd) {
+	case "ma":
+		if !processRequestMeta(pr) {
+			return false
+		}
+		processMarithmeticCmd(c, pr)
+	case "md":
+		if !processRequestMeta(pr) {
+			return false
+		}
+		processMdeleteCmd(c, pr)
+	case "mg":
+		if !processRequestMeta(pr) {
+			return false
+		}
+		processMgetCmd(c, pr)
+	case "mn":
+		outString(c, "MN")
+		connSetState(c, connMwrite) // what was gathered leaves now
+	case "ms":
+		if !processRequestMset(pr) {
+			return false
+		}
+		processMsetCommand(c, pr)
+	case "me":
+		if !processRequestMeta(pr) {
+			return false
+		}
+		processMetaCommand(c, pr)
+	case "get", "gets":
+		if !processRequestSimple(pr, 2) {
+			return false
+		}
+		processGetCommand(c, pr, len(cmd) == 4, false)
+	case "gat", "gats":
+		if !processRequestGat(pr) {
+			return false
+		}
+		processGetCommand(c, pr, len(cmd) == 4, true)
+	case "set":
+		return processRequestUpdate(c, pr, nreadSet)
+	case "add":
+		return processRequestUpdate(c, pr, nreadAdd)
+	case "replace":
+		return processRequestUpdate(c, pr, nreadReplace)
+	case "append":
+		return processRequestUpdate(c, pr, nreadAppend)
+	case "prepend":
+		return processRequestUpdate(c, pr, nreadPrepend)
+	case "cas":
+		return processRequestUpdate(c, pr, nreadCas)
+	case "incr", "decr":
+		if !processRequestSimple(pr, 3) {
+			return false
+		}
+		c.noreply = pr.noreply
+		processArithmeticCmd(c, pr, cmd[0] == 'i')
+	case "delete":
+		if !processRequestSimple(pr, 2) {
+			return false
+		}
+		c.noreply = pr.noreply
+		processDeleteCmd(c, pr)
+	case "touch":
+		if !processRequestSimple(pr, 3) {
+			return false
+		}
+		c.noreply = pr.noreply
+		processTouchCmd(c, pr)
+	case "quit":
+		c.closeReason = normalClose
+		closeAfterReplies(c)
+	case "version":
+		outString(c, "VERSION "+version)
+	case "stats":
+		tokenizeCommand(pr, noMeta)
+		processStat(c, pr)
+	case "watch":
+		tokenizeCommand(pr, noMeta)
+		processWatchCommand(c, pr)
+	default:
+		tokenizeCommand(pr, noMeta)
+		processRequestNoreply(pr)
+		c.noreply = pr.noreply
+		processAdminCommand(c, pr)
+	}
+	return true
+}
+
+// processRequestUpdate serves a storage command.
+func processRequestUpdate(c *conn, pr *parser, comm int) bool {
+	if !processRequestStorage(pr) {
+		return false
+	}
+	c.noreply = pr.noreply
+	processUpdateCommand(c, pr, comm, comm == nreadCas)
+	return true
+}
+
+// prcmp tells whether word i is s or the beginning of it, since C compares
+// over the length of the word.
+func (pr *parser) prcmp(i int, s string) bool {
+	tok := pr.token(i)
+	return tok != nil && strings.HasPrefix(s, string(tok))
+}
+
+func toktou32(tok []byte) (uint32, bool) {
+	n, ok := toktou64(tok)
+	return uint32(n), ok && n == uint64(uint32(n)) && len(tok) <= 11
+}
+
+func tokto32(tok []byte) (int32, bool) {
+	n, ok := tokto64(tok)
+	return int32(n), ok && n == int64(int32(n)) && len(tok) <= 11
+}
+
+func toktod(tok []byte) (float64, bool) {
+	if len(tok) > 31 {
+		return 0, false
+	}
+	f, err := strconv.ParseFloat(string(tok), 64)
+	return f, err == nil
+}
+
+// processGetCmd answers one key of a get.
+func processGetCmd(c *conn, key []byte) {
+	it, hv := limitedGet(key, c.thread, c.get.exptime, c.get.shouldTouch)
+	if settings.detailEnabled.Load() {
+		statsPrefixRecordGet(key, it != nil)
+	}
+	if it == nil {
+		itemUnlock(hv)
+		return
+	}
+	b := append(c.resp.wbuf, "VALUE "...)
+	b = append(b, key...)
+	b = append(b, ' ')
+	b = strconv.AppendUint(b, uint64(it.clientFlags()), 10)
+	b = append(b, ' ')
+	b = strconv.AppendUint(b, uint64(it.nbytes-2), 10)
+	if c.get.returnCas {
+		b = append(b, ' ')
+		b = strconv.AppendUint(b, it.cas(), 10)
+	}
+	c.resp.wbuf = append(b, "\r\n"...)
+	respAddValue(c, it, int(it.nbytes))
+	itemUnlock(hv)
+	if settings.verbose.Load() > 1 {
+		fmt.Fprintf(os.Stderr, ">%d sending key %s\n", c.sfd, key)
+	}
+}
+
+// processUpdateCmdStart returns the item that the value is to be read into,
+// or nil when it has answered why there is none.
+func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item {
+	t := c.thread
+	key := pr.key()
+	flags, ok := safeStrtoul(pr.request[pr.tokens[2].start:])
+	exptime, ok2 := safeStrtoll(pr.request[pr.tokens[3].start:])
+	if len(key) > keyMaxLength || !ok || !ok2 {
+		outString(c, "CLIENT_ERROR bad command line format")
+		return nil
+	}
+	var reqCasId uint64
+	if handleCas {
+		if reqCasId, ok = toktou64(pr.token(5)); !ok {
+			outString(c, "CLIENT_ERROR bad command line format")
+			return nil
+		}
+	}
+	if settings.detailEnabled.Load() {
+		statsPrefixRecordSet(key)
+	}
+	it := itemAlloc(key, flags, realtime(exptimeToPositiveTime(exptime)), pr.vlen)
+	if it == nil {
+		storeRefused(c, comm, key, flags, pr.vlen)
+		if comm == nreadSet {
+			itemForget(key, t)
+		}
+		return nil
+	}
+	it.setCas(reqCasId)
+	t.stats.slab(it, slabSetCmds)
+	c.cas = 0
+	c.meta = metaReply{}
+	return it
+}
+
+// storeRefused answers why there is no item for a value of vlen bytes.
+func storeRefused(c *conn, comm int, key []byte, flags uint32, vlen int) {
+	t := c.thread
+	status := noMemory
+	if !itemSizeOk(len(key), flags, vlen) {
+		outString(c, "SERVER_ERROR object too large for cache")
+		t.stats.pending.n[statStoreTooLarge]++
+		status = tooLarge
+	} else {
+		outString(c, "SERVER_ERROR out of memory storing object")
+		t.stats.pending.n[statStoreNoMemory]++
+	}
+	if loggerEflags.Load()&logMutations != 0 {
+		loggerLogItemStore(t, status, comm, key, nil)
+	}
+}
+
+func processArithmeticCmd(c *conn, pr *parser, incr bool) {
+	key := pr.key()
+	if len(key) > keyMaxLength {
+		outString(c, "CLIENT_ERROR bad command line format")
+		return
+	}
+	delta, ok := toktou64(pr.token(2))
+	if !ok {
+		outString(c, "CLIENT_ERROR invalid numeric delta argument")
+		return
+	}
+	var buf [incrMaxStorageLen]byte
+	n, ret := addDelta(c.thread, key, incr, delta, buf[:], nil)
+	switch ret {
+	case deltaOk:
+		outString(c, buf[:n])
+	case nonNumeric:
+		outString(c, "CLIENT_ERROR cannot increment or decrement non-numeric value")
+	case eom:
+		outString(c, "SERVER_ERROR out of memory")
+	case deltaItemNotFound:
+		if incr {
+			c.thread.stats.pending.n[statIncrMisses]++
+		} else {
+			c.thread.stats.pending.n[statDecrMisses]++
+		}
+		outString(c, "NOT_FOUND")
+	}
+}
+
+func processDeleteCmd(c *conn, pr *parser) {
+	key := pr.key()
+	if len(key) > keyMaxLength {
+		outString(c, "CLIENT_ERROR bad command line format")
+		return
+	}
+	if settings.detailEnabled.Load() {
+		statsPrefixRecordDelete(key)
+	}
+	t := c.thread
+	it, hv := itemGetLocked(key, t, dontUpdate)
+	if it != nil {
+		t.stats.slab(it, slabDeleteHits)
+		if loggerEflags.Load()&logDeletions != 0 {
+			loggerLogItemDeleted(t, it, logTypeDelete)
+		}
+		doItemUnlink(it, hv)
+		doItemRemove(it)
+		outString(c, "DELETED")
+	} else {
+		t.stats.pending.n[statDeleteMisses]++
+		outString(c, "NOT_FOUND")
+	}
+	itemUnlock(hv)
+}
+
+func processTouchCmd(c *conn, pr *parser) {
+	key := pr.key()
+	if len(key) > keyMaxLength {
+		outString(c, "CLIENT_ERROR bad command line format")
+		return
+	}
+	exptime, ok := tokto64(pr.token(2))
+	if !ok {
+		outString(c, "CLIENT_ERROR invalid exptime argument")
+		return
+	}
+	it, hv := limitedGet(key, c.thread, realtime(exptimeToPositiveTime(exptime)), true)
+	if it != nil {
+		outString(c, "TOUCHED")
+		doItemRemove(it)
+	} else {
+		outString(c, "NOT_FOUND")
+	}
+	itemUnlock(hv)
+}
