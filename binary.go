@@ -149,6 +149,7 @@ type protocolBinaryRequestHeader struct {
 // and answers.
 func completeNreadBinary(c *conn) {
 	it := c.item
+	ended := binValueEnd(c)
 	c.item = nil
 	if c.resp == nil && !respStart(c) { // what was answered before is sent
 		itemRemove(it)
@@ -157,7 +158,7 @@ func completeNreadBinary(c *conn) {
 	}
 	t := c.thread
 	t.stats.slab(it, slabSetCmds)
-	if !binValueEnd(c, it) {
+	if !ended {
 		outOfMemory(c, "SERVER_ERROR Out of memory during read")
 		itemRemove(it)
 		return
@@ -188,19 +189,15 @@ func completeNreadBinary(c *conn) {
 
 // binValueEnd puts the \r\n behind a value, which does not come with it. It
 // fails if that takes another chunk and there is no memory.
-func binValueEnd(c *conn, it *item) bool {
-	ch := c.rchunk
-	if ch == nil {
-		copy(it.data()[it.nbytes-2:], "\r\n")
-		return true
-	}
-	if ch.size-ch.used < 2 {
-		if ch = doItemAllocChunk(ch, 2); ch == nil {
+func binValueEnd(c *conn) bool {
+	c.rlbytes, c.rtail = c.rtail, 0
+	for c.rlbytes > 0 {
+		room, ok := nreadRoom(c)
+		if !ok {
 			return false
 		}
+		nreadAdvance(c, copy(room, "\r\n"[2-c.rlbytes:]))
 	}
-	copy(ch.data()[ch.used:], "\r\n")
-	ch.used += 2
 	return true
 }
 

@@ -58,10 +58,12 @@ type conn struct {
 	resp *resp // output not sent yet; nil while there is none
 
 	// A value being read: the item, the chunk that is filled if it is
-	// chunked, and how many bytes are to come.
+	// chunked, how many bytes are to come, and how many the item has room
+	// for behind them.
 	item    *item
 	rchunk  *itemChunk
 	rlbytes int
+	rtail   int
 
 	outq    int    // bytes in the socket when it took no more, with -o idle_timeout
 	sbytes  int    // bytes to swallow
@@ -382,14 +384,7 @@ func connClose(c *conn) {
 	}
 	connCleanup(c)
 	rbufRelease(c)
-	if c.yielded {
-		for i, y := range c.thread.yielded {
-			if y == c {
-				c.thread.yielded[i] = nil
-			}
-		}
-		c.yielded = false
-	}
+	connUnyield(c)
 	connSetState(c, connClosed)
 	c.closeReason = errorClose
 	if c.thread != nil {

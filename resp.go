@@ -94,7 +94,7 @@ func respAddValue(c *conn, it *item, n int) {
 // respFull tells whether what is gathered should leave before there is more.
 func respFull(c *conn) bool {
 	r := c.resp
-	return len(r.wbuf) > wbufSize-2*respCopyMax || len(r.iov) > iovMax-2 || c.transport == udpTransport
+	return r != nil && (len(r.wbuf) > wbufSize-2*respCopyMax || len(r.iov) > iovMax-2 || c.transport == udpTransport)
 }
 
 // respKeep gives c a resp of its own, since it must wait before all is sent;

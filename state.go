@@ -188,6 +188,50 @@ func updateEvent(c *conn, events uint32) bool {
 	return true
 }
 
+// readIntoItem moves what the read buffer has of the value into the item
+// (C: read_into_chunked_item). It returns false if there is no memory for
+// another chunk.
+func readIntoItem(c *conn) bool {
+	for c.rbytes > 0 && c.rlbytes > 0 {
+		room, ok := nreadRoom(c)
+		if !ok {
+			return false
+		}
+		n := copy(room, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
+		c.rcurr += n
+		c.rbytes -= n
+		nreadAdvance(c, n)
+	}
+	return true
+}
+
+// nreadRoom is where the next bytes of the value go. It returns false if
+// there is no memory for another chunk.
+func nreadRoom(c *conn) ([]byte, bool) {
+	left := c.rlbytes + c.rtail
+	if c.rchunk == nil {
+		b := c.item.data()
+		return b[len(b)-left:][:c.rlbytes], true
+	}
+	ch := c.rchunk
+	if ch.used == ch.size {
+		if ch = doItemAllocChunk(ch, left); ch == nil {
+			return nil, false
+		}
+		c.rchunk = ch
+	}
+	room := ch.data()[ch.used:]
+	return room[:min(len(room), c.rlbytes)], true
+}
+
+// nreadAdvance notes that n bytes of the value were put where nreadRoom said.
+func nreadAdvance(c *conn, n int) {
+	if c.rchunk != nil {
+		c.rchunk.used += int32(n)
+	}
+	c.rlbytes -= n
+}
+
 // driveMachine runs c until it must wait for the network.
 func driveMachine(c *conn) {
 	nreqs := settings.reqsPerEvent
@@ -239,24 +283,20 @@ func driveMachine(c *conn) {
 			// have their turn.
 			nreqs--
 			switch {
-			case c.resp != nil && (nreqs < 0 || respFull(c)):
-				connSetState(c, connMwrite)
-			case nreqs >= 0:
+			case nreqs >= 0 && !respFull(c):
 				resetCmdHandler(c)
+			case c.resp != nil:
+				connSetState(c, connMwrite)
 			default:
 				c.thread.stats.pending.n[statConnYields]++
 				if c.rbytes > 0 {
 					// Not as in C, which waits for a writable socket: epoll
 					// knows nothing of what we have read already.
-					if !c.yielded {
-						c.yielded = true
-						c.thread.yielded = append(c.thread.yielded, c)
-					}
+					connYield(c)
+					stop = true
 				} else {
 					connSetState(c, connWaiting)
-					continue
 				}
-				stop = true
 			}
 
 		case connNread:
@@ -363,56 +403,6 @@ func driveNreadError(c *conn) bool {
 	outOfMemory(c, "SERVER_ERROR Out of memory during read")
 	connSwallowValue(c, c.rlbytes)
 	return false
-}
-
-// readIntoItem moves what the read buffer has of the value into the item
-// (C: read_into_chunked_item). It returns false if there is no memory for
-// another chunk.
-func readIntoItem(c *conn) bool {
-	for c.rbytes > 0 && c.rlbytes > 0 {
-		room, ok := nreadRoom(c)
-		if !ok {
-			return false
-		}
-		n := copy(room, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
-		c.rcurr += n
-		c.rbytes -= n
-		nreadAdvance(c, n)
-	}
-	return true
-}
-
-// nreadRoom is where the next bytes of the value go. It returns false if
-// there is no memory for another chunk.
-func nreadRoom(c *conn) ([]byte, bool) {
-	if c.rchunk == nil {
-		b := c.item.data()
-		if c.protocol == binaryProt {
-			b = b[:len(b)-2] // there comes no \r\n
-		}
-		return b[len(b)-c.rlbytes:], true
-	}
-	ch := c.rchunk
-	if ch.used == ch.size {
-		n := c.rlbytes
-		if c.protocol == binaryProt {
-			n += 2 // for the \r\n, see binValueEnd
-		}
-		if ch = doItemAllocChunk(ch, n); ch == nil {
-			return nil, false
-		}
-		c.rchunk = ch
-	}
-	room := ch.data()[ch.used:]
-	return room[:min(len(room), c.rlbytes)], true
-}
-
-// nreadAdvance notes that n bytes of the value were put where nreadRoom said.
-func nreadAdvance(c *conn, n int) {
-	if c.rchunk != nil {
-		c.rchunk.used += int32(n)
-	}
-	c.rlbytes -= n
 }
 
 // connSwallowValue makes c throw away the next n bytes, the value of a command

@@ -317,10 +317,11 @@ func processUpdateCommand(c *conn, pr *parser, comm int, handleCas bool) {
 func connReadValue(c *conn, it *item, comm int) {
 	c.item = it
 	c.cmd = comm
-	c.rlbytes = int(it.nbytes)
+	c.rtail = 0
 	if c.protocol == binaryProt {
-		c.rlbytes -= 2 // there comes no \r\n
+		c.rtail = 2 // no \r\n comes; see binValueEnd
 	}
+	c.rlbytes = int(it.nbytes) - c.rtail
 	if it.itFlags&itemChunked != 0 {
 		c.rchunk = it.schunk()
 	} else {

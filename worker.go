@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -259,10 +260,28 @@ func workerLibevent(me *thread) {
 	}
 }
 
+// connYield puts c on its worker's list of those that go on when the others
+// have had their turn.
+func connYield(c *conn) {
+	if !c.yielded {
+		c.yielded = true
+		c.thread.yielded = append(c.thread.yielded, c)
+	}
+}
+
+// connUnyield takes c off that list.
+func connUnyield(c *conn) {
+	if c.yielded {
+		c.yielded = false
+		yielded := c.thread.yielded
+		yielded[slices.Index(yielded, c)] = nil
+	}
+}
+
 // driveYielded gives the first n connections that have yielded their turn.
 func driveYielded(me *thread, n int) {
 	for _, c := range me.yielded[:n] {
-		if c != nil { // connClose may have come before
+		if c != nil { // connUnyield may have come before
 			c.yielded = false
 			driveMachine(c)
 		}
