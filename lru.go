@@ -64,6 +64,17 @@ type lru struct {
 
 var lrus [powerLargest]lru
 
+// What doPullItem has done to an item.
+type pullResult int
+
+const (
+	pullNothing pullResult = iota // it stays where it is, and the search ends
+	pullSkipped                   // nothing that counts; the search goes on
+	pullRemoved                   // it is away from the tail; the search goes on
+	pullMoved                     // it is in no LRU until the caller links it
+	pullEvicted
+)
+
 // crawlerItem is the crawler's stand-in in LRU i. It belongs to that LRU's
 // lock.
 func crawlerItem(i int) *item { return memItem((i + 1) * memAlign(itemSize)) }
@@ -115,21 +126,22 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 			continue
 		}
 		it.refcount++
-		moveTo, n := doPullItem(l, it, curLru, totalBytes, flags, maxAge)
-		removed += n
-		if moveTo == curLru {
+		res := doPullItem(l, it, curLru, totalBytes, flags, maxAge)
+		if res != pullNothing && res != pullSkipped {
+			removed++
+		}
+		if res == pullSkipped || res == pullRemoved {
 			doItemRemove(it)
-			hold.Unlock()
+			itemTrylockUnlock(hold)
 			continue
 		}
 		l.lock.Unlock()
-		if moveTo >= 0 {
-			it.slabsClsid = it.clsid() | uint8(moveTo)
+		if res == pullMoved {
 			itemLinkQ(it)
 		}
 		doItemRemove(it)
-		hold.Unlock()
-		if evicted := moveTo < 0 && n > 0; evicted && settings.slabAutomove.Load() == 2 {
+		itemTrylockUnlock(hold)
+		if res == pullEvicted && settings.slabAutomove.Load() == 2 {
 			slabsReassign(-1, origId, slabsReassignAllowEvictions)
 		}
 		return removed
@@ -139,9 +151,8 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 }
 
 // doPullItem is lruPullTail for one item, which is locked, as is l, and has a
-// reference of ours. It returns what came of it: the LRU to link it into, if
-// it was unlinked to move; curLru if the search may go on; -1 if it is over.
-func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxAge relTime) (moveTo, removed int) {
+// reference of ours.
+func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxAge relTime) pullResult {
 	now := currentTime.Load()
 	if it.refcount != 2 {
 		// It can still be unlinked, but its memory is not free yet.
@@ -150,7 +161,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 		if settings.tailRepairTime != 0 && it.time+settings.tailRepairTime < now {
 			l.n[itemsTailrepairs]++
 			doItemUnlinkNolock(it, hash(it.key()))
-			return curLru, 0
+			return pullSkipped
 		}
 	}
 	if itemIsExpired(it, now) || itemIsFlushed(it) {
@@ -159,7 +170,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 			l.n[itemsExpiredUnfetched]++
 		}
 		doItemUnlinkNolock(it, hash(it.key()))
-		return curLru, 1
+		return pullRemoved
 	}
 	switch curLru {
 	case hotLru, warmLru:
@@ -171,33 +182,38 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 		case it.itFlags&itemActive != 0:
 			// Rescue ACTIVE items aggressively.
 			it.itFlags &^= itemActive
-			doItemUnlinkQ(it)
 			if curLru == hotLru {
 				l.n[itemsMovesToWarm]++
-			} else {
-				l.n[itemsMovesWithinLru]++
-				doItemLinkQ(it)
+				return pullMove(it, warmLru)
 			}
-			return warmLru, 1
+			l.n[itemsMovesWithinLru]++
+			doItemUnlinkQ(it)
+			doItemLinkQ(it)
+			return pullRemoved
 		case l.sizeBytes > totalBytes*uint64(pct)/100 || now-it.time > maxAge:
 			l.n[itemsMovesToCold]++
-			doItemUnlinkQ(it)
-			return coldLru, 1
+			return pullMove(it, coldLru)
 		}
 	case coldLru:
 		if flags&lruPullEvict != 0 {
 			if settings.evictToFree {
 				doPullEvict(l, it)
-				return -1, 1
+				return pullEvicted
 			}
 		} else if it.itFlags&itemActive != 0 && settings.lruSegmented.Load() {
 			l.n[itemsMovesToWarm]++
 			it.itFlags &^= itemActive
-			doItemUnlinkQ(it)
-			return warmLru, 1
+			return pullMove(it, warmLru)
 		}
 	}
-	return -1, 0
+	return pullNothing
+}
+
+// pullMove takes an item out of its LRU, for another one of its class.
+func pullMove(it *item, toLru uint8) pullResult {
+	doItemUnlinkQ(it)
+	it.slabsClsid = it.clsid() | toLru
+	return pullMoved
 }
 
 func doPullEvict(l *lru, it *item) {

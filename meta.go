@@ -492,29 +492,59 @@ func processMarithmeticCmd(c *conn, pr *parser) {
 		outErrstring(c, "CLIENT_ERROR invalid mode for ma M token")
 		return
 	}
-	t := c.thread
 	hv := hash(of.key)
 	itemLock(hv)
-	var (
-		it     *item // with the number in it
-		buf    [incrMaxStorageLen]byte
-		code   string // in place of an item
-		errstr string
-	)
-	itemCreated := false
-	cas := of.reqCasId
-	n, ret := doAddDelta(t, of.key, incr, of.delta, buf[:], &cas, hv, &it)
-	num := buf[:n]
+	var r marithmeticResult
+	marithmeticItem(&r, c.thread, &of, hv, incr)
+	b, ok := c.resp.wbuf, true
+	quiet := false
+	switch {
+	case r.it != nil:
+		quiet = of.noReply
+		b, ok = marithmeticReply(b, pr, &of, &r)
+		doItemRemove(r.it)
+	case r.code != "":
+		b, ok = metaNoItem(append(b, r.code...), pr, &of)
+	}
+	itemUnlock(hv)
+	switch {
+	case r.errstr != "":
+		outErrstring(c, r.errstr)
+	case !ok:
+		outErrstring(c, opaqueTooLong)
+	default:
+		metaFinish(c, b, quiet)
+	}
+}
+
+// A marithmeticResult is what came of ma: an item, or the code or the error
+// that answers it.
+type marithmeticResult struct {
+	it      *item                   // with a reference
+	num     [incrMaxStorageLen]byte // its value, but for the \r\n
+	n       int                     // length of num
+	cas     uint64
+	created bool // by N
+	code    string
+	errstr  string
+}
+
+// marithmeticItem counts up or down for ma, or makes the item. The item lock
+// is held.
+func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, incr bool) {
+	r.cas = of.reqCasId
+	var ret deltaResultType
+	r.n, ret = doAddDelta(t, of.key, incr, of.delta, r.num[:], &r.cas, hv, &r.it)
 	switch ret {
 	case deltaOk:
 		if of.hasCasIn {
-			it.setCas(of.casIdIn)
+			r.it.setCas(of.casIdIn)
 		}
-		cas = it.cas()
+		r.cas = r.it.cas()
 	case nonNumeric:
-		errstr = "CLIENT_ERROR cannot increment or decrement non-numeric value"
+		r.errstr = "CLIENT_ERROR cannot increment or decrement non-numeric value"
 	case eom:
-		errstr = "SERVER_ERROR out of memory"
+		r.errstr = "SERVER_ERROR out of memory"
 	case deltaItemNotFound:
 		if !of.vivify {
 			if incr {
@@ -522,63 +552,46 @@ func processMarithmeticCmd(c *conn, pr *parser) {
 			} else {
 				t.stats.pending.n[statDecrMisses]++
 			}
-			code = "NF"
+			r.code = "NF"
 			break
 		}
-		num = strconv.AppendUint(buf[:0], of.initial, 10)
-		it = doItemAlloc(of.key, hv, 0, 0, len(num)+2) // its time is filled in later
-		if it == nil {
-			errstr = "SERVER_ERROR Out of memory allocating new item"
+		num := strconv.AppendUint(r.num[:0], of.initial, 10)
+		r.n = len(num)
+		r.it = doItemAlloc(of.key, hv, 0, 0, len(num)+2) // its time is filled in later
+		if r.it == nil {
+			r.errstr = "SERVER_ERROR Out of memory allocating new item"
 			break
 		}
-		copy(it.data(), num)
-		copy(it.data()[len(num):], "\r\n")
-		it.itFlags |= of.itFlags()
-		doStoreItem(it, nreadAdd, t, hv, nil, &cas, of.casIn(), false)
-		itemCreated = true
+		copy(r.it.data(), num)
+		copy(r.it.data()[len(num):], "\r\n")
+		r.it.itFlags |= of.itFlags()
+		doStoreItem(r.it, nreadAdd, t, hv, nil, &r.cas, of.casIn(), false)
+		r.created = true
 	case deltaItemCasMismatch:
-		code = "EX"
+		r.code = "EX"
 	}
-	b, ok := c.resp.wbuf, true
-	quiet := false
-	if it != nil {
-		quiet = of.noReply
-		b, ok = marithmeticReply(b, pr, &of, it, num, cas, itemCreated)
-		doItemRemove(it)
-	} else if errstr == "" {
-		b, ok = metaNoItem(append(b, code...), pr, &of)
-	}
-	itemUnlock(hv)
-	if !ok {
-		errstr = opaqueTooLong
-	}
-	if errstr != "" {
-		outErrstring(c, errstr)
-		return
-	}
-	metaFinish(c, b, quiet)
 }
 
-// marithmeticReply appends the answer to ma for an item, whose value is now
-// num, but for the last \r\n. It returns false if the opaque is too long.
-func marithmeticReply(b []byte, pr *parser, of *metaFlags, it *item, num []byte, cas uint64, itemCreated bool) (_ []byte, ok bool) {
+// marithmeticReply appends the answer to ma for an item, but for the last \r\n.
+// It returns false if the opaque is too long.
+func marithmeticReply(b []byte, pr *parser, of *metaFlags, r *marithmeticResult) (_ []byte, ok bool) {
 	if of.value {
 		b = append(b, "VA "...)
-		b = strconv.AppendUint(b, uint64(len(num)), 10)
+		b = strconv.AppendUint(b, uint64(r.n), 10)
 	} else {
 		b = append(b, "HD"...)
 	}
 	for i := keyToken + 1; i < pr.ntokens; i++ {
 		switch tok := pr.token(i); tok[0] {
 		case 'c':
-			b = metaUint(b, 'c', cas)
+			b = metaUint(b, 'c', r.cas)
 		case 't':
-			b = metaTtl(b, it)
+			b = metaTtl(b, r.it)
 		case 'T':
-			it.exptime = of.exptime
+			r.it.exptime = of.exptime
 		case 'N':
-			if itemCreated {
-				it.exptime = of.autovivExptime
+			if r.created {
+				r.it.exptime = of.autovivExptime
 			}
 		case 'O':
 			if b, ok = metaOpaque(b, tok); !ok {
@@ -589,7 +602,7 @@ func marithmeticReply(b []byte, pr *parser, of *metaFlags, it *item, num []byte,
 		}
 	}
 	if of.value {
-		b = append(append(b, "\r\n"...), num...)
+		b = append(append(b, "\r\n"...), r.num[:r.n]...)
 	}
 	return b, true
 }

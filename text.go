@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Keys of a get that count as one command for -R. Not as in C, where others
-// must wait for all of them.
+// Keys of a get that count as one command for -R, as does a reply that is
+// full. Not as in C, where others must wait for all of them.
 const getKeysPerTurn = 1000
 
 // A getRequest is a get of which some keys are still to be looked up.
@@ -223,34 +223,20 @@ func processGetKeys(c *conn, line []byte) {
 		return
 	}
 	keys := lineText(line)
-	ahead := 0 // how far we have prefetched
+	prefetched := 0 // where in keys
+	ok := true
 	c.thread.curSfd = c.sfd
-	for i, n := 0, 0; i < len(keys); {
+	for i, n := 0, 0; ok && i < len(keys); {
 		if keys[i] == ' ' {
 			i++
 			continue
 		}
-		if n++; n > getKeysPerTurn && c.transport != udpTransport {
+		if n++; (n > getKeysPerTurn || respFull(c)) && c.transport != udpTransport {
 			getLater(c, line, i)
 			return
 		}
-		if i >= ahead {
-			ahead = i + prefetchKeys(keys[i:])
-		}
-		if respFull(c) && c.transport != udpTransport {
-			// Send; if the socket takes all of it, go on at once.
-			switch transmit(c) {
-			case transmitComplete:
-				if !respStart(c) {
-					connSetState(c, connClosing)
-					return
-				}
-			case transmitHardError:
-				return
-			default:
-				getLater(c, line, i)
-				return
-			}
+		if i >= prefetched {
+			prefetched = i + prefetchKeys(keys[i:])
 		}
 		end := i
 		for end < len(keys) && keys[end] != ' ' {
@@ -258,16 +244,14 @@ func processGetKeys(c *conn, line []byte) {
 		}
 		processGetCmd(c, keys[i:end])
 		i = end
-		if i < len(keys) && !respCount(c) {
-			outString(c, "SERVER_ERROR out of memory writing get response")
-			break
-		}
+		ok = i == len(keys) || respCount(c)
 	}
 	c.getRest = false
 	c.rcurr += len(line)
 	c.rbytes -= len(line)
-	if c.state != connParseCmd {
-		return // with an error
+	if !ok {
+		outString(c, "SERVER_ERROR out of memory writing get response")
+		return
 	}
 	if settings.verbose.Load() > 1 {
 		fmt.Fprintf(os.Stderr, ">%d END\n", c.sfd)
@@ -343,28 +327,24 @@ func processVerbosityCommand(c *conn, pr *parser) {
 // processSlabsAutomoveCommand: slabs automove 0|1|2, or ratio, freeratio or
 // window with a number.
 func processSlabsAutomoveCommand(c *conn, pr *parser) {
-	ratio, window := 0.0, uint32(0)
-	ok := pr.ntokens >= 4
 	switch {
-	case pr.prcmp(2, "ratio"), pr.prcmp(2, "freeratio"):
-		if ok {
-			ratio, ok = toktod(pr.token(3))
-		}
-		if !ok {
-			outString(c, "ERROR")
-			return
-		}
+	case pr.prcmp(2, "ratio"):
+		processAutomoveRatio(c, pr, &settings.slabAutomoveRatio)
+	case pr.prcmp(2, "freeratio"):
+		processAutomoveRatio(c, pr, &settings.slabAutomoveFreeratio)
 	case pr.prcmp(2, "window"):
-		if ok {
-			window, ok = toktou32(pr.token(3))
-		}
-		if !ok {
+		window, ok := toktou32(pr.token(3))
+		switch {
+		case !ok:
 			outString(c, "CLIENT_ERROR bad command line format")
-			return
-		}
-		if window < 3 || window > 1800 {
+		case window < 3 || window > 1800:
 			outString(c, "CLIENT_ERROR automove window too low or too high")
-			return
+		default:
+			settings.tuneLock.Lock()
+			settings.slabAutomoveWindow = window
+			settings.slabAutomoveVersion++
+			settings.tuneLock.Unlock()
+			outString(c, "OK")
 		}
 	default:
 		level, ok := toktou32(pr.token(2))
@@ -377,17 +357,18 @@ func processSlabsAutomoveCommand(c *conn, pr *parser) {
 			settings.slabAutomove.Store(int32(level))
 			outString(c, "OK")
 		}
+	}
+}
+
+// processAutomoveRatio sets one of the automover's two ratios.
+func processAutomoveRatio(c *conn, pr *parser, ratio *float64) {
+	f, ok := toktod(pr.token(3))
+	if !ok {
+		outString(c, "ERROR")
 		return
 	}
 	settings.tuneLock.Lock()
-	switch {
-	case pr.prcmp(2, "ratio"):
-		settings.slabAutomoveRatio = ratio
-	case pr.prcmp(2, "freeratio"):
-		settings.slabAutomoveFreeratio = ratio
-	default:
-		settings.slabAutomoveWindow = window
-	}
+	*ratio = f
 	settings.slabAutomoveVersion++
 	settings.tuneLock.Unlock()
 	outString(c, "OK")
