@@ -117,7 +117,7 @@ func connTimeoutThread() {
 				continue
 			}
 			if now-s.lastCmdTime > settings.idleTimeout && int32(now-s.lastCmdTime) > 0 {
-				notifyWorkerFd(threads[s.thread], fd, queueTimeout)
+				notifyWorkerFd(threads[s.threadId], fd, queueTimeout)
 			} else if s.lastCmdTime < oldest {
 				oldest = s.lastCmdTime
 			}
@@ -204,7 +204,7 @@ func protText(p protocol) string {
 type connSight struct {
 	state       connState
 	transport   transport
-	thread      int  // index in threads
+	threadId    int  // index in threads
 	owes        bool // some of a reply, which the client does not take
 	lastCmdTime relTime
 }
@@ -243,7 +243,7 @@ func socketOutq(sfd int) int {
 // idle: either may have changed since the timeout thread looked.
 func connCloseIdle(t *thread, sfd int) {
 	c := conns[sfd].Load()
-	if s := connSeen(c); s.thread != t.id || s.state == connClosed {
+	if s := connSeen(c); s.threadId != t.id || s.state == connClosed {
 		return
 	}
 	if settings.idleTimeout == 0 || currentTime.Load()-c.lastCmdTime <= settings.idleTimeout {

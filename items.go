@@ -368,7 +368,7 @@ func itemFlushExpired() {
 			} else {
 				done = true
 			}
-			hold.Unlock()
+			itemTrylockUnlock(hold)
 		}
 		l.lock.Unlock()
 	}
@@ -399,7 +399,7 @@ func itemCachedump(clsid, limit uint32) []byte {
 			buf = fmt.Appendf(buf, "ITEM %s [%d b; %d s]\r\n", it.key(), it.nbytes-2, exptime)
 			shown++
 		}
-		hold.Unlock()
+		itemTrylockUnlock(hold)
 		if len(buf)+len("END\r\n\x00") > memlimit {
 			buf = buf[:n]
 			break

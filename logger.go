@@ -145,7 +145,7 @@ var (
 	watchersPollfds [watcherLimit]unix.PollFd
 	watcherCount    int
 
-	loggerStackCond = make(chan struct{}, 1) // there is a new watcher
+	loggerWake = make(chan struct{}, 1) // there is a new watcher
 )
 
 // The following note one thing each.
@@ -552,10 +552,10 @@ func loggerThread() {
 	for {
 		switch {
 		case watching == 0:
-			<-loggerStackCond
+			<-loggerWake
 		case toSleep > minLoggerSleep:
 			select {
-			case <-loggerStackCond:
+			case <-loggerWake:
 				toSleep = minLoggerSleep
 			case <-time.After(toSleep):
 			}
@@ -632,7 +632,7 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 	loggerSetFlags()
 	loggerStackLock.Unlock()
 	select {
-	case loggerStackCond <- struct{}{}:
+	case loggerWake <- struct{}{}:
 	default: // is told already
 	}
 	return true

@@ -156,7 +156,7 @@ func tryReadNetwork(c *conn) tryReadResult {
 	switch {
 	case n > 0:
 		c.rbytes += n
-		c.thread.ahead = 0
+		c.thread.lookedAhead = 0
 		return readDataReceived
 	case e == 0:
 		c.closeReason = normalClose
@@ -351,7 +351,7 @@ func driveNread(c *conn) bool {
 		// A short read has emptied the socket: there is no need to ask again.
 		return n < len(room) && waitForValue(c)
 	}
-	return driveReadFailed(c, e)
+	return driveReadNothing(c, e)
 }
 
 // waitForValue makes c wait for more of a value. What was answered before
@@ -375,9 +375,9 @@ func waitForValue(c *conn) bool {
 	return updateEvent(c, evRead)
 }
 
-// driveReadFailed deals with a read that brought nothing. It returns true if
+// driveReadNothing deals with a read that brought nothing. It returns true if
 // c must wait for more.
-func driveReadFailed(c *conn, e unix.Errno) bool {
+func driveReadNothing(c *conn, e unix.Errno) bool {
 	switch e {
 	case 0:
 		c.closeReason = normalClose
@@ -444,7 +444,7 @@ func driveSwallow(c *conn) bool {
 		c.sbytes -= n
 		return false
 	}
-	return driveReadFailed(c, e)
+	return driveReadNothing(c, e)
 }
 
 // driveMwrite sends what has been gathered. It returns true if c must wait.
@@ -478,7 +478,7 @@ func eventHandler(t *thread, fd int) {
 	// Not as in C, there is no event_del before close(2), and epoll forgets a
 	// descriptor only when nobody is about it any more: getpeername(2) of
 	// "stats conns" on another worker may be. By then it can be another's.
-	if s := connSeen(c); s.thread != t.id || s.state == connClosed {
+	if s := connSeen(c); s.threadId != t.id || s.state == connClosed {
 		return
 	}
 	driveMachine(c)

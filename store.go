@@ -94,8 +94,8 @@ func itemTrylockUnlock(lock *sync.Mutex) { lock.Unlock() }
 
 func itemUnlock(hv uint32) { itemLocks[hv&uint32(len(itemLocks)-1)].Unlock() }
 
-// itemLocksInit makes locks for that many workers, and empty LRUs. The hash
-// table must have more buckets.
+// itemLocksInit makes locks for that many workers. The hash table must have
+// more buckets.
 func itemLocksInit(nthreads int) {
 	// Want a wide lock table, but don't waste memory.
 	power := 15 // just under the default of hashpower
@@ -118,8 +118,6 @@ func itemLocksInit(nthreads int) {
 		os.Exit(1)
 	}
 	itemLocks = make([]sync.Mutex, hashsize(power))
-	lrus = [powerLargest]lru{}
-	bumpBufs = nil
 }
 
 // itemAlloc allocates an item. It takes its own locks.

@@ -247,6 +247,8 @@ func storeInit(t testing.TB, megs int, conf func()) {
 	assocInit(settings.hashpowerInit)
 	slabsInit(int(settings.maxbytes.Load()), settings.factor, false, nil)
 	itemLocksInit(2)
+	lrus = [powerLargest]lru{}
+	bumpBufs = nil
 }
 
 func testThread() *thread { return &thread{bumpBuf: itemLruBumpBufCreate()} }
@@ -1022,7 +1024,7 @@ func peekPages(r *rand.Rand) error {
 	if hold == nil {
 		return nil
 	}
-	defer hold.Unlock()
+	defer itemTrylockUnlock(hold)
 	if !mine {
 		return nil
 	}

@@ -108,7 +108,7 @@ func tryReadCommandAscii(c *conn) bool {
 		processGetKeys(c, line)
 		return true
 	}
-	if c.rbytes > len(line) && c.rcurr >= c.thread.ahead {
+	if c.rbytes > len(line) && c.rcurr >= c.thread.lookedAhead {
 		lookAhead(c)
 	}
 	c.rcurr += len(line)
@@ -141,7 +141,7 @@ func lookAhead(c *conn) {
 			n++
 		}
 	}
-	c.thread.ahead = at
+	c.thread.lookedAhead = at
 	unlinks := cmd == 's' || cmd == 'd' // set, delete, ms and md
 	assocPrefetch(keys[:n], unlinks)
 }

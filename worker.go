@@ -61,11 +61,11 @@ type thread struct {
 	respCount int      // replies gathered and not sent, and their limit
 	respLimit int
 
-	resp    resp         // replies being gathered, lent to one conn at a time
-	iov     []unix.Iovec // for transmit
-	pr      parser       // the line being parsed
-	ahead   int          // how far lookAhead has come in the read buffer
-	yielded []*conn      // have input left but had their turn (-R)
+	resp        resp         // replies being gathered, lent to one conn at a time
+	iov         []unix.Iovec // for transmit
+	pr          parser       // the line being parsed
+	lookedAhead int          // how far lookAhead has come in the read buffer
+	yielded     []*conn      // have input left but had their turn (-R)
 }
 
 var (
