@@ -44,6 +44,8 @@ var (
 	maintenanceDone        chan struct{} // closed when the thread has ended
 )
 
+const assocBatch = 16 // keys for assocPrefetch
+
 // hash is seeded at start, so that nobody can choose keys that collide.
 func hash(key []byte) uint32 { return uint32(maphash.Bytes(hashSeed, key)) }
 
@@ -99,8 +101,6 @@ func assocFind(key []byte, hv uint32) *item {
 	}
 	return nil
 }
-
-const assocBatch = 16 // keys for assocPrefetch
 
 // assocPrefetch has the processor fetch what will be looked at for these
 // keys, at most assocBatch of them: buckets, items, and the beginnings of

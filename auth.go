@@ -24,6 +24,19 @@ type authEntry struct{ user, pass []byte }
 // The users of -Y. The file may be read again while workers look at them.
 var mainAuthEntries atomic.Pointer[[]authEntry]
 
+var (
+	memcachedSaslPwdb string // name of the password file
+	mySaslHostname    string // the realm of users who name none
+)
+
+type saslResult int
+
+const (
+	saslFail saslResult = iota
+	saslOk
+	saslContinue // the client is to send more
+)
+
 // authfileLoad reads the file of users: name:password, one a line. It
 // returns what is wrong with it, or "". What was read before stays then.
 func authfileLoad(file string) string {
@@ -156,11 +169,6 @@ func asciiauthAnswer(c *conn, str string) {
 	outErrstring(c, str)
 }
 
-var (
-	memcachedSaslPwdb string // name of the password file
-	mySaslHostname    string // the realm of users who name none
-)
-
 // saslServerUserdbCheckpass looks for a user and password in the file, which
 // has lines of user:password, as the user names himself or with @ and this
 // machine's name behind it. Not as in C, a password may have colons; there it
@@ -208,14 +216,6 @@ func saslPlain(response []byte) bool {
 	}
 	return ok
 }
-
-type saslResult int
-
-const (
-	saslFail saslResult = iota
-	saslOk
-	saslContinue // the client is to send more
-)
 
 // saslServerStep is C's sasl_server_start and sasl_server_step.
 func saslServerStep(c *conn, mech, challenge []byte) saslResult {

@@ -88,6 +88,15 @@ var (
 	allowNewConns atomic.Bool // a descriptor came free since we stopped listening
 )
 
+// A connSight is what others may know of a conn.
+type connSight struct {
+	state       connState
+	transport   transport
+	threadId    int  // index in threads
+	owes        bool // some of a reply, which the client does not take
+	lastCmdTime relTime
+}
+
 // connTimeoutThread finds connections that have been idle for longer than
 // -o idle_timeout and tells their workers. It never ends. Not as in C, a client
 // that takes nothing of its replies is idle, too.
@@ -198,15 +207,6 @@ func protText(p protocol) string {
 		return "auto-negotiate"
 	}
 	return "unknown"
-}
-
-// A connSight is what others may know of a conn.
-type connSight struct {
-	state       connState
-	transport   transport
-	threadId    int  // index in threads
-	owes        bool // some of a reply, which the client does not take
-	lastCmdTime relTime
 }
 
 // connPublish shows c to other threads as it is now. A worker does so when

@@ -145,6 +145,10 @@ var (
 	lruCrawlerStalled atomic.Bool
 )
 
+// When each LRU is to be crawled, and for how many seconds more than the
+// least it was left alone. They belong to the LRU maintainer.
+var nextCrawls, nextCrawlWait [powerLargest]relTime
+
 // lruCrawlerCloseClient gives up on the client.
 func lruCrawlerCloseClient(c *crawlerClient) {
 	sidethreadConnClose(c.c)
@@ -607,10 +611,6 @@ func initLruCrawler() {
 	crawlers = [powerLargest]crawler{}
 	crawling = nil
 }
-
-// When each LRU is to be crawled, and for how many seconds more than the
-// least it was left alone. They belong to the LRU maintainer.
-var nextCrawls, nextCrawlWait [powerLargest]relTime
 
 // lruMaintainerCrawlerCheck kicks off the crawlers whose time has come. It
 // is called once a second.

@@ -20,6 +20,9 @@ var (
 	delta    atomic.Int64 // seconds that it has been moved
 )
 
+// What debugitem ref took last. C keeps one for each connection.
+var debugItemReffed *item
+
 // clockAdjust returns what the clock is to show at the real time now.
 func clockAdjust(now relTime) relTime {
 	if isPaused.Load() {
@@ -106,9 +109,6 @@ func processDebugitemCommand(c *conn, pr *parser) {
 	}
 	outString(c, "OK")
 }
-
-// What debugitem ref took last. C keeps one for each connection.
-var debugItemReffed *item
 
 // processDebugprofileCommand: debugprofile <file> <seconds>. It writes a
 // profile of the processor time that the next seconds take, for go tool pprof

@@ -24,6 +24,45 @@ var (
 	statsSizesHist []atomic.Uint32
 )
 
+// What the automover wants to know of a class.
+type itemStatsAutomove struct {
+	evicted     uint64
+	outofmemory uint64
+	age         relTime
+}
+
+// The counters as stats prints them. Those marked so are shown only if there
+// is an LRU maintainer.
+var itemstatsDesc = [numItemstats]struct {
+	name       string
+	maintainer bool
+}{
+	itemsEvicted:             {"evicted", false},
+	itemsEvictedNonzero:      {"evicted_nonzero", false},
+	itemsEvictedTime:         {"evicted_time", false},
+	itemsOutofmemory:         {"outofmemory", false},
+	itemsTailrepairs:         {"tailrepairs", false},
+	itemsReclaimed:           {"reclaimed", false},
+	itemsExpiredUnfetched:    {"expired_unfetched", false},
+	itemsEvictedUnfetched:    {"evicted_unfetched", false},
+	itemsEvictedActive:       {"evicted_active", true},
+	itemsCrawlerReclaimed:    {"crawler_reclaimed", false},
+	itemsCrawlerItemsChecked: {"crawler_items_checked", false},
+	itemsLrutailReflocked:    {"lrutail_reflocked", false},
+	itemsMovesToCold:         {"moves_to_cold", true},
+	itemsMovesToWarm:         {"moves_to_warm", true},
+	itemsMovesWithinLru:      {"moves_within_lru", true},
+	itemsDirectReclaims:      {"direct_reclaims", true},
+}
+
+// What became of a lookup, for the log.
+const (
+	itemNotFound = iota
+	itemFound
+	itemFoundFlushed
+	itemFoundExpired
+)
+
 func itemStatsReset() {
 	for i := range lrus {
 		l := &lrus[i]
@@ -409,13 +448,6 @@ func itemCachedump(clsid, limit uint32) []byte {
 	return append(buf, "END\r\n"...)
 }
 
-// What the automover wants to know of a class.
-type itemStatsAutomove struct {
-	evicted     uint64
-	outofmemory uint64
-	age         relTime
-}
-
 func fillItemStatsAutomove(am *[maxNumberOfSlabClasses]itemStatsAutomove) {
 	for n := range am {
 		cur := &am[n]
@@ -447,30 +479,6 @@ func itemStatsCurr() (currBytes, currItems, totalItems uint64) {
 		l.lock.Unlock()
 	}
 	return currBytes, currItems, totalItems
-}
-
-// The counters as stats prints them. Those marked so are shown only if there
-// is an LRU maintainer.
-var itemstatsDesc = [numItemstats]struct {
-	name       string
-	maintainer bool
-}{
-	itemsEvicted:             {"evicted", false},
-	itemsEvictedNonzero:      {"evicted_nonzero", false},
-	itemsEvictedTime:         {"evicted_time", false},
-	itemsOutofmemory:         {"outofmemory", false},
-	itemsTailrepairs:         {"tailrepairs", false},
-	itemsReclaimed:           {"reclaimed", false},
-	itemsExpiredUnfetched:    {"expired_unfetched", false},
-	itemsEvictedUnfetched:    {"evicted_unfetched", false},
-	itemsEvictedActive:       {"evicted_active", true},
-	itemsCrawlerReclaimed:    {"crawler_reclaimed", false},
-	itemsCrawlerItemsChecked: {"crawler_items_checked", false},
-	itemsLrutailReflocked:    {"lrutail_reflocked", false},
-	itemsMovesToCold:         {"moves_to_cold", true},
-	itemsMovesToWarm:         {"moves_to_warm", true},
-	itemsMovesWithinLru:      {"moves_within_lru", true},
-	itemsDirectReclaims:      {"direct_reclaims", true},
 }
 
 // itemStatsTotals appends the sums over all LRUs to the reply to stats.
@@ -608,14 +616,6 @@ func itemStatsSizes(c *conn) {
 	}
 	appendStats(c, "", "")
 }
-
-// What became of a lookup, for the log.
-const (
-	itemNotFound = iota
-	itemFound
-	itemFoundFlushed
-	itemFoundExpired
-)
 
 // doItemGet wraps assocFind with the lazy expiration logic.
 func doItemGet(key []byte, hv uint32, t *thread, doUpdate bool) *item {

@@ -37,6 +37,8 @@ var (
 
 const socketsName = "MC9_SOCKETS"
 
+var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+
 // socketsEnv tells the daemon what its descriptors are.
 func socketsEnv() string {
 	s := socketsName + "="
@@ -144,8 +146,6 @@ func maximizeSndbuf(sfd int) {
 		fmt.Fprintf(os.Stderr, "<%d send buffer was %d, now %d\n", sfd, oldSize, lastGood)
 	}
 }
-
-var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 
 // getaddrinfo returns the addresses of host. * stands for all of this
 // machine, in the order of C's library.

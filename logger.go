@@ -148,6 +148,38 @@ var (
 	loggerWake = make(chan struct{}, 1) // there is a new watcher
 )
 
+var transportText = [...]string{"local", "tcp", "udp"}
+
+var defaultEntries = [...]struct {
+	eflags  uint32
+	parseCb func(b []byte, e *logentry) []byte
+	format  string
+}{
+	loggerEviction:  {logEvictions, loggerParseEe, ""},
+	loggerItemGet:   {logFetchers, loggerParseIge, ""},
+	loggerItemStore: {logMutations, loggerParseIse, ""},
+	loggerCrawlerStatus: {logSysevents, loggerParseText,
+		"type=lru_crawler crawler=%d lru=%s low_mark=%d next_reclaims=%d since_run=%d next_run=%d elapsed=%d examined=%d reclaimed=%d"},
+	loggerSlabMove:        {logSysevents, loggerParseText, "type=slab_move src=%d dst=%d state=%s"},
+	loggerConnectionNew:   {logConnevents, loggerParseCne, ""},
+	loggerConnectionClose: {logConnevents, loggerParseCce, ""},
+	loggerDeletions:       {logDeletions, loggerParseIde, ""},
+}
+
+const (
+	maxLoggerSleep = time.Second / 2 // C: a second, in which a watcher should be known to be gone
+	minLoggerSleep = time.Millisecond
+)
+
+// A bipbuf is a ring in which each piece that is put in lies in one piece.
+// What is in it is data[aStart:aEnd] and then, with bInuse, data[:bEnd].
+type bipbuf struct {
+	data         []byte
+	aStart, aEnd int
+	bEnd         int
+	bInuse       bool
+}
+
 // The following note one thing each.
 
 // loggerLogText is for events that come as a text. Their formats are in
@@ -290,8 +322,6 @@ func loggerParseIde(b []byte, e *logentry) []byte {
 	return logSize(b, e)
 }
 
-var transportText = [...]string{"local", "tcp", "udp"}
-
 func loggerParseCne(b []byte, e *logentry) []byte {
 	rip, rport := loggerUtilAddrEndpoint(e)
 	return fmt.Appendf(b, "type=conn_new rip=%s rport=%d transport=%s cfd=%d",
@@ -303,22 +333,6 @@ func loggerParseCce(b []byte, e *logentry) []byte {
 	rip, rport := loggerUtilAddrEndpoint(e)
 	return fmt.Appendf(b, "type=conn_close rip=%s rport=%d transport=%s reason=%s cfd=%d",
 		rip, rport, transportText[e.status], reason, e.sfd)
-}
-
-var defaultEntries = [...]struct {
-	eflags  uint32
-	parseCb func(b []byte, e *logentry) []byte
-	format  string
-}{
-	loggerEviction:  {logEvictions, loggerParseEe, ""},
-	loggerItemGet:   {logFetchers, loggerParseIge, ""},
-	loggerItemStore: {logMutations, loggerParseIse, ""},
-	loggerCrawlerStatus: {logSysevents, loggerParseText,
-		"type=lru_crawler crawler=%d lru=%s low_mark=%d next_reclaims=%d since_run=%d next_run=%d elapsed=%d examined=%d reclaimed=%d"},
-	loggerSlabMove:        {logSysevents, loggerParseText, "type=slab_move src=%d dst=%d state=%s"},
-	loggerConnectionNew:   {logConnevents, loggerParseCne, ""},
-	loggerConnectionClose: {logConnevents, loggerParseCce, ""},
-	loggerDeletions:       {logDeletions, loggerParseIde, ""},
 }
 
 func loggerGetGid() uint64 { return loggerGid.Add(1) }
@@ -539,11 +553,6 @@ func loggerThreadFlushStats(ls *loggerStats) {
 	statsLock.Unlock()
 }
 
-const (
-	maxLoggerSleep = time.Second / 2 // C: a second, in which a watcher should be known to be gone
-	minLoggerSleep = time.Millisecond
-)
-
 // loggerThread sleeps the longer the less there is to do, and without
 // watchers until there is one.
 func loggerThread() {
@@ -671,15 +680,6 @@ func processWatchCommand(c *conn, pr *parser) {
 	// The logger thread may be through with c already. But then it has asked
 	// the worker to close it, who is still here.
 	connHandOver(c)
-}
-
-// A bipbuf is a ring in which each piece that is put in lies in one piece.
-// What is in it is data[aStart:aEnd] and then, with bInuse, data[:bEnd].
-type bipbuf struct {
-	data         []byte
-	aStart, aEnd int
-	bEnd         int
-	bInuse       bool
 }
 
 func bipbufUnused(b *bipbuf) int {

@@ -75,6 +75,46 @@ const (
 	pullEvicted
 )
 
+// Hits to items in COLD are not dealt with at once: the worker notes them in
+// a ring of its own, for the maintainer to move the items to WARM.
+const lruBumpBufSize = 8192 // entries
+
+// An entry holds a reference to the item.
+type lruBumpEntry struct {
+	it ref
+	hv uint32
+}
+
+type lruBumpBuf struct {
+	mutex   sync.Mutex
+	head    int // the oldest entry
+	used    int // entries
+	dropped uint64
+	ring    [lruBumpBufSize]lruBumpEntry
+}
+
+var (
+	bumpBufLock sync.Mutex
+	bumpBufs    []*lruBumpBuf // of all workers
+)
+
+// Microseconds.
+const (
+	maxLruMaintainerSleep = 1000000 - 1
+	minLruMaintainerSleep = 1000
+)
+
+var (
+	// Held by the maintainer while it is awake.
+	lruMaintainerLock        sync.Mutex
+	doRunLruMaintainerThread bool
+	lruMaintainerDone        chan struct{} // closed when the thread has ended
+)
+
+// A juggler tells when a slab class wants to be juggled next. Each has its
+// own sleep, to avoid hammering locks.
+type juggler struct{ next, backoff int } // microseconds
+
 // crawlerItem is the crawler's stand-in in LRU i. It belongs to that LRU's
 // lock.
 func crawlerItem(i int) *item { return memItem((i + 1) * memAlign(itemSize)) }
@@ -234,29 +274,6 @@ func doPullEvict(l *lru, it *item) {
 	doItemUnlinkNolock(it, hash(it.key()))
 }
 
-// Hits to items in COLD are not dealt with at once: the worker notes them in
-// a ring of its own, for the maintainer to move the items to WARM.
-const lruBumpBufSize = 8192 // entries
-
-// An entry holds a reference to the item.
-type lruBumpEntry struct {
-	it ref
-	hv uint32
-}
-
-type lruBumpBuf struct {
-	mutex   sync.Mutex
-	head    int // the oldest entry
-	used    int // entries
-	dropped uint64
-	ring    [lruBumpBufSize]lruBumpEntry
-}
-
-var (
-	bumpBufLock sync.Mutex
-	bumpBufs    []*lruBumpBuf // of all workers
-)
-
 func itemLruBumpBufCreate() *lruBumpBuf {
 	b := new(lruBumpBuf)
 	bumpBufLock.Lock()
@@ -388,23 +405,6 @@ func lruMaintainerJuggle(clsid int) int {
 	}
 	return didMoves
 }
-
-// Microseconds.
-const (
-	maxLruMaintainerSleep = 1000000 - 1
-	minLruMaintainerSleep = 1000
-)
-
-var (
-	// Held by the maintainer while it is awake.
-	lruMaintainerLock        sync.Mutex
-	doRunLruMaintainerThread bool
-	lruMaintainerDone        chan struct{} // closed when the thread has ended
-)
-
-// A juggler tells when a slab class wants to be juggled next. Each has its
-// own sleep, to avoid hammering locks.
-type juggler struct{ next, backoff int } // microseconds
 
 // jugglerRun juggles the class if its time has come, slept microseconds
 // after the last call.

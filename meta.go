@@ -39,6 +39,43 @@ type metaFlags struct {
 	delta, initial uint64 // of ma
 }
 
+// A metaReply is what ms keeps for the time when its value has come.
+type metaReply struct {
+	mset     bool // the command is an ms
+	setStale bool // the value may be stored as a stale one
+	nflags   uint8
+	nopaque  uint8
+	flags    [4]byte // to answer in this order: some of O, k, c, s
+	opaque   [mflagMaxOpaqueLength]byte
+}
+
+const opaqueTooLong = "CLIENT_ERROR opaque token too long"
+
+// A marithmeticResult is what came of ma: an item, or the code or the error
+// that answers it.
+type marithmeticResult struct {
+	it      *item                   // with a reference
+	num     [incrMaxStorageLen]byte // its value, but for the \r\n
+	n       int                     // length of num
+	cas     uint64
+	created bool // by N
+	code    string
+	errstr  string
+}
+
+const notBase64 = 1 << 7
+
+var base64Value = func() (values [256]uint8) {
+	for i := range values {
+		values[i] = notBase64
+	}
+	for i, ch := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/" {
+		values[ch] = uint8(i)
+	}
+	values['='] = 0
+	return values
+}()
+
 // casIn is the unique for an item that the command changes.
 func (of *metaFlags) casIn() uint64 {
 	if of.hasCasIn {
@@ -54,16 +91,6 @@ func (of *metaFlags) itFlags() uint16 {
 		return itemKeyBinary
 	}
 	return 0
-}
-
-// A metaReply is what ms keeps for the time when its value has come.
-type metaReply struct {
-	mset     bool // the command is an ms
-	setStale bool // the value may be stored as a stale one
-	nflags   uint8
-	nopaque  uint8
-	flags    [4]byte // to answer in this order: some of O, k, c, s
-	opaque   [mflagMaxOpaqueLength]byte
 }
 
 // metaFlagPreparse reads the flags, which begin at word start. It returns
@@ -197,8 +224,6 @@ func metaNoItem(b []byte, pr *parser, of *metaFlags) (_ []byte, ok bool) {
 	}
 	return b, true
 }
-
-const opaqueTooLong = "CLIENT_ERROR opaque token too long"
 
 // metaFinish ends a reply that has no value to it. With quiet nothing is
 // answered.
@@ -517,18 +542,6 @@ func processMarithmeticCmd(c *conn, pr *parser) {
 	}
 }
 
-// A marithmeticResult is what came of ma: an item, or the code or the error
-// that answers it.
-type marithmeticResult struct {
-	it      *item                   // with a reference
-	num     [incrMaxStorageLen]byte // its value, but for the \r\n
-	n       int                     // length of num
-	cas     uint64
-	created bool // by N
-	code    string
-	errstr  string
-}
-
 // marithmeticItem counts up or down for ma, or makes the item. The item lock
 // is held.
 func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, incr bool) {
@@ -726,19 +739,6 @@ func msetNote(m *metaReply, pr *parser) bool {
 	}
 	return true
 }
-
-const notBase64 = 1 << 7
-
-var base64Value = func() (values [256]uint8) {
-	for i := range values {
-		values[i] = notBase64
-	}
-	for i, ch := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/" {
-		values[ch] = uint8(i)
-	}
-	values['='] = 0
-	return values
-}()
 
 // base64Decode decodes b in its place, or returns nil. It is as lenient as
 // C: bytes that are no digits do not count, and no more is looked at than

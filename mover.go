@@ -118,6 +118,45 @@ const (
 	slabMoveMaxSleep = 5 * time.Millisecond
 )
 
+// What slabsLockedCb has found.
+type lockedSt struct {
+	it       *item       // the item that the chunk is, or is a part of
+	ch       *itemChunk  // the chunk, if it is a part
+	holdLock *sync.Mutex // of it, to be unlocked
+}
+
+// What slabRebalanceMove has come to.
+const (
+	moveInPage   = iota // there is more to look at
+	movePageBusy        // to be gone over again
+	movePageDone
+)
+
+// The automover. It looks at each class once a round and remembers the last
+// rounds, the window.
+const (
+	minPagesForSource  = 2
+	minPagesForReclaim = 2.5
+)
+
+// What a round, or a sum of them, has seen of a class.
+type windowData struct {
+	age          uint64 // of the tail of COLD, seconds
+	dirty        uint64 // evictions, no memory, or new pages
+	evictedRatio float64
+	evictedSeen  uint64 // any evictions at all
+}
+
+type slabAutomove struct {
+	version     uint32 // of the settings that it was made from
+	window      [][maxNumberOfSlabClasses]windowData
+	windowCur   int // rounds so far
+	maxAgeRatio float64
+
+	iamBefore, iamAfter [maxNumberOfSlabClasses]itemStatsAutomove
+	samBefore, samAfter [maxNumberOfSlabClasses]slabStatsAutomove
+}
+
 // slabRebalanceStart begins with the first page of the class, which is
 // likely to contain the oldest items.
 func slabRebalanceStart() bool {
@@ -183,13 +222,6 @@ func slabRebalancePrep() {
 		}
 		t.newIt = slabRebalanceAlloc(r.sClsid, slabsAllocNoNewpage)
 	}
-}
-
-// What slabsLockedCb has found.
-type lockedSt struct {
-	it       *item       // the item that the chunk is, or is a part of
-	ch       *itemChunk  // the chunk, if it is a part
-	holdLock *sync.Mutex // of it, to be unlocked
 }
 
 // slabsLockedCb finds out what a.it is, with slabsLock held. With moveFromLru
@@ -309,13 +341,6 @@ func slabRebalanceItem(it *item, ch *itemChunk) bool {
 	doItemRemove(it)
 	return false
 }
-
-// What slabRebalanceMove has come to.
-const (
-	moveInPage   = iota // there is more to look at
-	movePageBusy        // to be gone over again
-	movePageDone
-)
 
 // slabRebalanceMove tries to free up one chunk of memory, if it is not free
 // already. Without memory for a rescue it still gets what is free or has
@@ -536,31 +561,6 @@ func stopSlabMaintenanceThread() {
 	t.lock.Unlock()
 	slabMaintenanceWake()
 	<-t.done
-}
-
-// The automover. It looks at each class once a round and remembers the last
-// rounds, the window.
-const (
-	minPagesForSource  = 2
-	minPagesForReclaim = 2.5
-)
-
-// What a round, or a sum of them, has seen of a class.
-type windowData struct {
-	age          uint64 // of the tail of COLD, seconds
-	dirty        uint64 // evictions, no memory, or new pages
-	evictedRatio float64
-	evictedSeen  uint64 // any evictions at all
-}
-
-type slabAutomove struct {
-	version     uint32 // of the settings that it was made from
-	window      [][maxNumberOfSlabClasses]windowData
-	windowCur   int // rounds so far
-	maxAgeRatio float64
-
-	iamBefore, iamAfter [maxNumberOfSlabClasses]itemStatsAutomove
-	samBefore, samAfter [maxNumberOfSlabClasses]slabStatsAutomove
 }
 
 func slabAutomoveInit() *slabAutomove {

@@ -20,6 +20,17 @@ type poll struct {
 	events [128]unix.EpollEvent
 }
 
+// A worker waits without telling Go's scheduler. If it did, the scheduler's
+// sysmon thread would wake up every 20 microseconds to see whether the worker
+// is back, and cost a tenth of a busy server's time. Only when nothing has
+// happened pollIdleWaits times in a row, for pollRawMsec milliseconds each or
+// until a signal, is the scheduler told, so that it can sleep, too. The price:
+// a collector that stops the world waits up to pollRawMsec for such a thread.
+const (
+	pollRawMsec   = 10
+	pollIdleWaits = 10
+)
+
 func pollInit(p *poll) (err error) {
 	p.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	return err
@@ -42,17 +53,6 @@ func pollCtl(p *poll, op, fd int, events uint32) error {
 	}
 	return nil
 }
-
-// A worker waits without telling Go's scheduler. If it did, the scheduler's
-// sysmon thread would wake up every 20 microseconds to see whether the worker
-// is back, and cost a tenth of a busy server's time. Only when nothing has
-// happened pollIdleWaits times in a row, for pollRawMsec milliseconds each or
-// until a signal, is the scheduler told, so that it can sleep, too. The price:
-// a collector that stops the world waits up to pollRawMsec for such a thread.
-const (
-	pollRawMsec   = 10
-	pollIdleWaits = 10
-)
 
 // pollWait waits until a descriptor is ready, at most msec milliseconds, -1
 // for ever. It may return before that with no events.

@@ -48,6 +48,15 @@ type respIov struct {
 
 type respMark struct{ wbuf, iov, done, count int }
 
+type transmitResult int
+
+const (
+	transmitComplete   transmitResult = iota // all is written
+	transmitIncomplete                       // there is more to write
+	transmitSoftError                        // no more can be written now
+	transmitHardError                        // the state is set to connClosing
+)
+
 // respReset drops what the current command has answered, and is not sent.
 func respReset(c *conn) {
 	r := c.resp
@@ -206,15 +215,6 @@ func outOfMemory(c *conn, asciiError string) {
 	}
 	outString(c, asciiError)
 }
-
-type transmitResult int
-
-const (
-	transmitComplete   transmitResult = iota // all is written
-	transmitIncomplete                       // there is more to write
-	transmitSoftError                        // no more can be written now
-	transmitHardError                        // the state is set to connClosing
-)
 
 // transmitPre fills t.iov with as much of r as writev takes, and returns its
 // length in bytes.

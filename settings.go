@@ -123,6 +123,63 @@ var options struct {
 	checkAddr            string
 }
 
+const banner = "memcached " + version + " (mc9)"
+
+//go:embed LICENSE
+var license string
+
+// As in getopt(3), a colon for a value.
+const shortopts = "a:AZp:s:U:m:Mc:khiVrvdl:u:P:f:n:t:D:LR:Cb:B:I:SFXWY:e:o:N:"
+
+const optCheck = 1 // has no letter
+
+type longopt struct {
+	name string
+	val  byte
+}
+
+var longopts = []longopt{
+	{"unix-mask", 'a'},
+	{"enable-shutdown", 'A'},
+	{"enable-ssl", 'Z'},
+	{"port", 'p'},
+	{"unix-socket", 's'},
+	{"udp-port", 'U'},
+	{"memory-limit", 'm'},
+	{"disable-evictions", 'M'},
+	{"conn-limit", 'c'},
+	{"lock-memory", 'k'},
+	{"help", 'h'},
+	{"license", 'i'},
+	{"version", 'V'},
+	{"enable-coredumps", 'r'},
+	{"verbose", 'v'},
+	{"daemon", 'd'},
+	{"listen", 'l'},
+	{"user", 'u'},
+	{"pidfile", 'P'},
+	{"slab-growth-factor", 'f'},
+	{"slab-min-size", 'n'},
+	{"threads", 't'},
+	{"enable-largepages", 'L'},
+	{"max-reqs-per-event", 'R'},
+	{"disable-cas", 'C'},
+	{"listen-backlog", 'b'},
+	{"protocol", 'B'},
+	{"max-item-size", 'I'},
+	{"enable-sasl", 'S'},
+	{"disable-flush-all", 'F'},
+	{"disable-dumping", 'X'},
+	{"disable-watch", 'W'},
+	{"auth-file", 'Y'},
+	{"memory-file", 'e'},
+	{"extended", 'o'},
+	{"napi-ids", 'N'},
+	{"check", optCheck}, // not in C, and its value may be left out
+}
+
+const blanks = " \t\n\v\f\r"
+
 func settingsInit() {
 	settings.useCas = true
 	settings.access = 0700
@@ -164,8 +221,6 @@ func settingsInit() {
 	options.startLruCrawler = true
 	options.startAssocMaint = true
 }
-
-const banner = "memcached " + version + " (mc9)"
 
 func flagEnabledDisabled(flag bool) string {
 	if flag {
@@ -274,64 +329,9 @@ func usage() {
 		settings.loggerWatcherBufSize>>10, settings.loggerBufSize>>10)
 }
 
-//go:embed LICENSE
-var license string
-
 func usageLicense() {
 	fmt.Printf("%s\n\n%s", banner, license)
 }
-
-// As in getopt(3), a colon for a value.
-const shortopts = "a:AZp:s:U:m:Mc:khiVrvdl:u:P:f:n:t:D:LR:Cb:B:I:SFXWY:e:o:N:"
-
-const optCheck = 1 // has no letter
-
-type longopt struct {
-	name string
-	val  byte
-}
-
-var longopts = []longopt{
-	{"unix-mask", 'a'},
-	{"enable-shutdown", 'A'},
-	{"enable-ssl", 'Z'},
-	{"port", 'p'},
-	{"unix-socket", 's'},
-	{"udp-port", 'U'},
-	{"memory-limit", 'm'},
-	{"disable-evictions", 'M'},
-	{"conn-limit", 'c'},
-	{"lock-memory", 'k'},
-	{"help", 'h'},
-	{"license", 'i'},
-	{"version", 'V'},
-	{"enable-coredumps", 'r'},
-	{"verbose", 'v'},
-	{"daemon", 'd'},
-	{"listen", 'l'},
-	{"user", 'u'},
-	{"pidfile", 'P'},
-	{"slab-growth-factor", 'f'},
-	{"slab-min-size", 'n'},
-	{"threads", 't'},
-	{"enable-largepages", 'L'},
-	{"max-reqs-per-event", 'R'},
-	{"disable-cas", 'C'},
-	{"listen-backlog", 'b'},
-	{"protocol", 'B'},
-	{"max-item-size", 'I'},
-	{"enable-sasl", 'S'},
-	{"disable-flush-all", 'F'},
-	{"disable-dumping", 'X'},
-	{"disable-watch", 'W'},
-	{"auth-file", 'Y'},
-	{"memory-file", 'e'},
-	{"extended", 'o'},
-	{"napi-ids", 'N'},
-	{"check", optCheck}, // not in C, and its value may be left out
-}
-
-const blanks = " \t\n\v\f\r"
 
 // getopt yields the options among argv and their values, without leading
 // blanks. What is wrong with an option it says in the words of getopt_long,

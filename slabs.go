@@ -71,6 +71,21 @@ var (
 	lastPicked    int   // slabsPickAnyForReassign
 )
 
+// The arena is not larger than refs of 512 bytes reach. With larger ones the
+// header of a chunked item may not fit in the largest chunk, nor the crawlers'
+// items in slabsStart.
+const arenaMax = 2<<40 - slabsStart
+
+const arenaMin = 16 << 20 // bytes; mc9 does not start with less
+
+// What the automover wants to know of a class.
+type slabStatsAutomove struct {
+	chunksPerPage int
+	chunkSize     int
+	freeChunks    int
+	totalPages    int
+}
+
 // slabsClsid figures out which class an item or chunk of that many bytes is
 // for. 0 means that it is too large.
 func slabsClsid(size int) int {
@@ -85,13 +100,6 @@ func slabsClsid(size int) int {
 }
 
 func slabsClassCheck(id int) bool { return id >= slabGlobalPagePool && id <= largestClsid }
-
-// The arena is not larger than refs of 512 bytes reach. With larger ones the
-// header of a chunked item may not fit in the largest chunk, nor the crawlers'
-// items in slabsStart.
-const arenaMax = 2<<40 - slabsStart
-
-const arenaMin = 16 << 20 // bytes; mc9 does not start with less
 
 // slabsReserve reserves the arena. Normally it is as large as refs of 8
 // bytes reach, so that cache_memlimit can raise the limit later. Where address
@@ -294,14 +302,6 @@ func doSlabsFree(it *item, id int) {
 	} else {
 		doSlabsFreeChunked(it)
 	}
-}
-
-// What the automover wants to know of a class.
-type slabStatsAutomove struct {
-	chunksPerPage int
-	chunkSize     int
-	freeChunks    int
-	totalPages    int
 }
 
 func fillSlabStatsAutomove(am *[maxNumberOfSlabClasses]slabStatsAutomove) {

@@ -29,6 +29,18 @@ const (
 	connWatch                      // a side thread has it, as a watcher
 )
 
+type tryReadResult int
+
+const (
+	readDataReceived tryReadResult = iota
+	readNoDataReceived
+	readError       // on the socket, or the client has hung up
+	readMemoryError // the line is longer than we want to keep; an answer is under way
+)
+
+// Longest line of a get that we keep, in bytes. C has no limit.
+const maxGetLine = 64 << 20
+
 func stateText(state connState) string {
 	return [...]string{"conn_listening", "conn_new_cmd", "conn_waiting", "conn_read",
 		"conn_parse_cmd", "conn_write", "conn_nread", "conn_swallow", "conn_closing",
@@ -103,18 +115,6 @@ func tryReadCommandNegotiate(c *conn) {
 		fmt.Fprintf(os.Stderr, "%d: Client using the %s protocol\n", c.sfd, protText(c.protocol))
 	}
 }
-
-type tryReadResult int
-
-const (
-	readDataReceived tryReadResult = iota
-	readNoDataReceived
-	readError       // on the socket, or the client has hung up
-	readMemoryError // the line is longer than we want to keep; an answer is under way
-)
-
-// Longest line of a get that we keep, in bytes. C has no limit.
-const maxGetLine = 64 << 20
 
 // readFd is recv(2), once more where a signal came in between. It returns 0
 // at the end of the stream.

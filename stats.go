@@ -73,43 +73,6 @@ type threadCounts struct {
 	lruHits [powerLargest]uint64
 }
 
-// slab counts one of an item's slab class.
-func (s *threadStats) slab(it *item, which int) {
-	id := it.clsid()
-	s.pending.slab[id][which]++
-	s.dirty |= 1 << id
-}
-
-// lruHit counts a fetch of an item.
-func (s *threadStats) lruHit(it *item) {
-	s.pending.lruHits[it.slabsClsid]++
-	s.dirty |= 1 << it.clsid()
-}
-
-// statsFold makes what t has counted visible to all.
-func statsFold(t *thread) {
-	s := &t.stats
-	s.mutex.Lock()
-	s.respCount, s.readBufCount, s.readBufFree = t.respCount, t.rbufs, len(t.rbufCache)
-	for i, n := range s.pending.n {
-		s.total.n[i] += n
-	}
-	s.pending.n = [numThreadStats]uint64{}
-	for s.dirty != 0 {
-		id := bits.TrailingZeros64(s.dirty)
-		s.dirty &^= 1 << id
-		for i, n := range s.pending.slab[id] {
-			s.total.slab[id][i] += n
-		}
-		s.pending.slab[id] = [numSlabStats]uint64{}
-		for lru := id; lru < powerLargest; lru += maxNumberOfSlabClasses {
-			s.total.lruHits[lru] += s.pending.lruHits[lru]
-			s.pending.lruHits[lru] = 0
-		}
-	}
-	s.mutex.Unlock()
-}
-
 type globalStats struct {
 	totalConns                 uint64
 	rejectedConns              uint64
@@ -154,6 +117,50 @@ var (
 		lruCrawlerRunning   bool
 	}
 )
+
+// Counts by what stands before the delimiter (-D) in a key. statsLock.
+type prefixCounts struct{ gets, hits, sets, deletes uint64 }
+
+var prefixStats = make(map[string]*prefixCounts)
+
+const maxPrefixCount = 1 << 16
+
+// slab counts one of an item's slab class.
+func (s *threadStats) slab(it *item, which int) {
+	id := it.clsid()
+	s.pending.slab[id][which]++
+	s.dirty |= 1 << id
+}
+
+// lruHit counts a fetch of an item.
+func (s *threadStats) lruHit(it *item) {
+	s.pending.lruHits[it.slabsClsid]++
+	s.dirty |= 1 << it.clsid()
+}
+
+// statsFold makes what t has counted visible to all.
+func statsFold(t *thread) {
+	s := &t.stats
+	s.mutex.Lock()
+	s.respCount, s.readBufCount, s.readBufFree = t.respCount, t.rbufs, len(t.rbufCache)
+	for i, n := range s.pending.n {
+		s.total.n[i] += n
+	}
+	s.pending.n = [numThreadStats]uint64{}
+	for s.dirty != 0 {
+		id := bits.TrailingZeros64(s.dirty)
+		s.dirty &^= 1 << id
+		for i, n := range s.pending.slab[id] {
+			s.total.slab[id][i] += n
+		}
+		s.pending.slab[id] = [numSlabStats]uint64{}
+		for lru := id; lru < powerLargest; lru += maxNumberOfSlabClasses {
+			s.total.lruHits[lru] += s.pending.lruHits[lru]
+			s.pending.lruHits[lru] = 0
+		}
+	}
+	s.mutex.Unlock()
+}
 
 // threadlocalStatsReset zeroes what the workers have counted.
 func threadlocalStatsReset() {
@@ -570,13 +577,6 @@ func processStatCachedump(c *conn, pr *parser) {
 		connSetState(c, connNewCmd)
 	}
 }
-
-// Counts by what stands before the delimiter (-D) in a key. statsLock.
-type prefixCounts struct{ gets, hits, sets, deletes uint64 }
-
-var prefixStats = make(map[string]*prefixCounts)
-
-const maxPrefixCount = 1 << 16
 
 func statsPrefixClear() {
 	statsLock.Lock()

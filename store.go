@@ -79,6 +79,20 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 // for who has a reference. refcount itself is under the item lock.
 var itemLocks []sync.Mutex
 
+// What comparing uniques comes to.
+type casResult int
+
+const (
+	casNone casResult = iota // the client does not ask
+	casMatch
+	casBadval
+	casStaleval // too old, but may be stored as stale
+)
+
+// More references than this to one item are refused, since they are counted
+// in 16 bits.
+const itRefcountLimit = 60000
+
 func itemLock(hv uint32) { itemLocks[hv&uint32(len(itemLocks)-1)].Lock() }
 
 // itemTrylock returns the lock, or nil if it is held.
@@ -321,16 +335,6 @@ func doStoreItem(it *item, comm int, t *thread, hv uint32, nbytes *int, cas *uin
 	return ret
 }
 
-// What comparing uniques comes to.
-type casResult int
-
-const (
-	casNone casResult = iota // the client does not ask
-	casMatch
-	casBadval
-	casStaleval // too old, but may be stored as stale
-)
-
 func casCompare(it, oldIt *item, casStale bool) casResult {
 	itCas, oldCas := it.cas(), oldIt.cas()
 	switch {
@@ -392,10 +396,6 @@ func doStoreOver(it, oldIt *item, comm int, t *thread, hv uint32, casStale bool)
 	}
 	return stored, nil // set, replace
 }
-
-// More references than this to one item are refused, since they are counted
-// in 16 bits.
-const itRefcountLimit = 60000
 
 // limitedGet looks for an item, on behalf of a get or of a touch that sets
 // its time to exptime, and counts that. It returns with the item lock held,

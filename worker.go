@@ -80,6 +80,15 @@ var (
 	initCount int // workers that have reported in and hang
 )
 
+type pauseThreadTypes int
+
+const (
+	pauseWorkerThreads pauseThreadTypes = iota
+	pauseAllThreads
+	resumeAllThreads
+	resumeWorkerThreads
+)
+
 // waitForThreadRegistration expects initLock.
 func waitForThreadRegistration(nthreads int) {
 	for initCount < nthreads {
@@ -99,15 +108,6 @@ func registerThreadInitialized() {
 	initLock.Unlock()
 	workerHangLock.Unlock()
 }
-
-type pauseThreadTypes int
-
-const (
-	pauseWorkerThreads pauseThreadTypes = iota
-	pauseAllThreads
-	resumeAllThreads
-	resumeWorkerThreads
-)
 
 // pauseThreads stops the workers, and with pauseAllThreads the background
 // threads too, or lets them go on. The caller holds no lock but maintenanceLock. When it
