@@ -34,7 +34,7 @@ var (
 )
 
 // Held by the maintenance thread except while it has nothing to do. Who
-// iterates over the table holds lruCrawlerMoves instead, which keeps
+// iterates over the table holds lruCrawler.moves instead, which keeps
 // pauseThreads off.
 var (
 	maintenanceLock        sync.Mutex

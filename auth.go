@@ -130,7 +130,7 @@ func asciiauthLine(c *conn) bool {
 	size, ok := toktou32(pr.token(4))
 	switch {
 	case !ok || !bytes.HasPrefix(in, []byte("set")):
-		asciiauthAnswer(c, "CLIENT_ERROR unauthenticated")
+		asciiauthAnswer(c, errUnauthenticated)
 	case size > readBufferSize-2: // it would not fit in the buffer
 		asciiauthAnswer(c, "CLIENT_ERROR auth token too long")
 	default:

@@ -159,7 +159,7 @@ func completeNreadBinary(c *conn) {
 	t := c.thread
 	t.stats.slab(it, slabSetCmds)
 	if !ended {
-		outOfMemory(c, "SERVER_ERROR Out of memory during read")
+		outOfMemory(c, errNoMemoryRead)
 		itemRemove(it)
 		return
 	}
@@ -411,7 +411,7 @@ func incrBinCreate(c *conn, key []byte, initial uint64, expiration uint32) {
 	num := strconv.AppendUint(buf[:0], initial, 10)
 	it := itemAlloc(key, 0, realtime(int64(expiration)), len(num)+2)
 	if it == nil {
-		outOfMemory(c, "SERVER_ERROR Out of memory allocating new item")
+		outOfMemory(c, errNoMemoryNewItem)
 		return
 	}
 	copy(it.data(), num)

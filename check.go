@@ -39,7 +39,7 @@ func checkServer(addr string) error {
 	}
 	// As long as a binary header, to which such a server then says no.
 	reply, err := checkAsk(family, sa, []byte("version\r\nversion\r\nquit\r\n"))
-	if bytes.HasPrefix(reply, []byte("VERSION ")) || bytes.HasPrefix(reply, []byte("CLIENT_ERROR unauthenticated")) {
+	if bytes.HasPrefix(reply, []byte("VERSION ")) || bytes.HasPrefix(reply, []byte(errUnauthenticated)) {
 		return nil
 	}
 	if err == nil || err == unix.ECONNRESET {

@@ -120,34 +120,34 @@ var crawlerMgdumpMod = crawlerModuleReg{
 // A crawler goes through one LRU, from the tail on. Its place there is
 // crawlerItem.
 type crawler struct {
-	active                        bool   // lruCrawlerLock
+	active                        bool   // guarded by lruCrawler.lock
 	remaining                     uint32 // items to go, and 1 more; 0 for no limit
 	reclaimed, unfetched, checked uint64
 }
 
-// The thread owns the modules and the crawlers that are active.
-var (
+// The crawler's thread. It owns the module and the crawlers that are active.
+var lruCrawler struct {
 	// Held by the thread while it looks at items. Not as in C, where it is
 	// lru_crawler_lock: there a worker waits for a crawl, and for ever
 	// if pauseThreads waits for the worker.
-	lruCrawlerMoves sync.Mutex
-
-	lruCrawlerLock        sync.Mutex // for all that follows, before an LRU's
-	lruCrawlerCond        = sync.NewCond(&lruCrawlerLock)
-	activeCrawlerMod      crawlerModule
-	crawlers              [powerLargest]crawler
-	crawling              []int // LRUs with an active one
-	blockAeUntil          relTime
-	doRunLruCrawlerThread bool
+	moves sync.Mutex
 
 	// The client is stalled. Then the crawlers do not block lruPullTail:
 	// items that it moves past them are missing from the dump.
-	lruCrawlerStalled atomic.Bool
-)
+	stalled atomic.Bool
 
-// When each LRU is to be crawled, and for how many seconds more than the
-// least it was left alone. They belong to the LRU maintainer.
-var nextCrawls, nextCrawlWait [powerLargest]relTime
+	lock         sync.Mutex // guards the rest; comes before an LRU's
+	cond         sync.Cond
+	mod          crawlerModule // active_crawler_mod
+	crawlers     [powerLargest]crawler
+	crawling     []int // LRUs with an active one
+	blockAeUntil relTime
+	runThread    bool
+}
+
+// When the LRU maintainer has each LRU crawled, and for how many seconds more
+// than the least it was left alone.
+var crawlSchedule struct{ next, wait [powerLargest]relTime }
 
 // lruCrawlerCloseClient gives up on the client.
 func lruCrawlerCloseClient(c *crawlerClient) {
@@ -188,14 +188,14 @@ func crawlerExpiredEval(cm *crawlerModule, it *item, i int) {
 	d.lock.Lock()
 	s := &d.crawlerstats[i]
 	if itemIsExpired(it, now) || isFlushed {
-		crawlers[i].reclaimed++
+		lruCrawler.crawlers[i].reclaimed++
 		s.reclaimed++
 		if settings.verbose.Load() > 1 {
 			fmt.Fprintf(os.Stderr, "LRU crawler found an expired item (flags: %d, slab: %d): %s\n",
 				it.itFlags, it.slabsClsid, it.key())
 		}
 		if it.itFlags&itemFetched == 0 && !isFlushed {
-			crawlers[i].unfetched++
+			lruCrawler.crawlers[i].unfetched++
 		}
 		doItemUnlinkNolock(it, hash(it.key()))
 	} else {
@@ -260,9 +260,9 @@ func crawlerMgdumpFinalize(cm *crawlerModule) { cm.c.buf = append(cm.c.buf, "EN\
 // crawler may be paused. It returns false if the client is gone.
 func lruCrawlerWrite(c *crawlerClient) bool {
 	for !lruCrawlerSend(c) {
-		lruCrawlerMoves.Unlock()
+		lruCrawler.moves.Unlock()
 		lruCrawlerPoll(c)
-		lruCrawlerMoves.Lock()
+		lruCrawler.moves.Lock()
 	}
 	return c.c != nil
 }
@@ -286,7 +286,7 @@ func lruCrawlerSend(c *crawlerClient) bool {
 
 // lruCrawlerPoll waits until the socket takes more, or has an error to tell.
 func lruCrawlerPoll(c *crawlerClient) {
-	defer lruCrawlerStalled.Store(false)
+	defer lruCrawler.stalled.Store(false)
 	for sec := 0; sec < lruCrawlerPatience; {
 		fds := [1]unix.PollFd{{Fd: int32(c.c.sfd), Events: unix.POLLOUT}}
 		n, err := unix.Poll(fds[:], 1000)
@@ -295,7 +295,7 @@ func lruCrawlerPoll(c *crawlerClient) {
 			return
 		case err == nil:
 			sec++
-			lruCrawlerStalled.Store(sec >= lruCrawlerStall)
+			lruCrawler.stalled.Store(sec >= lruCrawlerStall)
 		case err != unix.EINTR:
 			sec = lruCrawlerPatience
 		}
@@ -321,11 +321,11 @@ func lruCrawlerRest(crawls int) int {
 	if sleep != 0 && crawls > 0 {
 		return crawls
 	}
-	lruCrawlerMoves.Unlock()
+	lruCrawler.moves.Unlock()
 	if sleep != 0 {
 		usleep(int(sleep))
 	}
-	lruCrawlerMoves.Lock()
+	lruCrawler.moves.Lock()
 	return settings.crawlsPersleep
 }
 
@@ -348,29 +348,29 @@ func itemCrawlHash(cm *crawlerModule) {
 // done.
 func itemCrawlLrus(cm *crawlerModule) {
 	crawls := settings.crawlsPersleep
-	lruCrawlerLock.Lock()
-	for n := 0; len(crawling) > 0; {
-		n %= len(crawling)
-		i := crawling[n]
-		lruCrawlerLock.Unlock()
+	lruCrawler.lock.Lock()
+	for n := 0; len(lruCrawler.crawling) > 0; {
+		n %= len(lruCrawler.crawling)
+		i := lruCrawler.crawling[n]
+		lruCrawler.lock.Unlock()
 		done := itemCrawlLru(cm, i)
 		crawls = lruCrawlerRest(crawls - 1)
-		lruCrawlerLock.Lock()
+		lruCrawler.lock.Lock()
 		if done {
-			crawlers[i].active = false
-			crawling = slices.Delete(crawling, n, n+1)
+			lruCrawler.crawlers[i].active = false
+			lruCrawler.crawling = slices.Delete(lruCrawler.crawling, n, n+1)
 		} else {
 			n++
 		}
 	}
-	lruCrawlerLock.Unlock()
+	lruCrawler.lock.Unlock()
 }
 
 // itemCrawlLru moves crawler i past one item. It returns true if that was
 // the end (C: lru_crawler_class_done).
 func itemCrawlLru(cm *crawlerModule, i int) bool {
 	wanted := lruCrawlerRoom(cm)
-	cr := &crawlers[i]
+	cr := &lruCrawler.crawlers[i]
 	l := &lrus[i]
 	l.lock.Lock()
 	it := crawlerItem(i).prev.item()
@@ -421,31 +421,31 @@ func itemCrawlerThread() {
 	if settings.verbose.Load() > 2 {
 		fmt.Fprintf(os.Stderr, "Starting LRU crawler background thread\n")
 	}
-	cm := &activeCrawlerMod
-	lruCrawlerLock.Lock()
-	for doRunLruCrawlerThread || cm.mod != nil {
+	cm := &lruCrawler.mod
+	lruCrawler.lock.Lock()
+	for lruCrawler.runThread || cm.mod != nil {
 		switch {
 		case cm.mod == nil:
-			lruCrawlerCond.Wait()
+			lruCrawler.cond.Wait()
 
-		case cm.hash || len(crawling) > 0:
-			lruCrawlerLock.Unlock()
-			lruCrawlerMoves.Lock()
+		case cm.hash || len(lruCrawler.crawling) > 0:
+			lruCrawler.lock.Unlock()
+			lruCrawler.moves.Lock()
 			if cm.hash {
 				itemCrawlHash(cm)
 			} else {
 				itemCrawlLrus(cm)
 			}
-			lruCrawlerMoves.Unlock()
+			lruCrawler.moves.Unlock()
 			if cm.mod.finalize != nil {
 				cm.mod.finalize(cm)
 			}
-			lruCrawlerLock.Lock()
+			lruCrawler.lock.Lock()
 
 		case !lruCrawlerSend(&cm.c):
-			lruCrawlerLock.Unlock()
+			lruCrawler.lock.Unlock()
 			lruCrawlerPoll(&cm.c)
-			lruCrawlerLock.Lock()
+			lruCrawler.lock.Lock()
 
 		default:
 			// Still locked: who has seen the end of a dump finds us idle.
@@ -462,7 +462,7 @@ func itemCrawlerThread() {
 		}
 	}
 	settings.lruCrawler.Store(false)
-	lruCrawlerLock.Unlock()
+	lruCrawler.lock.Unlock()
 	if settings.verbose.Load() > 2 {
 		fmt.Fprintf(os.Stderr, "LRU crawler thread stopping\n")
 	}
@@ -471,21 +471,21 @@ func itemCrawlerThread() {
 // stopItemCrawlerThread has the thread end when it is done with what it is
 // at.
 func stopItemCrawlerThread() {
-	lruCrawlerLock.Lock()
-	doRunLruCrawlerThread = false
-	lruCrawlerCond.Signal()
-	lruCrawlerLock.Unlock()
+	lruCrawler.lock.Lock()
+	lruCrawler.runThread = false
+	lruCrawler.cond.Signal()
+	lruCrawler.lock.Unlock()
 }
 
 // startItemCrawlerThread returns -1 if the thread runs already. One that was
 // to stop but has not yet goes on.
 func startItemCrawlerThread() int {
-	lruCrawlerLock.Lock()
-	defer lruCrawlerLock.Unlock()
-	if doRunLruCrawlerThread {
+	lruCrawler.lock.Lock()
+	defer lruCrawler.lock.Unlock()
+	if lruCrawler.runThread {
 		return -1
 	}
-	doRunLruCrawlerThread = true
+	lruCrawler.runThread = true
 	if !settings.lruCrawler.Load() {
 		settings.lruCrawler.Store(true)
 		go itemCrawlerThread()
@@ -496,7 +496,7 @@ func startItemCrawlerThread() int {
 // doLruCrawlerStart starts the crawler of LRU sid, unless it is active. It
 // returns how many it has started.
 func doLruCrawlerStart(sid int, remaining uint32) int {
-	cr := &crawlers[sid]
+	cr := &lruCrawler.crawlers[sid]
 	if cr.active {
 		return 0
 	}
@@ -516,7 +516,7 @@ func doLruCrawlerStart(sid int, remaining uint32) int {
 		remaining++
 	}
 	*cr = crawler{active: true, remaining: remaining}
-	crawling = append(crawling, sid)
+	lruCrawler.crawling = append(lruCrawler.crawling, sid)
 	return 1
 }
 
@@ -524,20 +524,20 @@ func doLruCrawlerStart(sid int, remaining uint32) int {
 // it is nil: of up to remaining items of each LRU, or all if that is 0. data
 // is for crawlerAutoexpire, c for a dump.
 func lruCrawlerStart(ids *[powerLargest]bool, remaining uint32, kind crawlerRunType, data *crawlerExpiredData, c *conn) crawlerResultType {
-	lruCrawlerLock.Lock()
-	defer lruCrawlerLock.Unlock()
-	if !doRunLruCrawlerThread {
+	lruCrawler.lock.Lock()
+	defer lruCrawler.lock.Unlock()
+	if !lruCrawler.runThread {
 		return crawlerError
 	}
-	cm := &activeCrawlerMod
+	cm := &lruCrawler.mod
 	isRunning := cm.mod != nil
 	now := currentTime.Load()
 	// The maintainer may restart LRUs before all are completed.
 	if isRunning && !(kind == crawlerAutoexpire && cm.kind == crawlerAutoexpire) {
-		blockAeUntil = now + 60
+		lruCrawler.blockAeUntil = now + 60
 		return crawlerRunning
 	}
-	if kind == crawlerAutoexpire && blockAeUntil > now {
+	if kind == crawlerAutoexpire && lruCrawler.blockAeUntil > now {
 		return crawlerRunning
 	}
 	mod := crawlerModRegs[kind]
@@ -568,7 +568,7 @@ func lruCrawlerStart(ids *[powerLargest]bool, remaining uint32, kind crawlerRunT
 	statsState.lruCrawlerRunning = true
 	stats.lruCrawlerStarts++
 	statsLock.Unlock()
-	lruCrawlerCond.Signal()
+	lruCrawler.cond.Signal()
 	return crawlerOk
 }
 
@@ -602,14 +602,12 @@ func lruCrawlerCrawl(slabs string, kind crawlerRunType, c *conn, remaining uint3
 }
 
 // Between these two the crawler can't wake up or move.
-func lruCrawlerPause() { lruCrawlerMoves.Lock() }
+func lruCrawlerPause() { lruCrawler.moves.Lock() }
 
-func lruCrawlerResume() { lruCrawlerMoves.Unlock() }
+func lruCrawlerResume() { lruCrawler.moves.Unlock() }
 
 func initLruCrawler() {
-	activeCrawlerMod = crawlerModule{}
-	crawlers = [powerLargest]crawler{}
-	crawling = nil
+	lruCrawler.cond.L = &lruCrawler.lock
 }
 
 // lruMaintainerCrawlerCheck kicks off the crawlers whose time has come. It
@@ -632,14 +630,14 @@ func lruMaintainerCrawlerCheck(cdata *crawlerExpiredData) {
 			s.runComplete = false // until the next actual run
 		}
 		cdata.lock.Unlock()
-		if now > nextCrawls[i] {
+		if now > crawlSchedule.next[i] {
 			l := &lrus[i]
 			l.lock.Lock()
 			tocrawlLimit = max(tocrawlLimit, uint32(doGetLruSize(i)))
 			l.lock.Unlock()
 			todo[i] = true
 			doRun = true
-			nextCrawls[i] = now + 5 // minimum retry wait
+			crawlSchedule.next[i] = now + 5 // minimum retry wait
 		}
 	}
 	if doRun {
@@ -653,7 +651,7 @@ func lruMaintainerCrawlerCheck(cdata *crawlerExpiredData) {
 // scheduleCrawl decides when to crawl LRU i again, after what its last crawl
 // has found.
 func scheduleCrawl(i int, s *crawlerstatsT, now relTime) {
-	wait := nextCrawlWait[i]
+	wait := crawlSchedule.wait[i]
 	possibleReclaims := s.seen - s.noexp
 	availableReclaims := uint64(0)
 	// Need to think we can free at least 1% of the items before crawling.
@@ -672,11 +670,11 @@ func scheduleCrawl(i int, s *crawlerstatsT, now relTime) {
 	if availableReclaims == 0 {
 		wait += 60
 	}
-	nextCrawlWait[i] = min(wait, maxMaintcrawlWait)
-	nextCrawls[i] = now + nextCrawlWait[i] + 5
+	crawlSchedule.wait[i] = min(wait, maxMaintcrawlWait)
+	crawlSchedule.next[i] = now + crawlSchedule.wait[i] + 5
 	if loggerEflags.Load()&logSysevents != 0 {
 		lruName := [...]string{"hot", "warm", "cold", "temp"}[i>>6]
 		loggerLogText(loggerCrawlerStatus, i&^(3<<6), lruName, lowWatermark, availableReclaims,
-			now-s.endTime, nextCrawlWait[i]+5, s.endTime-s.startTime, s.seen, s.reclaimed)
+			now-s.endTime, crawlSchedule.wait[i]+5, s.endTime-s.startTime, s.seen, s.reclaimed)
 	}
 }

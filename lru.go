@@ -104,12 +104,12 @@ const (
 	minLruMaintainerSleep = 1000
 )
 
-var (
-	// Held by the maintainer while it is awake.
-	lruMaintainerLock        sync.Mutex
-	doRunLruMaintainerThread bool
-	lruMaintainerDone        chan struct{} // closed when the thread has ended
-)
+// The LRU maintainer's thread.
+var lruMaintainer struct {
+	lock      sync.Mutex // held by the thread while it is awake
+	runThread bool
+	done      chan struct{} // closed when the thread has ended
+}
 
 // A juggler tells when a slab class wants to be juggled next. Each has its
 // own sleep, to avoid hammering locks.
@@ -153,7 +153,7 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 	for tries, it := 5, l.tail.item(); tries > 0 && it != nil; tries, it = tries-1, next {
 		next = it.prev.item() // it might be relinked
 		if isCrawler(it) {
-			if flags&lruPullCrawlBlocks != 0 && !lruCrawlerStalled.Load() {
+			if flags&lruPullCrawlBlocks != 0 && !lruCrawler.stalled.Load() {
 				break
 			}
 			tries++
@@ -361,7 +361,7 @@ func lruTotalBumpsDropped() uint64 {
 
 // lruMaintainerJuggle balances the LRUs of a slab class: what is too much in
 // HOT or WARM goes to COLD, what is active in COLD to WARM. It returns the
-// number of rounds that moved something. lruMaintainerLock is held.
+// number of rounds that moved something. lruMaintainer.lock is held.
 func lruMaintainerJuggle(clsid int) int {
 	didMoves := 0
 	if settings.tempLru.Load() {
@@ -430,16 +430,16 @@ func lruMaintainerThread() {
 	toSleep := minLruMaintainerSleep
 	lastCrawlerCheck := relTime(0)
 	cdata := new(crawlerExpiredData)
-	lruMaintainerLock.Lock()
+	lruMaintainer.lock.Lock()
 	if settings.verbose.Load() > 2 {
 		fmt.Fprintf(os.Stderr, "Starting LRU maintainer background thread\n")
 	}
-	for doRunLruMaintainerThread {
-		lruMaintainerLock.Unlock()
+	for lruMaintainer.runThread {
+		lruMaintainer.lock.Unlock()
 		if toSleep > 0 {
 			usleep(toSleep)
 		}
-		lruMaintainerLock.Lock()
+		lruMaintainer.lock.Lock()
 		// A sleep of zero counts as a minimum of a 1ms wait.
 		slept := max(toSleep, 1000)
 		toSleep = maxLruMaintainerSleep
@@ -464,35 +464,35 @@ func lruMaintainerThread() {
 			lastCrawlerCheck = now
 		}
 	}
-	lruMaintainerLock.Unlock()
+	lruMaintainer.lock.Unlock()
 	if settings.verbose.Load() > 2 {
 		fmt.Fprintf(os.Stderr, "LRU maintainer thread stopping\n")
 	}
-	close(lruMaintainerDone)
+	close(lruMaintainer.done)
 }
 
 // stopLruMaintainerThread waits for it to end, which takes up to a second.
 func stopLruMaintainerThread() {
-	lruMaintainerLock.Lock()
-	doRunLruMaintainerThread = false
-	lruMaintainerLock.Unlock()
-	<-lruMaintainerDone
+	lruMaintainer.lock.Lock()
+	lruMaintainer.runThread = false
+	lruMaintainer.lock.Unlock()
+	<-lruMaintainer.done
 	settings.lruMaintainerThread = false
 }
 
 func startLruMaintainerThread() {
-	lruMaintainerLock.Lock()
-	doRunLruMaintainerThread = true
+	lruMaintainer.lock.Lock()
+	lruMaintainer.runThread = true
 	settings.lruMaintainerThread = true
-	lruMaintainerDone = make(chan struct{})
-	lruMaintainerLock.Unlock()
+	lruMaintainer.done = make(chan struct{})
+	lruMaintainer.lock.Unlock()
 	go lruMaintainerThread()
 }
 
 // While the lock is held the maintainer can't wake up or move.
-func lruMaintainerPause() { lruMaintainerLock.Lock() }
+func lruMaintainerPause() { lruMaintainer.lock.Lock() }
 
-func lruMaintainerResume() { lruMaintainerLock.Unlock() }
+func lruMaintainerResume() { lruMaintainer.lock.Unlock() }
 
 // doItemLinktailQ makes a crawler the new tail of its LRU, which is locked.
 // It does not count as an item.

@@ -49,8 +49,6 @@ type metaReply struct {
 	opaque   [mflagMaxOpaqueLength]byte
 }
 
-const opaqueTooLong = "CLIENT_ERROR opaque token too long"
-
 // A marithmeticResult is what came of ma: an item, or the code or the error
 // that answers it.
 type marithmeticResult struct {
@@ -98,14 +96,14 @@ func (of *metaFlags) itFlags() uint16 {
 func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
 	of.key = pr.key()
 	if len(of.key) > keyMaxLength {
-		return "CLIENT_ERROR bad command line format"
+		return errBadFormat
 	}
 	if pr.ntokens > mflagMaxOptLength {
 		return "CLIENT_ERROR options flags are too long"
 	}
 	// The last thing wrong is told, unless a flag is wrong itself.
 	const badToken = "CLIENT_ERROR bad token in command line format"
-	errstr := "CLIENT_ERROR bad command line format"
+	errstr := errBadFormat
 	hasError := false
 	var seen uint64
 	for i := start; i < pr.ntokens; i++ {
@@ -267,7 +265,7 @@ func processMgetCmd(c *conn, pr *parser) {
 		if b, ok := metaNoItem(append(c.resp.wbuf, "EN"...), pr, &of); ok {
 			metaFinish(c, b, of.noReply)
 		} else {
-			outErrstring(c, opaqueTooLong)
+			outErrstring(c, errOpaqueTooLong)
 		}
 		return
 	}
@@ -278,7 +276,7 @@ func processMgetCmd(c *conn, pr *parser) {
 	if !ok {
 		doItemRemove(it)
 		itemUnlock(hv)
-		outErrstring(c, opaqueTooLong)
+		outErrstring(c, errOpaqueTooLong)
 		return
 	}
 	c.resp.wbuf = b
@@ -435,7 +433,7 @@ func processMdeleteCmd(c *conn, pr *parser) {
 	n := &t.stats.pending.n
 	b, ok := metaNoItem(append(c.resp.wbuf, "HD"...), pr, &of)
 	if !ok {
-		outErrstring(c, opaqueTooLong)
+		outErrstring(c, errOpaqueTooLong)
 		return
 	}
 	code := b[len(c.resp.wbuf):]
@@ -455,7 +453,7 @@ func processMdeleteCmd(c *conn, pr *parser) {
 			doItemRemove(it)
 			if newIt == nil {
 				itemUnlock(hv)
-				outErrstring(c, "SERVER_ERROR out of memory")
+				outErrstring(c, errNoMemory)
 				return
 			}
 			it = newIt
@@ -536,7 +534,7 @@ func processMarithmeticCmd(c *conn, pr *parser) {
 	case r.errstr != "":
 		outErrstring(c, r.errstr)
 	case !ok:
-		outErrstring(c, opaqueTooLong)
+		outErrstring(c, errOpaqueTooLong)
 	default:
 		metaFinish(c, b, quiet)
 	}
@@ -555,9 +553,9 @@ func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, 
 		}
 		r.cas = r.it.cas()
 	case nonNumeric:
-		r.errstr = "CLIENT_ERROR cannot increment or decrement non-numeric value"
+		r.errstr = errNonNumeric
 	case eom:
-		r.errstr = "SERVER_ERROR out of memory"
+		r.errstr = errNoMemory
 	case deltaItemNotFound:
 		if !of.vivify {
 			if incr {
@@ -572,7 +570,7 @@ func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, 
 		r.n = len(num)
 		r.it = doItemAlloc(of.key, hv, 0, 0, len(num)+2) // its time is filled in later
 		if r.it == nil {
-			r.errstr = "SERVER_ERROR Out of memory allocating new item"
+			r.errstr = errNoMemoryNewItem
 			break
 		}
 		copy(r.it.data(), num)
@@ -636,7 +634,7 @@ func finalizeMset(c *conn, it *item, nbytes int, ret storeItemType, cas uint64) 
 	case notStored:
 		b = append(b, "NS"...)
 	default:
-		outErrstring(c, "SERVER_ERROR Unhandled storage type.")
+		outErrstring(c, errUnhandledStore)
 		return
 	}
 	if ret != stored {
@@ -665,13 +663,13 @@ func finalizeMset(c *conn, it *item, nbytes int, ret storeItemType, cas uint64) 
 func processMetaCommand(c *conn, pr *parser) {
 	key := pr.key()
 	if len(key) > keyMaxLength {
-		outString(c, "CLIENT_ERROR bad command line format")
+		outString(c, errBadFormat)
 		return
 	}
 	// C, too, wants another word behind the b.
 	if pr.ntokens >= 4 && string(pr.token(2)) == "b" {
 		if key = base64Decode(key); key == nil {
-			outString(c, "CLIENT_ERROR bad command line format")
+			outString(c, errBadFormat)
 			return
 		}
 	}
@@ -710,7 +708,7 @@ func processMsetCommand(c *conn, pr *parser) {
 	if it != nil && !msetNote(&c.meta, pr) {
 		itemRemove(it)
 		it = nil
-		outErrstring(c, opaqueTooLong)
+		outErrstring(c, errOpaqueTooLong)
 	}
 	if it == nil {
 		connSwallowValue(c, pr.vlen)

@@ -336,13 +336,13 @@ func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item 
 	flags, ok := safeStrtoul(pr.request[pr.tokens[2].start:])
 	exptime, ok2 := safeStrtoll(pr.request[pr.tokens[3].start:])
 	if len(key) > keyMaxLength || !ok || !ok2 {
-		outString(c, "CLIENT_ERROR bad command line format")
+		outString(c, errBadFormat)
 		return nil
 	}
 	var reqCasId uint64
 	if handleCas {
 		if reqCasId, ok = toktou64(pr.token(5)); !ok {
-			outString(c, "CLIENT_ERROR bad command line format")
+			outString(c, errBadFormat)
 			return nil
 		}
 	}
@@ -384,7 +384,7 @@ func storeRefused(c *conn, comm int, key []byte, flags uint32, vlen int) {
 func processArithmeticCmd(c *conn, pr *parser, incr bool) {
 	key := pr.key()
 	if len(key) > keyMaxLength {
-		outString(c, "CLIENT_ERROR bad command line format")
+		outString(c, errBadFormat)
 		return
 	}
 	delta, ok := toktou64(pr.token(2))
@@ -398,9 +398,9 @@ func processArithmeticCmd(c *conn, pr *parser, incr bool) {
 	case deltaOk:
 		outString(c, buf[:n])
 	case nonNumeric:
-		outString(c, "CLIENT_ERROR cannot increment or decrement non-numeric value")
+		outString(c, errNonNumeric)
 	case eom:
-		outString(c, "SERVER_ERROR out of memory")
+		outString(c, errNoMemory)
 	case deltaItemNotFound:
 		if incr {
 			c.thread.stats.pending.n[statIncrMisses]++
@@ -414,7 +414,7 @@ func processArithmeticCmd(c *conn, pr *parser, incr bool) {
 func processDeleteCmd(c *conn, pr *parser) {
 	key := pr.key()
 	if len(key) > keyMaxLength {
-		outString(c, "CLIENT_ERROR bad command line format")
+		outString(c, errBadFormat)
 		return
 	}
 	if settings.detailEnabled.Load() {
@@ -440,12 +440,12 @@ func processDeleteCmd(c *conn, pr *parser) {
 func processTouchCmd(c *conn, pr *parser) {
 	key := pr.key()
 	if len(key) > keyMaxLength {
-		outString(c, "CLIENT_ERROR bad command line format")
+		outString(c, errBadFormat)
 		return
 	}
 	exptime, ok := tokto64(pr.token(2))
 	if !ok {
-		outString(c, "CLIENT_ERROR invalid exptime argument")
+		outString(c, errBadExptime)
 		return
 	}
 	it, hv := limitedGet(key, c.thread, realtime(exptimeToPositiveTime(exptime)), true)

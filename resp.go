@@ -27,6 +27,20 @@ const (
 	iovMax = 1024 // of writev(2)
 )
 
+// Errors that clients are told in more than one place.
+const (
+	errBadFormat       = "CLIENT_ERROR bad command line format"
+	errBadExptime      = "CLIENT_ERROR invalid exptime argument"
+	errNonNumeric      = "CLIENT_ERROR cannot increment or decrement non-numeric value"
+	errOpaqueTooLong   = "CLIENT_ERROR opaque token too long"
+	errCrawlerDisabled = "CLIENT_ERROR lru crawler disabled"
+	errUnauthenticated = "CLIENT_ERROR unauthenticated"
+	errUnhandledStore  = "SERVER_ERROR Unhandled storage type."
+	errNoMemory        = "SERVER_ERROR out of memory"
+	errNoMemoryNewItem = "SERVER_ERROR Out of memory allocating new item"
+	errNoMemoryRead    = "SERVER_ERROR Out of memory during read"
+)
+
 // A resp is what a client is to be sent: the pieces of iov in order, then
 // wbuf from done on.
 type resp struct {

@@ -400,7 +400,7 @@ func driveNreadError(c *conn) bool {
 		connSetState(c, connClosing)
 		return false
 	}
-	outOfMemory(c, "SERVER_ERROR Out of memory during read")
+	outOfMemory(c, errNoMemoryRead)
 	connSwallowValue(c, c.rlbytes)
 	return false
 }

@@ -569,7 +569,7 @@ func processStatCachedump(c *conn, pr *parser) {
 	limit, ok2 := toktou32(pr.token(3))
 	switch {
 	case !ok || !ok2:
-		outString(c, "CLIENT_ERROR bad command line format")
+		outString(c, errBadFormat)
 	case id >= maxNumberOfSlabClasses:
 		outString(c, "CLIENT_ERROR Illegal slab id")
 	default:

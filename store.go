@@ -52,10 +52,10 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 //
 //	maintenanceLock
 //	slabRebal.lock
-//	lruMaintainerLock
-//	lruCrawlerMoves
+//	lruMaintainer.lock
+//	lruCrawler.moves
 //	workerHangLock, then initLock: pauseThreads takes all of these
-//	lruCrawlerLock, or bumpBufLock
+//	lruCrawler.lock, or bumpBufLock
 //	item lock
 //	lock of an LRU, or of a bump buffer
 //	lock of crawlerExpiredData

@@ -85,7 +85,7 @@ func storedText(ret storeItemType) string {
 	case notStored:
 		return "NOT_STORED"
 	}
-	return "SERVER_ERROR Unhandled storage type."
+	return errUnhandledStore
 }
 
 // tryReadCommandAscii serves one line. It returns false if there is no whole
@@ -186,14 +186,14 @@ func processGetCommand(c *conn, pr *parser, returnCas, shouldTouch bool) {
 	if shouldTouch {
 		exptime, ok := tokto64(pr.token(1))
 		if !ok {
-			outString(c, "CLIENT_ERROR invalid exptime argument")
+			outString(c, errBadExptime)
 			return
 		}
 		c.get.exptime = realtime(exptimeToPositiveTime(exptime))
 	}
 	keys := pr.request[pr.tokens[pr.keytoken].start:]
 	if !keysOk(lineText(keys)) {
-		outString(c, "CLIENT_ERROR bad command line format\r\n") // an empty line too, as C
+		outString(c, errBadFormat+"\r\n") // an empty line too, as C
 		return
 	}
 	c.rcurr -= len(keys)
@@ -317,7 +317,7 @@ func connReadValue(c *conn, it *item, comm int) {
 func processVerbosityCommand(c *conn, pr *parser) {
 	level, ok := toktou32(pr.token(1))
 	if !ok {
-		outString(c, "CLIENT_ERROR bad command line format")
+		outString(c, errBadFormat)
 		return
 	}
 	settings.verbose.Store(int32(min(level, maxVerbosityLevel)))
@@ -336,7 +336,7 @@ func processSlabsAutomoveCommand(c *conn, pr *parser) {
 		window, ok := toktou32(pr.token(3))
 		switch {
 		case !ok:
-			outString(c, "CLIENT_ERROR bad command line format")
+			outString(c, errBadFormat)
 		case window < 3 || window > 1800:
 			outString(c, "CLIENT_ERROR automove window too low or too high")
 		default:
@@ -350,7 +350,7 @@ func processSlabsAutomoveCommand(c *conn, pr *parser) {
 		level, ok := toktou32(pr.token(2))
 		switch {
 		case !ok:
-			outString(c, "CLIENT_ERROR bad command line format")
+			outString(c, errBadFormat)
 		case level > 2:
 			outString(c, "ERROR")
 		default:
@@ -462,7 +462,7 @@ func processFlushAllCommand(c *conn, pr *parser) {
 	if pr.ntokens != words {
 		var ok bool
 		if exptime, ok = tokto64(pr.token(1)); !ok {
-			outString(c, "CLIENT_ERROR invalid exptime argument")
+			outString(c, errBadExptime)
 			return
 		}
 	}
@@ -510,7 +510,7 @@ func processSlabsCommand(c *conn, pr *parser) {
 		src, ok := tokto32(pr.token(2))
 		dst, ok2 := tokto32(pr.token(3))
 		if !ok || !ok2 {
-			outString(c, "CLIENT_ERROR bad command line format")
+			outString(c, errBadFormat)
 			return
 		}
 		switch slabsReassign(int(src), int(dst), slabsReassignAllowEvictions) {
@@ -537,7 +537,7 @@ func processLruCrawlerCommand(c *conn, pr *parser) {
 	switch {
 	case pr.ntokens == 3 && pr.prcmp(sub, "crawl"):
 		if !settings.lruCrawler.Load() {
-			outString(c, "CLIENT_ERROR lru crawler disabled")
+			outString(c, errCrawlerDisabled)
 			return
 		}
 		outCrawl(c, lruCrawlerCrawl(string(pr.token(2)), crawlerExpired, nil, settings.lruCrawlerTocrawl.Load()))
@@ -548,7 +548,7 @@ func processLruCrawlerCommand(c *conn, pr *parser) {
 	case pr.ntokens == 3 && pr.prcmp(sub, "tocrawl"):
 		tocrawl, ok := toktou32(pr.token(2))
 		if !ok {
-			outString(c, "CLIENT_ERROR bad command line format")
+			outString(c, errBadFormat)
 			return
 		}
 		settings.lruCrawlerTocrawl.Store(tocrawl)
@@ -557,7 +557,7 @@ func processLruCrawlerCommand(c *conn, pr *parser) {
 		tosleep, ok := toktou32(pr.token(2))
 		switch {
 		case !ok:
-			outString(c, "CLIENT_ERROR bad command line format")
+			outString(c, errBadFormat)
 		case tosleep > 1000000:
 			outString(c, "CLIENT_ERROR sleep must be one second or less")
 		default:
@@ -583,7 +583,7 @@ func processLruCrawlerCommand(c *conn, pr *parser) {
 func processLruCrawlerDump(c *conn, pr *parser, kind crawlerRunType, name string) {
 	switch {
 	case !settings.lruCrawler.Load():
-		outString(c, "CLIENT_ERROR lru crawler disabled")
+		outString(c, errCrawlerDisabled)
 		return
 	case !settings.dumpEnabled && kind == crawlerMgdump:
 		outString(c, "ERROR key dump not allowed")
@@ -666,10 +666,10 @@ func processCommandAscii(c *conn, line []byte) {
 	pr.noreply = false
 	c.noreply = false
 	if len(line) < 4 {
-		outString(c, "CLIENT_ERROR bad command line format")
+		outString(c, errBadFormat)
 		return
 	}
 	if !processRequest(c, pr) {
-		outString(c, "CLIENT_ERROR bad command line format")
+		outString(c, errBadFormat)
 	}
 }
