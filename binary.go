@@ -635,15 +635,10 @@ func processBinUpdate(c *conn, ext []byte, vlen int) {
 	}
 	it := itemAlloc(key, flags, realtime(int64(expiration)), vlen+2)
 	if it == nil {
-		status := noMemory
-		if !itemSizeOk(len(key), flags, vlen+2) {
+		if storeRefused(c.thread, comm, key, flags, vlen+2) == tooLarge {
 			writeBinError(c, protocolBinaryResponseE2big, "", 0)
-			status = tooLarge
 		} else {
 			outOfMemory(c, "SERVER_ERROR Out of memory allocating item")
-		}
-		if loggerEflags.Load()&logMutations != 0 {
-			loggerLogItemStore(c.thread, status, comm, key, nil)
 		}
 		if comm == nreadSet {
 			itemForget(key, c.thread)
@@ -667,13 +662,7 @@ func processBinFlush(c *conn, ext []byte) {
 	if len(ext) > 0 {
 		exptime = binary.BigEndian.Uint32(ext)
 	}
-	// What is set later in this second survives.
-	oldest := currentTime.Load() - 1
-	if exptime > 0 {
-		oldest = realtime(int64(exptime)) - 1
-	}
-	settings.oldestLive.Store(oldest)
-	itemFlushExpired()
+	flushAll(int64(exptime))
 	c.thread.stats.pending.n[statFlushCmds]++
 	writeBinResponse(c, "")
 }

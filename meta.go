@@ -409,7 +409,7 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
 	}
 	it = itemAlloc(of.key, of.clientFlags, exptime, pr.vlen)
 	if it == nil {
-		storeRefused(c, comm, of.key, of.clientFlags, pr.vlen)
+		outRefused(c, comm, of.key, of.clientFlags, pr.vlen)
 		itemForget(of.key, t)
 		return nil, 0
 	}

@@ -351,7 +351,7 @@ func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item 
 	}
 	it := itemAlloc(key, flags, realtime(exptimeToPositiveTime(exptime)), pr.vlen)
 	if it == nil {
-		storeRefused(c, comm, key, flags, pr.vlen)
+		outRefused(c, comm, key, flags, pr.vlen)
 		if comm == nreadSet {
 			itemForget(key, t)
 		}
@@ -364,21 +364,29 @@ func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item 
 	return it
 }
 
-// storeRefused answers why there is no item for a value of vlen bytes.
-func storeRefused(c *conn, comm int, key []byte, flags uint32, vlen int) {
+// outRefused answers why there is no item for a value of vlen bytes.
+func outRefused(c *conn, comm int, key []byte, flags uint32, vlen int) {
 	t := c.thread
-	status := noMemory
-	if !itemSizeOk(len(key), flags, vlen) {
+	if storeRefused(t, comm, key, flags, vlen) == tooLarge {
 		outString(c, "SERVER_ERROR object too large for cache")
 		t.stats.pending.n[statStoreTooLarge]++
-		status = tooLarge
 	} else {
 		outString(c, "SERVER_ERROR out of memory storing object")
 		t.stats.pending.n[statStoreNoMemory]++
 	}
+}
+
+// storeRefused returns why there is no item for a value of vlen bytes, and
+// logs it.
+func storeRefused(t *thread, comm int, key []byte, flags uint32, vlen int) storeItemType {
+	status := noMemory
+	if !itemSizeOk(len(key), flags, vlen) {
+		status = tooLarge
+	}
 	if loggerEflags.Load()&logMutations != 0 {
 		loggerLogItemStore(t, status, comm, key, nil)
 	}
+	return status
 }
 
 func processArithmeticCmd(c *conn, pr *parser, incr bool) {

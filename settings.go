@@ -8,6 +8,7 @@ import (
 	_ "embed"
 	"fmt"
 	"iter"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -456,10 +457,7 @@ func parseOptions(argv []string) {
 		case 'M':
 			settings.evictToFree = false
 		case 'c':
-			settings.maxconns = atoi(arg)
-			if settings.maxconns <= 0 {
-				sysfatal(1, "Maximum connections must be greater than 0")
-			}
+			settings.maxconns = parseRange(arg, 1, math.MaxInt32, "Maximum connections must be greater than 0")
 		case 'h':
 			usage()
 			os.Exit(0)
@@ -483,10 +481,7 @@ func parseOptions(argv []string) {
 		case 'r':
 			options.maxcore = true
 		case 'R':
-			settings.reqsPerEvent = atoi(arg)
-			if settings.reqsPerEvent <= 0 {
-				sysfatal(1, "Number of requests per event must be greater than 0")
-			}
+			settings.reqsPerEvent = parseRange(arg, 1, math.MaxInt32, "Number of requests per event must be greater than 0")
 		case 'u':
 			options.username = arg
 		case 'P':
@@ -504,10 +499,7 @@ func parseOptions(argv []string) {
 				sysfatal(1, "Chunk size must be greater than 0")
 			}
 		case 't':
-			settings.numThreads = atoi(arg)
-			if settings.numThreads <= 0 {
-				sysfatal(1, "Number of threads must be greater than 0")
-			}
+			settings.numThreads = parseRange(arg, 1, math.MaxInt32, "Number of threads must be greater than 0")
 			if settings.numThreads > numThreadsMax {
 				sysfatal(1, "Number of threads must be at most %d", numThreadsMax)
 			}
@@ -560,10 +552,7 @@ func parseOptions(argv []string) {
 			}
 			settings.authFile = arg
 		case 'N':
-			settings.numNapiIds = atoi(arg)
-			if settings.numNapiIds <= 0 {
-				sysfatal(1, "Maximum number of NAPI IDs must be greater than 0")
-			}
+			settings.numNapiIds = parseRange(arg, 1, math.MaxInt32, "Maximum number of NAPI IDs must be greater than 0")
 		case 'o':
 			for arg != "" {
 				var opt string
@@ -623,31 +612,19 @@ func parseSuboption(opt string) {
 	case "slab_reassign":
 		settings.slabReassign = true
 	case "slab_automove":
-		n := 1
-		if given {
-			n = atoi(value)
+		if !given {
+			value = "1"
 		}
-		if n < 0 || n > 2 {
-			sysfatal(1, "slab_automove must be between 0 and 2")
-		}
-		settings.slabAutomove.Store(int32(n))
+		settings.slabAutomove.Store(int32(parseRange(value, 0, 2, "slab_automove must be between 0 and 2")))
 	case "slab_automove_ratio":
 		settings.slabAutomoveRatio = atof(value)
 		if !(settings.slabAutomoveRatio > 0 && settings.slabAutomoveRatio <= 1) {
 			sysfatal(1, "slab_automove_ratio must be > 0 and < 1")
 		}
 	case "slab_automove_window":
-		n := atoi(value)
-		if n < 3 || n > 1800 {
-			sysfatal(1, "slab_automove_window must be > 2 and < 1800")
-		}
-		settings.slabAutomoveWindow = uint32(n)
+		settings.slabAutomoveWindow = uint32(parseRange(value, 3, 1800, "slab_automove_window must be > 2 and < 1800"))
 	case "tail_repair_time":
-		n := atoi(value)
-		if n < 10 {
-			sysfatal(1, "Cannot set tail_repair_time to less than 10 seconds")
-		}
-		settings.tailRepairTime = uint32(n)
+		settings.tailRepairTime = uint32(parseRange(value, 10, math.MaxInt32, "Cannot set tail_repair_time to less than 10 seconds"))
 	case "hash_algorithm":
 		switch value {
 		case "jenkins", "murmur3", "xxh3":
@@ -658,11 +635,7 @@ func parseSuboption(opt string) {
 	case "lru_crawler":
 		options.startLruCrawler = true
 	case "lru_crawler_sleep":
-		n := atoi(value)
-		if n > 1000000 || n < 0 {
-			sysfatal(1, "LRU crawler sleep must be between 0 and 1 second")
-		}
-		settings.lruCrawlerSleep.Store(int32(n))
+		settings.lruCrawlerSleep.Store(int32(parseRange(value, 0, 1000000, "LRU crawler sleep must be between 0 and 1 second")))
 	case "lru_crawler_tocrawl":
 		n, err := strconv.ParseUint(value, 10, 32)
 		if err != nil {
@@ -747,12 +720,18 @@ func parseSuboption(opt string) {
 	}
 }
 
-func parsePct(name, value string) int32 {
+// parseRange ends the process with the complaint if value is below lo or above
+// hi.
+func parseRange(value string, lo, hi int, complaint string) int {
 	n := atoi(value)
-	if n < 1 || n >= 80 {
-		sysfatal(1, "%s must be > 1 and < 80", name)
+	if n < lo || n > hi {
+		sysfatal(1, "%s", complaint)
 	}
-	return int32(n)
+	return n
+}
+
+func parsePct(name, value string) int32 {
+	return int32(parseRange(value, 1, 79, name+" must be > 1 and < 80"))
 }
 
 func parseMaxFactor(name, value string) float64 {

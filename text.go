@@ -466,14 +466,19 @@ func processFlushAllCommand(c *conn, pr *parser) {
 			return
 		}
 	}
-	// What is set later in this second survives.
+	flushAll(exptime)
+	outString(c, "OK")
+}
+
+// flushAll flushes what is stored before the time exptime, or before now if
+// that is not above 0. What is set later in the same second survives.
+func flushAll(exptime int64) {
 	oldest := currentTime.Load() - 1
 	if exptime > 0 {
 		oldest = realtime(exptime) - 1
 	}
 	settings.oldestLive.Store(oldest)
 	itemFlushExpired()
-	outString(c, "OK")
 }
 
 // closeAfterReplies hangs up when what was answered is sent.
