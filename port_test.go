@@ -11,10 +11,11 @@
 //	Go only: readFd, readIntoItem.
 //
 // and a section "Left out" of what has become of nothing, files and functions
-// in backquotes. A method is type.name. Where the Go name does not follow
-// from the C name the note says why. Functions named in a note behind
-// "split:" have no row of their own. Types, variables and constants may have
-// rows; they need not, and their order is free.
+// in backquotes. A method is type.name, and the two together are its name.
+// Where the Go name does not follow from the C name the note says why.
+// Functions named in a note behind "split:" have no row of their own. Types,
+// variables and constants may have rows; they need not, and their order is
+// free.
 
 package main
 
@@ -40,10 +41,13 @@ type portSection struct {
 	others []string // Go only, or split off
 }
 
-// goName is the mechanical rule: item_get_locked, ITEM_LINKED and
-// _store_item become itemGetLocked, itemLinked and storeItem.
+var cPrefix = regexp.MustCompile(`^(?i:mc|mcp|mcmc)_`)
+
+// goName is the mechanical rule: item_get_locked, ITEM_LINKED, _store_item and
+// mc_tokto32 become itemGetLocked, itemLinked, storeItem and tokto32.
 func goName(c string) string {
 	var b strings.Builder
+	c = cPrefix.ReplaceAllString(c, "")
 	for i, word := range strings.Split(strings.Trim(c, "_"), "_") {
 		if word == strings.ToUpper(word) {
 			word = strings.ToLower(word)
@@ -167,11 +171,12 @@ func TestPort(t *testing.T) {
 		last := -1
 		rows := map[string]bool{}
 		for _, row := range s.rows {
-			_, bare, isMethod := strings.Cut(row.name, ".")
-			if !isMethod {
-				bare = row.name
+			// item.key is itemKey.
+			plain := row.name
+			if typ, method, ok := strings.Cut(plain, "."); ok {
+				plain = typ + strings.ToUpper(method[:1]) + method[1:]
 			}
-			if bare != goName(row.c) && row.note == "" {
+			if plain != goName(row.c) && row.note == "" {
 				t.Errorf("%s: %s is %s without a note", file, row.c, row.name)
 			}
 			at := slices.Index(funcs, row.name)

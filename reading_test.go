@@ -208,6 +208,7 @@ func checkStops(t *testing.T, stops []*readingStop) {
 		funcs[file], _ = goDecls(t, file)
 	}
 	cFiles := cFunctions(t)
+	onTheWay := reachable(t)
 	for _, s := range stops {
 		if len(s.c) == 0 || len(s.g) == 0 || s.tries == 0 {
 			t.Errorf("%s: a stop names C, Go and something to try", s.title)
@@ -215,6 +216,8 @@ func checkStops(t *testing.T, stops []*readingStop) {
 		for _, g := range s.g {
 			if !slices.Contains(funcs[g.file], g.name) {
 				t.Errorf("%s: %s has no %s", s.title, g.file, g.name)
+			} else if !onTheWay[g.name] {
+				t.Errorf("%s: nothing on the way calls %s", s.title, g.name)
 			}
 		}
 		for _, c := range s.c {
@@ -237,6 +240,45 @@ func checkStops(t *testing.T, stops []*readingStop) {
 			}
 		}
 	}
+}
+
+// reachable returns what main leads to, in the build without debug.go: the names
+// in its body, those in the bodies of these, and so on.
+func reachable(t *testing.T) map[string]bool {
+	bodies := map[string][]*ast.BlockStmt{}
+	names, _ := filepath.Glob("*.go")
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") || name == "debug.go" {
+			continue
+		}
+		f, err := goparser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range f.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok {
+				bodies[fn.Name.Name] = append(bodies[fn.Name.Name], fn.Body)
+			}
+		}
+	}
+	seen := map[string]bool{}
+	var walk func(name string)
+	walk = func(name string) {
+		if seen[name] {
+			return
+		}
+		seen[name] = true
+		for _, body := range bodies[name] {
+			ast.Inspect(body, func(n ast.Node) bool {
+				if id, ok := n.(*ast.Ident); ok {
+					walk(id.Name)
+				}
+				return true
+			})
+		}
+	}
+	walk("main")
+	return seen
 }
 
 // cFunctions tells where the functions of the C are, or nothing if 1.6.45 is
