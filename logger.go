@@ -139,14 +139,17 @@ var (
 	// For background threads, and for workers where no thread is at hand.
 	sharedLogger *logger
 
-	loggerStackLock sync.Mutex // guards the rest; comes before the mutex of a logger
-	loggers         []*logger
-	watchers        [watcherLimit]*loggerWatcher
-	watchersPollfds [watcherLimit]unix.PollFd
-	watcherCount    int
-
 	loggerWake = make(chan struct{}, 1) // there is a new watcher
 )
+
+// All loggers, and those who watch.
+var loggerStack struct {
+	lock     sync.Mutex // guards the rest; comes before the mutex of a logger
+	loggers  []*logger
+	watchers [watcherLimit]*loggerWatcher
+	pollfds  [watcherLimit]unix.PollFd
+	count    int // of watchers
+}
 
 var transportText = [...]string{"local", "tcp", "udp"}
 
@@ -372,10 +375,10 @@ func logentryTake(b []byte) (e logentry, rest []byte) {
 	}, b[n:]
 }
 
-// loggerSetFlags collects what the watchers watch. loggerStackLock is held.
+// loggerSetFlags collects what the watchers watch. loggerStack.lock is held.
 func loggerSetFlags() {
 	f := uint32(0)
-	for _, w := range watchers {
+	for _, w := range loggerStack.watchers {
 		if w != nil {
 			f |= w.eflags
 		}
@@ -393,8 +396,8 @@ func loggerThreadParseEntry(b []byte, e *logentry) []byte {
 
 // loggerThreadWriteEntry gives the line for e to those who watch such.
 func loggerThreadWriteEntry(e *logentry, ls *loggerStats, line []byte) {
-	for x := range watchers {
-		w := watchers[x]
+	for x := range loggerStack.watchers {
+		w := loggerStack.watchers[x]
 		if w == nil || defaultEntries[e.event].eflags&w.eflags == 0 || e.gid < w.minGid {
 			continue
 		}
@@ -404,7 +407,7 @@ func loggerThreadWriteEntry(e *logentry, ls *loggerStats, line []byte) {
 			}
 		}
 		switch {
-		case watchers[x] == nil:
+		case loggerStack.watchers[x] == nil:
 			// It was found to be gone.
 			continue
 		case w.failedFlush:
@@ -422,8 +425,8 @@ func loggerThreadWriteEntry(e *logentry, ls *loggerStats, line []byte) {
 
 // loggerThreadCloseWatcher gives the watcher's conn back to be closed.
 func loggerThreadCloseWatcher(w *loggerWatcher) {
-	watchers[w.id] = nil
-	watcherCount--
+	loggerStack.watchers[w.id] = nil
+	loggerStack.count--
 	statsLock.Lock()
 	statsState.logWatchers--
 	statsLock.Unlock()
@@ -450,14 +453,14 @@ func loggerThreadPeek(l *logger, ls *loggerStats) {
 // get the mutex, so that none up to last can come later.
 func loggerThreadRead(ls *loggerStats) (found int) {
 	last := loggerGid.Load()
-	for _, l := range loggers {
+	for _, l := range loggerStack.loggers {
 		loggerThreadPeek(l, ls)
 	}
 	var scratch [2048]byte
 	for {
 		var first *logger
 		gid := last
-		for _, l := range loggers {
+		for _, l := range loggerStack.loggers {
 			if len(l.data) == 0 {
 				continue
 			}
@@ -470,7 +473,7 @@ func loggerThreadRead(ls *loggerStats) (found int) {
 		}
 		var e logentry
 		e, first.data = logentryTake(first.data)
-		if watcherCount > 0 {
+		if loggerStack.count > 0 {
 			loggerThreadWriteEntry(&e, ls, loggerThreadParseEntry(scratch[:0], &e))
 		}
 		found++
@@ -478,7 +481,7 @@ func loggerThreadRead(ls *loggerStats) (found int) {
 			loggerThreadPeek(first, ls)
 		}
 	}
-	for _, l := range loggers {
+	for _, l := range loggerStack.loggers {
 		loggerThreadPeek(l, ls)
 	}
 	return found
@@ -489,8 +492,8 @@ func loggerThreadRead(ls *loggerStats) (found int) {
 // well which clients are gone among those that there is nothing to send to.
 func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 	nfd := 0
-	for x, w := range watchers {
-		p := &watchersPollfds[x]
+	for x, w := range loggerStack.watchers {
+		p := &loggerStack.pollfds[x]
 		*p = unix.PollFd{Fd: -1} // poll(2) looks past it
 		if w == nil || watcher != watcherAll && watcher != x {
 			continue
@@ -509,7 +512,7 @@ func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 		return 0
 	}
 	for {
-		_, err := unix.Poll(watchersPollfds[:], 0)
+		_, err := unix.Poll(loggerStack.pollfds[:], 0)
 		if err == nil {
 			break
 		}
@@ -519,10 +522,10 @@ func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 		}
 	}
 	flushed := 0
-	for x, w := range watchers {
+	for x, w := range loggerStack.watchers {
 		var err error
 		n := 1
-		switch revents := watchersPollfds[x].Revents; {
+		switch revents := loggerStack.pollfds[x].Revents; {
 		case revents == 0:
 			continue
 		case revents&unix.POLLIN != 0:
@@ -570,11 +573,11 @@ func loggerThread() {
 			}
 		}
 		var ls loggerStats
-		loggerStackLock.Lock()
+		loggerStack.lock.Lock()
 		found := loggerThreadRead(&ls)
 		loggerThreadPollWatchers(true, watcherAll)
-		watching = watcherCount
-		loggerStackLock.Unlock()
+		watching = loggerStack.count
+		loggerStack.lock.Unlock()
 
 		if found == 0 {
 			toSleep = min(toSleep+toSleep/8, maxLoggerSleep)
@@ -593,9 +596,9 @@ func loggerInit() {
 
 func loggerCreate() *logger {
 	l := &logger{buf: bipbufNew(settings.loggerBufSize)}
-	loggerStackLock.Lock()
-	loggers = append(loggers, l)
-	loggerStackLock.Unlock()
+	loggerStack.lock.Lock()
+	loggerStack.loggers = append(loggerStack.loggers, l)
+	loggerStack.lock.Unlock()
 	return l
 }
 
@@ -619,10 +622,10 @@ func loggerLog(l *logger, e *logentry) {
 // loggerAddWatcher makes a watcher of c, which the logger thread has from now
 // on. It returns false if there are too many.
 func loggerAddWatcher(c *conn, f uint32) bool {
-	loggerStackLock.Lock()
-	x := slices.Index(watchers[:], nil)
+	loggerStack.lock.Lock()
+	x := slices.Index(loggerStack.watchers[:], nil)
 	if x < 0 {
-		loggerStackLock.Unlock()
+		loggerStack.lock.Unlock()
 		return false
 	}
 	w := &loggerWatcher{
@@ -633,13 +636,13 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 		buf:    bipbufNew(settings.loggerWatcherBufSize),
 	}
 	bipbufOffer(&w.buf, []byte("OK\r\n"))
-	watchers[x] = w
-	watcherCount++
+	loggerStack.watchers[x] = w
+	loggerStack.count++
 	statsLock.Lock()
 	statsState.logWatchers++
 	statsLock.Unlock()
 	loggerSetFlags()
-	loggerStackLock.Unlock()
+	loggerStack.lock.Unlock()
 	select {
 	case loggerWake <- struct{}{}:
 	default: // is told already

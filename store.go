@@ -63,7 +63,7 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 //	statsLock, tuneLock, or the lock of a logger, of a worker's stats, or of a
 //	connQueue
 //
-// and nobody waits for a second lock on the same line. loggerStackLock is
+// and nobody waits for a second lock on the same line. loggerStack.lock is
 // taken with no other held, and only those of the last line within.
 //
 // LRU modifications must hold the item lock, and the LRU's. Who comes to an
