@@ -751,29 +751,6 @@ func parseSize(name, value string, unit int) int {
 	return n
 }
 
-// toksize reads a number of units, or of what a letter behind it says: k, m or
-// g, or kb and so on. It returns bytes, and fails for 4 exabytes or more. Not
-// as in C, where -I alone knows of letters and the others ignore them.
-func toksize(tok []byte, unit int) (int, bool) {
-	end := 0
-	for end < len(tok) && '0' <= tok[end] && tok[end] <= '9' {
-		end++
-	}
-	n, ok := toktou64(tok[:end])
-	switch strings.ToLower(string(tok[end:])) {
-	case "":
-	case "k", "kb":
-		unit = 1 << 10
-	case "m", "mb":
-		unit = 1 << 20
-	case "g", "gb":
-		unit = 1 << 30
-	default:
-		return 0, false
-	}
-	return int(n) * unit, ok && n < 1<<62/uint64(unit)
-}
-
 // checkOptions ends the process if the options do not fit each other, and
 // sets what follows from them.
 func checkOptions() {
