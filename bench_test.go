@@ -72,8 +72,16 @@ func benchConn(tb testing.TB) (c *conn, client int) {
 	t := new(thread)
 	setupThread(t)
 	c, client = benchPair(tb, t)
-	driveMachine(c)
+	drive(c)
 	return c, client
+}
+
+// drive runs a round of c's worker, in which c alone has an event.
+func drive(c *conn) {
+	if !c.yielded {
+		c.thread.round = append(c.thread.round, c)
+	}
+	driveRound(c.thread)
 }
 
 // benchPair begins a connection of t.
@@ -89,7 +97,7 @@ func benchPair(tb testing.TB, t *thread) (c *conn, client int) {
 	c = connNew(fds[0], connNewCmd, localTransport, t, negotiatingProt)
 	tb.Cleanup(func() {
 		unix.Close(fds[1])
-		driveMachine(c)
+		drive(c)
 	})
 	return c, fds[1]
 }
@@ -107,7 +115,7 @@ func benchStore(tb testing.TB) {
 func benchAsk(tb testing.TB, c *conn, client int, request, reply []byte) {
 	rawWrite(client, request)
 	for got := 0; got < len(reply); {
-		driveMachine(c)
+		drive(c)
 		n, e := rawRead(client, reply[got:])
 		if e != 0 && e != unix.EINTR {
 			tb.Fatal(e)
@@ -264,7 +272,7 @@ func BenchmarkConns(b *testing.B) {
 			for i := range clients {
 				var c *conn
 				c, clients[i] = benchPair(b, th)
-				driveMachine(c)
+				drive(c)
 			}
 			request, reply := []byte(benchRequests[0].request), make([]byte, 1000)
 			for b.Loop() {
@@ -274,6 +282,7 @@ func BenchmarkConns(b *testing.B) {
 				for i := range events {
 					eventHandler(th, int(events[i].Fd))
 				}
+				driveRound(th)
 				rawRead(client, reply)
 			}
 		})

@@ -57,6 +57,9 @@ type conn struct {
 
 	resp *resp // output not sent yet; nil while there is none
 
+	nreqs int      // commands left of its turn (-R)
+	io    ioResult // of the receive or send that the round has made for it
+
 	// A value being read: the item, the chunk that is filled if it is
 	// chunked, how many bytes are to come, and how many the item has room
 	// for behind them.
@@ -159,6 +162,12 @@ func rbufRelease(c *conn) {
 	c.rbuf = nil
 	c.rcurr = 0
 	c.rlooked = 0
+}
+
+// rbufAvailable tells whether rbufAlloc can lend c a buffer.
+func rbufAvailable(c *conn) bool {
+	t := c.thread
+	return c.rbuf != nil || len(t.rbufCache) > 0 || t.rbufLimit == 0 || t.rbufs < t.rbufLimit
 }
 
 // rbufAlloc lends c a read buffer of its worker. It fails if that would
@@ -291,7 +300,7 @@ func connWorkerReadd(c *conn) {
 	} else {
 		connSetState(c, connNewCmd)
 	}
-	driveMachine(c)
+	driveConn(c)
 }
 
 // connNew begins the connection on sfd in the given state: on worker t, or
@@ -324,6 +333,7 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 	c.state = initState
 	c.thread = t
 	c.cmd = -1
+	c.io.done = false
 	c.rbytes = 0
 	c.rcurr = 0
 	c.closeAfterWrite = false

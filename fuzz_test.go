@@ -174,8 +174,7 @@ func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) 
 		for c.state != connClosed {
 			waiting, _ := unix.IoctlGetInt(fds[0], unix.TIOCINQ)
 			state, before := c.state, waiting+c.rbytes
-			driveMachine(c)
-			th.yielded, c.yielded = th.yielded[:0], false
+			drive(c)
 			if len(c.rbuf) > 2*(len(in)+readBufferSize) {
 				t.Fatalf("a read buffer of %d bytes for %d", len(c.rbuf), len(in))
 			}
@@ -275,8 +274,7 @@ func FuzzUdp(f *testing.F) {
 				datagram = append([]byte{0, 1, 0, 0, 0, 1, 0, 0}, datagram...)
 			}
 			unix.Sendto(client, datagram, 0, sa)
-			for driveMachine(c); c.yielded; driveMachine(c) {
-				th.yielded, c.yielded = th.yielded[:0], false
+			for drive(c); c.yielded; drive(c) {
 			}
 			for {
 				n, err := unix.Read(client, buf[:])
@@ -288,7 +286,7 @@ func FuzzUdp(f *testing.F) {
 				}
 			}
 		}
-		driveMachine(c) // what did not fit is sent
+		drive(c) // what did not fit is sent
 		if c.state != connRead {
 			t.Fatal(stateText(c.state))
 		}

@@ -13,7 +13,7 @@ import (
 // testConn is a client without a socket.
 func testConn() *conn {
 	t := testThread()
-	t.resp.wbuf = make([]byte, 0, wbufSize)
+	t.wbuf = make([]byte, 0, wbufSize)
 	return &conn{thread: t, sfd: -1, transport: localTransport, protocol: asciiProt, state: connNewCmd}
 }
 

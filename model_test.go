@@ -1218,7 +1218,7 @@ func modelPump(c *conn, client int, in []byte, drain bool) (out []byte) {
 		}
 		events, _ := pollWait(&c.thread.poll, 0)
 		if len(events) > 0 {
-			driveMachine(c)
+			drive(c)
 		}
 		n, e := 0, unix.EAGAIN
 		if drain {

@@ -7,13 +7,15 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	wbufSize = 64 << 10 // of a worker's resp, bytes
+	wbufSize  = 64 << 10 // bytes of replies to one connection, after which they leave
+	roundBufs = 4        // times that, for the replies of a round
 
 	// A value of at most this many bytes is copied into the reply while its
 	// item is locked. A larger one leaves from its slab, which costs another
@@ -44,6 +46,7 @@ const (
 // A resp is what a client is to be sent: the pieces of iov in order, then
 // wbuf from done on.
 type resp struct {
+	lent  bool // wbuf and iov lie in the worker's; otherwise they are its own
 	wbuf  []byte
 	done  int       // bytes of wbuf that were sent or are part of iov
 	iov   []respIov // pieces not sent yet
@@ -120,11 +123,59 @@ func respFull(c *conn) bool {
 	return r != nil && (len(r.wbuf) > wbufSize-2*respCopyMax || len(r.iov) > iovMax-2 || c.transport == udpTransport)
 }
 
+// respLend returns a resp whose buffers begin where those of the one lent
+// before end: all replies of a round lie in one piece of memory.
+func respLend(t *thread) *resp {
+	respClose(t)
+	var r *resp
+	if n := len(t.resps); n > 0 {
+		r, t.resps = t.resps[n-1], t.resps[:n-1]
+	} else {
+		r = new(resp)
+	}
+	*r = resp{lent: true, wbuf: t.wbuf[len(t.wbuf):], iov: t.riov[len(t.riov):]}
+	t.lastLent = r
+	t.respsLent++
+	return r
+}
+
+// respClose ends what was lent last: if it grows still, it moves elsewhere.
+func respClose(t *thread) {
+	r := t.lastLent
+	if r == nil {
+		return
+	}
+	t.lastLent = nil
+	n := len(t.wbuf)
+	if m := n + len(r.wbuf); len(r.wbuf) > 0 && m <= cap(t.wbuf) && &r.wbuf[0] == &t.wbuf[:m][n] {
+		t.wbuf = t.wbuf[:m]
+		r.wbuf = slices.Clip(r.wbuf)
+	}
+	n = len(t.riov)
+	if m := n + len(r.iov); len(r.iov) > 0 && m <= cap(t.riov) && &r.iov[0] == &t.riov[:m][n] {
+		t.riov = t.riov[:m]
+		r.iov = slices.Clip(r.iov)
+	}
+}
+
+// respReturn undoes respLend. When the last one comes back the worker's buffers
+// are empty again.
+func respReturn(t *thread, r *resp) {
+	if t.lastLent == r {
+		t.lastLent = nil
+	}
+	t.resps = append(t.resps, r)
+	if t.respsLent--; t.respsLent == 0 {
+		t.wbuf = t.wbuf[:0]
+		t.riov = t.riov[:0]
+	}
+}
+
 // respKeep gives c a resp of its own, since it must wait before all is sent;
-// the worker's is wanted by others.
+// the worker's buffers are for the next round.
 func respKeep(c *conn) {
 	r := c.resp
-	if r != &c.thread.resp {
+	if !r.lent {
 		return
 	}
 	own := &resp{count: r.count, iov: append([]respIov(nil), r.iov...)}
@@ -144,27 +195,18 @@ func respKeep(c *conn) {
 		}
 	}
 	respSetMark(own)
-	respRecycle(r)
+	respReturn(c.thread, r)
 	c.resp = own
-}
-
-func respRecycle(r *resp) {
-	if cap(r.wbuf) > wbufSize {
-		r.wbuf = make([]byte, 0, wbufSize)
-	}
-	*r = resp{wbuf: r.wbuf[:0], iov: r.iov[:0]}
 }
 
 // respStart begins the reply to a command. It fails if too many replies wait
 // to be sent already.
 func respStart(c *conn) bool {
-	r := c.resp
-	if r == nil {
-		r = &c.thread.resp
-		c.resp = r
+	if c.resp == nil {
+		c.resp = respLend(c.thread)
 	}
 	ok := respCount(c)
-	respSetMark(r)
+	respSetMark(c.resp)
 	return ok
 }
 
@@ -194,7 +236,9 @@ func respRelease(c *conn) {
 		}
 	}
 	c.thread.respCount -= r.count
-	respRecycle(r)
+	if r.lent {
+		respReturn(c.thread, r)
+	}
 	c.resp = nil
 }
 
@@ -300,31 +344,51 @@ func transmitPost(r *resp, n int) bool {
 	return r.done == len(r.wbuf)
 }
 
-// transmit sends what of c's replies the socket takes. What the current
-// command has answered by now stays: respReset can no longer take it back.
-func transmit(c *conn) transmitResult {
+// An ioResult is what came of a system call that was made for a connection
+// before its state machine asks for it.
+type ioResult struct {
+	done bool // and not asked for yet
+	n    int  // bytes, of
+	want int  // which is only for sending
+	e    unix.Errno
+}
+
+// transmitCount counts all of c's replies as written, so that whoever reads
+// them finds them counted. What the socket does not take is taken back.
+func transmitCount(c *conn) {
 	r := c.resp
-	t := c.thread
-	b := r.wbuf[r.done:]
-	total := len(b)
-	if len(r.iov) > 0 {
-		total = transmitPre(t, r) // b is part of it
+	c.io.want = len(r.wbuf) - r.done
+	for i := range r.iov {
+		c.io.want += r.iov[i].n
 	}
-	if total == 0 {
-		respRelease(c)
-		return transmitComplete
+	c.thread.stats.pending.n[statBytesWritten] += uint64(c.io.want)
+}
+
+// transmitStart makes the system call for what transmitCount has counted.
+func transmitStart(c *conn) {
+	r, t := c.resp, c.thread
+	c.io.done = true
+	c.io.n, c.io.e = 0, 0
+	switch {
+	case c.io.want == 0:
+	case len(r.iov) > 0:
+		total := transmitPre(t, r)
+		t.stats.pending.n[statBytesWritten] -= uint64(c.io.want - total)
+		c.io.want = total
+		c.io.n, c.io.e = rawWritev(c.sfd, t.iov)
+	default:
+		c.io.n, c.io.e = rawSend(c.sfd, r.wbuf[r.done:])
 	}
-	t.stats.pending.n[statBytesWritten] += uint64(total)
-	statsFold(t) // who reads the reply finds it counted
-	var n int
-	var e unix.Errno
-	if len(r.iov) > 0 {
-		n, e = rawWritev(c.sfd, t.iov)
-	} else {
-		n, e = rawSend(c.sfd, b)
-	}
-	if n < total {
-		t.stats.pending.n[statBytesWritten] -= uint64(total - max(n, 0))
+}
+
+// transmit sees what came of transmitStart. What the current command has
+// answered by now stays: respReset can no longer take it back.
+func transmit(c *conn) transmitResult {
+	r, t := c.resp, c.thread
+	n, e, want := c.io.n, c.io.e, c.io.want
+	c.io.done = false
+	if n < want {
+		t.stats.pending.n[statBytesWritten] -= uint64(want - max(n, 0))
 	}
 	switch {
 	case n >= 0:
@@ -334,7 +398,7 @@ func transmit(c *conn) transmitResult {
 		}
 		respSetMark(r)
 		c.lastCmdTime = currentTime.Load() // it is not idle
-		if n == total {
+		if n == want {
 			return transmitIncomplete
 		}
 	case e == unix.EINTR:

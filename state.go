@@ -133,30 +133,42 @@ func readFd(c *conn, b []byte) (int, unix.Errno) {
 	}
 }
 
-// tryReadNetwork reads once what has come. A part of a command that is left
-// from before stays in front of it.
-func tryReadNetwork(c *conn) tryReadResult {
+// readRoom returns where in c's read buffer the next bytes go: behind the part
+// of a command that is left from before. It returns nil if a line is longer
+// than we keep.
+func readRoom(c *conn) []byte {
 	if c.rcurr != 0 {
 		copy(c.rbuf, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
 		c.rcurr = 0
 	}
 	if c.rbytes == len(c.rbuf) && c.rbufMalloced {
 		if len(c.rbuf) >= maxGetLine {
+			return nil
+		}
+		b := make([]byte, 2*len(c.rbuf))
+		copy(b, c.rbuf)
+		c.rbuf = b
+	}
+	return c.rbuf[c.rbytes:]
+}
+
+// tryReadNetwork reads once what has come, unless the round has done so.
+func tryReadNetwork(c *conn) tryReadResult {
+	if !c.io.done {
+		room := readRoom(c)
+		if room == nil {
 			c.rbytes = 0
 			respStart(c)
 			outErrstring(c, "SERVER_ERROR out of memory reading request")
 			c.closeAfterWrite = true
 			return readMemoryError
 		}
-		b := make([]byte, 2*len(c.rbuf))
-		copy(b, c.rbuf)
-		c.rbuf = b
+		c.io.n, c.io.e = readFd(c, room)
 	}
-	n, e := readFd(c, c.rbuf[c.rbytes:])
-	switch {
+	c.io.done = false
+	switch n, e := c.io.n, c.io.e; {
 	case n > 0:
 		c.rbytes += n
-		c.thread.lookedAhead = 0
 		return readDataReceived
 	case e == 0:
 		c.closeReason = normalClose
@@ -232,9 +244,9 @@ func nreadAdvance(c *conn, n int) {
 	c.rlbytes -= n
 }
 
-// driveMachine runs c until it must wait for the network.
+// driveMachine runs c until it must wait: for the network, or for the round to
+// send its replies.
 func driveMachine(c *conn) {
-	nreqs := settings.reqsPerEvent
 	for stop := false; !stop; {
 		switch c.state {
 		case connListening:
@@ -279,11 +291,11 @@ func driveMachine(c *conn) {
 			}
 
 		case connNewCmd:
-			// A client may have nreqs commands served before the others
+			// A client may have -R commands served before the others
 			// have their turn.
-			nreqs--
+			c.nreqs--
 			switch {
-			case nreqs >= 0 && !respFull(c):
+			case c.nreqs >= 0 && !respFull(c):
 				resetCmdHandler(c)
 			case c.resp != nil:
 				connSetState(c, connMwrite)
@@ -306,6 +318,10 @@ func driveMachine(c *conn) {
 			stop = driveSwallow(c)
 
 		case connWrite, connMwrite:
+			if c.resp != nil && c.transport != udpTransport && !c.io.done {
+				c.thread.sends = append(c.thread.sends, c)
+				return // to go on in roundSend
+			}
 			stop = driveMwrite(c)
 
 		case connClosing:
@@ -365,6 +381,9 @@ func waitForValue(c *conn) bool {
 	}
 	rbufRelease(c)
 	for c.resp != nil {
+		transmitCount(c)
+		statsFold(c.thread)
+		transmitStart(c)
 		switch transmit(c) {
 		case transmitHardError:
 			return false
@@ -472,14 +491,15 @@ func driveMwrite(c *conn) bool {
 	return false
 }
 
-// eventHandler serves an event on fd, which t's epoll has reported.
+// eventHandler takes the connection on fd, for which t's epoll has reported an
+// event, into the round.
 func eventHandler(t *thread, fd int) {
 	c := conns[fd].Load()
 	// Not as in C, there is no event_del before close(2), and epoll forgets a
 	// descriptor only when nobody is about it any more: getpeername(2) of
 	// "stats conns" on another worker may be. By then it can be another's.
-	if s := connSeen(c); s.threadId != t.id || s.state == connClosed {
-		return
+	if s := connSeen(c); s.threadId != t.id || s.state == connClosed || c.yielded {
+		return // what has yielded is in the round already
 	}
-	driveMachine(c)
+	t.round = append(t.round, c)
 }

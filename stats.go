@@ -296,7 +296,7 @@ func serverStats(c *conn) {
 	appendStat(c, "connection_structures", "%d", statsState.connStructs)
 	appendStat(c, "response_obj_oom", "%d", ts.n[statResponseObjOom])
 	appendStat(c, "response_obj_count", "%d", respCount)
-	appendStat(c, "response_obj_bytes", "%d", len(threads)*wbufSize)
+	appendStat(c, "response_obj_bytes", "%d", len(threads)*roundBufs*wbufSize)
 	appendStat(c, "read_buf_count", "%d", readBufCount)
 	appendStat(c, "read_buf_bytes", "%d", readBufCount*readBufferSize)
 	appendStat(c, "read_buf_bytes_free", "%d", readBufFree*readBufferSize)

@@ -61,11 +61,20 @@ type thread struct {
 	respCount int      // replies gathered and not sent, and their limit
 	respLimit int
 
-	resp        resp         // replies being gathered, lent to one conn at a time
-	iov         []unix.Iovec // for transmit
-	pr          parser       // the line being parsed
-	lookedAhead int          // how far lookAhead has come in the read buffer
-	yielded     []*conn      // have input left but had their turn (-R)
+	round   []*conn // to be served in this round
+	sends   []*conn // have come to connMwrite in it
+	sending []*conn // those of them that are being sent to
+	yielded []*conn // have input left but had their turn (-R); for the next round
+
+	wbuf      []byte       // replies of the round, one after the other; see respLend
+	riov      []respIov    // and their pieces
+	lastLent  *resp        // whose replies come last in these, and may grow
+	respsLent int          // resps that lie in these
+	resps     []*resp      // not lent
+	iov       []unix.Iovec // for transmit
+
+	pr          parser // the line being parsed
+	lookedAhead int    // how far lookAhead has come in the read buffer
 }
 
 var (
@@ -219,12 +228,14 @@ func setupThread(me *thread) {
 		me.rbufLimit = max(limit/settings.numThreads/readBufferSize, 1)
 		me.respLimit = me.rbufLimit * respPerBuffer
 	}
-	me.resp.wbuf = make([]byte, 0, wbufSize)
+	me.wbuf = make([]byte, 0, roundBufs*wbufSize)
+	me.riov = make([]respIov, 0, 2*iovMax)
 	me.l = loggerCreate()
 	me.bumpBuf = itemLruBumpBufCreate()
 }
 
-// workerLibevent is the life of a worker: wait for events, serve them.
+// workerLibevent is the life of a worker: rounds of waiting for events and
+// serving them.
 func workerLibevent(me *thread) {
 	runtime.LockOSThread()
 	blockPreemptSignal()
@@ -238,7 +249,6 @@ func workerLibevent(me *thread) {
 		if err != nil {
 			panic(fmt.Sprintf("epoll_wait: %v", err))
 		}
-		yielded := len(me.yielded) // from the round before
 		notified := false
 		for i := range events {
 			fd := int(events[i].Fd)
@@ -248,7 +258,7 @@ func workerLibevent(me *thread) {
 			}
 			eventHandler(me, fd)
 		}
-		driveYielded(me, yielded)
+		driveRound(me)
 		// The pipe comes last: a connection closed or begun there may have
 		// the number of a descriptor that one of the events above is for.
 		if notified {
@@ -256,6 +266,89 @@ func workerLibevent(me *thread) {
 		}
 		if me.stats.dirty != 0 || me.stats.pending.n != [numThreadStats]uint64{} {
 			statsFold(me)
+		}
+	}
+}
+
+// Connections that are received for, served and sent to at a time. More take
+// turns within the round.
+const roundMax = 64
+
+// driveRound serves the connections of a round: those with events, and those
+// that have yielded in the round before. It receives for all, serves all, then
+// sends for all, so that clients wake up together.
+func driveRound(me *thread) {
+	for _, c := range me.yielded {
+		if c != nil { // connUnyield may have come before
+			c.yielded = false
+			me.round = append(me.round, c)
+		}
+	}
+	me.yielded = me.yielded[:0]
+	for rest := me.round; len(rest) > 0; {
+		n := roundReceive(me, rest)
+		for _, c := range rest[:n] {
+			if roundFull(me) {
+				roundSend(me)
+			}
+			driveConn(c)
+		}
+		roundSend(me)
+		rest = rest[n:]
+	}
+	me.round = me.round[:0]
+}
+
+// roundReceive receives for the connections that can be read, and returns how
+// many of conns can be served now: as many as there are read buffers for.
+func roundReceive(me *thread, conns []*conn) int {
+	for i, c := range conns {
+		switch {
+		case i == roundMax:
+			return i
+		case c.state != connRead || c.transport == udpTransport:
+			continue // driveMachine knows what it waits for
+		case i > 0 && !rbufAvailable(c):
+			return i
+		}
+		if rbufAlloc(c) {
+			if room := readRoom(c); room != nil {
+				c.io.n, c.io.e = readFd(c, room)
+				c.io.done = true
+			}
+		}
+	}
+	return len(conns)
+}
+
+// driveConn gives c a turn.
+func driveConn(c *conn) {
+	c.nreqs = settings.reqsPerEvent
+	c.thread.lookedAhead = 0
+	driveMachine(c)
+}
+
+// roundFull tells whether there is no room for another connection's replies,
+// or they would not be within the limit of -o read_buf_mem_limit.
+func roundFull(me *thread) bool {
+	return cap(me.wbuf)-len(me.wbuf) < wbufSize || cap(me.riov)-len(me.riov) < iovMax ||
+		me.respLimit != 0 && len(me.sends) > 0
+}
+
+// roundSend sends for the connections that have come to connMwrite, and goes
+// on with each, until none of them has more to send.
+func roundSend(me *thread) {
+	for len(me.sends) > 0 {
+		me.sends, me.sending = me.sending[:0], me.sends
+		for _, c := range me.sending {
+			transmitCount(c)
+		}
+		statsFold(me) // whoever reads a reply finds it counted
+		for _, c := range me.sending {
+			transmitStart(c)
+		}
+		for _, c := range me.sending {
+			driveMachine(c)
 		}
 	}
 }
@@ -276,17 +369,6 @@ func connUnyield(c *conn) {
 		yielded := c.thread.yielded
 		yielded[slices.Index(yielded, c)] = nil
 	}
-}
-
-// driveYielded gives the first n connections that have yielded their turn.
-func driveYielded(me *thread, n int) {
-	for _, c := range me.yielded[:n] {
-		if c != nil { // connUnyield may have come before
-			c.yielded = false
-			driveMachine(c)
-		}
-	}
-	me.yielded = append(me.yielded[:0], me.yielded[n:]...)
 }
 
 // threadLibeventProcess serves the entries that the pipe announces, at most
@@ -316,7 +398,7 @@ func threadLibeventProcess(me *thread) {
 			}
 		case queuePause:
 			for stopMainLoop.Load() == int32(graceStop) && len(me.yielded) > 0 {
-				driveYielded(me, len(me.yielded)) // what was read is answered
+				driveRound(me) // what was read is answered
 			}
 			registerThreadInitialized()
 		case queueTimeout:
@@ -328,6 +410,7 @@ func threadLibeventProcess(me *thread) {
 			connSetState(c, connClosing)
 			driveMachine(c)
 		}
+		roundSend(me)
 		cqiFree(&me.evQueue, item)
 	}
 }
