@@ -1,5 +1,5 @@
 // The hash table of items, and the thread that grows it. From assoc.c; hash
-// is hash.c.
+// is from hash.c.
 
 package main
 
@@ -18,24 +18,24 @@ const (
 	hashpowerMax     = 32
 )
 
-// A bucket belongs to who holds the item lock of its number, the tables to
-// all as long as no pauseThreads(pauseAllThreads) is in force.
+// A bucket is guarded by the item lock of its number. The tables are swapped
+// only under pauseThreads(pauseAllThreads).
 var (
 	hashpower        int // log2 of the number of buckets
 	primaryHashtable []ref
 
-	// The table grows with bucket granularity: from bucket expandBucket on,
-	// up to the half of the buckets that there were before, chains still
-	// hang in oldHashtable. At rest all of it lies behind expandBucket.
+	// The table grows bucket by bucket: the chains of the old buckets from
+	// expandBucket on are still in oldHashtable. At rest expandBucket is half
+	// the number of buckets, so that all chains are in primaryHashtable.
 	oldHashtable []ref
 	expandBucket atomic.Uint32
 
 	hashSeed maphash.Seed
 )
 
-// Held by the maintenance thread except while it has nothing to do. Who
-// iterates over the table holds lruCrawler.moves instead, which keeps
-// pauseThreads off.
+// The maintenance thread holds maintenanceLock except while it waits for
+// work. Code that iterates over the table holds lruCrawler.moves instead,
+// which blocks pauseThreads.
 var (
 	maintenanceLock        sync.Mutex
 	maintenanceCond        = sync.NewCond(&maintenanceLock)
@@ -46,13 +46,14 @@ var (
 
 const assocBatch = 16 // keys for assocPrefetch
 
-// hash is seeded at start, so that nobody can choose keys that collide.
+// hash is seeded at random at start, so that nobody can choose keys that
+// collide.
 func hash(key []byte) uint32 { return uint32(maphash.Bytes(hashSeed, key)) }
 
 func hashsize(n int) int { return 1 << n }
 
-// assocInit makes an empty table of 1<<power buckets; of the default size if
-// power is 0.
+// assocInit makes an empty table of 1<<power buckets, or of the default size
+// if power is 0.
 func assocInit(power int) {
 	if power == 0 {
 		power = hashpowerDefault
@@ -81,8 +82,8 @@ func assocInit(power int) {
 	statsLock.Unlock()
 }
 
-// hashBucket is where the chain of hv hangs. An expandBucket that has become
-// stale is harmless: it can't pass the bucket whose lock the caller holds.
+// hashBucket returns the head of hv's chain. A stale expandBucket is
+// harmless: it cannot pass the bucket whose lock the caller holds.
 func hashBucket(hv uint32) *ref {
 	mask := uint32(len(primaryHashtable) - 1)
 	if b := hv & (mask >> 1); b >= expandBucket.Load() {
@@ -102,13 +103,12 @@ func assocFind(key []byte, hv uint32) *item {
 	return nil
 }
 
-// assocPrefetch has the processor fetch what will be looked at for these
-// keys, at most assocBatch of them: buckets, items, and the beginnings of
-// their values. So it waits for memory once for all of them, not for one after
-// the other. With links the items are about to be taken out of their LRUs: it
-// fetches their neighbours, too. It takes no lock: what it finds may be wrong,
-// but nothing comes of it. The result keeps the compiler from leaving it all
-// out.
+// assocPrefetch loads into the processor's cache what lookups of these keys,
+// at most assocBatch, will read, so that the cache misses overlap: buckets,
+// items, and the beginnings of their values. With links it also loads each
+// item's neighbours in its LRU, for items about to be unlinked. It takes no
+// lock: what it reads may be wrong, and is discarded. The sum is returned so
+// that the loads are not optimized away.
 //
 //go:noinline
 func assocPrefetch(keys [][]byte, links bool) (sum byte) {
@@ -142,7 +142,7 @@ func assocPrefetch(keys [][]byte, links bool) (sum byte) {
 	return sum
 }
 
-// assocExpand begins to grow the table to the next power of 2. All threads
+// assocExpand starts to grow the table to the next power of 2. All threads
 // are paused.
 func assocExpand() {
 	t, err := refsAlloc(hashsize(hashpower + 1))
@@ -164,8 +164,9 @@ func assocExpand() {
 	statsLock.Unlock()
 }
 
-// assocStartExpand has the table grown if that many items are too many for
-// it. If the maintenance thread is busy the caller asks again later.
+// assocStartExpand wakes the maintenance thread if the table is too small for
+// currItems. If the thread is busy it does nothing; the caller asks again
+// later.
 func assocStartExpand(currItems uint64) {
 	if maintenanceLock.TryLock() {
 		if currItems > uint64(hashsize(hashpower))*3/2 && hashpower < hashpowerMax {
@@ -175,15 +176,15 @@ func assocStartExpand(currItems uint64) {
 	}
 }
 
-// assocInsert expects that the key is not there yet.
+// assocInsert requires that the key is not in the table.
 func assocInsert(it *item, hv uint32) {
 	pos := hashBucket(hv)
 	it.hNext = *pos
 	*pos = it.ref()
 }
 
-// assocDelete expects that the item is there. Not as in C, it looks for the
-// item, not for its key.
+// assocDelete requires that the item is in the table. Not as in C, it
+// compares refs, not keys.
 func assocDelete(it *item, hv uint32) {
 	r := it.ref()
 	pos := hashBucket(hv)
@@ -194,10 +195,10 @@ func assocDelete(it *item, hv uint32) {
 	it.hNext = 0
 }
 
-// assocMoveBucket moves the chain of one bucket to the new table. The
-// numbers of buckets and of item locks are the low bits of the hash, and
-// there are fewer locks: one lock covers the bucket in both tables.
-// Not as in C, it waits for that lock; there it sleeps 10 ms if it is held.
+// assocMoveBucket moves the chain of one bucket to the new table. Buckets and
+// item locks are both numbered by the low bits of the hash, and there are
+// fewer locks than buckets: one lock covers a bucket in both tables. Not as
+// in C, which sleeps 10 ms if that lock is held, it waits for the lock.
 func assocMoveBucket() {
 	b := expandBucket.Load()
 	itemLock(b)
@@ -235,8 +236,7 @@ func assocMaintenanceThread() {
 		for expanding {
 			assocMoveBucket()
 		}
-		// assocExpand swaps the table, so nobody may hold a reference into
-		// it meanwhile.
+		// assocExpand swaps the tables, so no other thread may be using them.
 		maintenanceCond.Wait()
 		if doRunMaintenanceThread {
 			pauseThreads(pauseAllThreads)
@@ -264,17 +264,17 @@ func stopAssocMaintenanceThread() {
 	<-maintenanceDone
 }
 
-// assocWalk calls f for the items of one bucket, with their lock held, and
-// returns the place of the next bucket; the first and the end are 0. The
-// caller holds pauseThreads off during the call. A place is the number of the
-// bucket with its bits backwards, at the top of 32: if the table has grown
-// from one call to the next, the same items are behind us as were before.
+// assocWalk calls f for each item of the bucket at pos, with the bucket's
+// item lock held, and returns the next position; 0 is both the first position
+// and the end. The caller blocks pauseThreads during the call. A position is
+// the bucket's number with its 32 bits reversed: if the table grows between
+// two calls, the items already visited are still those before pos.
 func assocWalk(pos uint32, f func(it *item)) uint32 {
 	hv := bits.Reverse32(pos)
 	itemLock(hv)
 	step := uint32(1) << (32 - hashpower)
 	if hv&uint32(hashsize(hashpower-1)-1) >= expandBucket.Load() {
-		step <<= 1 // not moved yet: two buckets are one
+		step <<= 1 // not moved yet: one old bucket stands for two
 	}
 	for it := hashBucket(hv).item(); it != nil; it = it.hNext.item() {
 		f(it)
