@@ -1,7 +1,6 @@
-// Authentication: for the text protocol the file of -Y, for the binary one
-// SASL (-S). From authfile.c; proto_text.c: try_read_command_asciiauth;
-// sasl_defs.c and the SASL part of proto_bin.c. Of the mechanisms of C's
-// library there is PLAIN.
+// Authentication: by the file of -Y in the text protocol, by SASL (-S) in the
+// binary one. From authfile.c; proto_text.c: try_read_command_asciiauth;
+// sasl_defs.c and the SASL part of proto_bin.c. PLAIN is the only mechanism.
 
 package main
 
@@ -15,18 +14,18 @@ import (
 
 const (
 	maxEntries     = 8  // users in the file of -Y
-	minAuthReqLen  = 6  // bytes of a line that may be a login
+	minAuthReqLen  = 6  // bytes; a shorter line is no login
 	maxSaslMechLen = 32 // bytes
 )
 
 type authEntry struct{ user, pass []byte }
 
-// The users of -Y. The file may be read again while workers look at them.
+// The users of -Y. A reload may replace them while workers read them.
 var mainAuthEntries atomic.Pointer[[]authEntry]
 
 var (
 	memcachedSaslPwdb string // name of the password file
-	mySaslHostname    string // the realm of users who name none
+	mySaslHostname    string // the realm of users that name none
 )
 
 type saslResult int
@@ -34,11 +33,12 @@ type saslResult int
 const (
 	saslFail saslResult = iota
 	saslOk
-	saslContinue // the client is to send more
+	saslContinue // the client must send more
 )
 
-// authfileLoad reads the file of users: name:password, one a line. It
-// returns what is wrong with it, or "". What was read before stays then.
+// authfileLoad reads the users from file, one name:password per line. It
+// returns "", or what is wrong with the file; the users then stay as they
+// were.
 func authfileLoad(file string) string {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -49,7 +49,7 @@ func authfileLoad(file string) string {
 	for line := range bytes.Lines(data) {
 		n++
 		if len(entries) == maxEntries {
-			fmt.Fprintf(os.Stderr, "WARNING: Authfile [%s] has more than %d users: line %d and what follows is ignored\n",
+			fmt.Fprintf(os.Stderr, "WARNING: Authfile [%s] has more than %d users: line %d and those after it are ignored\n",
 				file, maxEntries, n)
 			break
 		}
@@ -66,7 +66,7 @@ func authfileLoad(file string) string {
 	return ""
 }
 
-// authfileReload reads the file of users again, if there is one.
+// authfileReload reads the file of -Y again, if there is one.
 func authfileReload() {
 	if settings.authFile == "" {
 		return
@@ -76,8 +76,8 @@ func authfileReload() {
 	}
 }
 
-// authfileCheck looks at all users, whichever it is, so that the time it
-// takes does not tell.
+// authfileCheck compares with every user, so that the time it takes does not
+// reveal a match.
 func authfileCheck(user, pass []byte) bool {
 	ok := 0
 	for _, e := range *mainAuthEntries.Load() {
@@ -86,15 +86,15 @@ func authfileCheck(user, pass []byte) bool {
 	return ok == 1
 }
 
-// tryReadCommandAsciiauth serves a command of a client that has not logged
-// in. The only one it has is
+// tryReadCommandAsciiauth serves a client that has not logged in. It accepts
+// only
 //
 //	set <key> <flags> <exptime> <bytes>
 //	<user> <password>
 //
-// of which the bytes alone are looked at. It returns false if not all of it
-// is there. c.saslStarted tells that the first line is done, and then
-// c.rlbytes how long the second is.
+// and ignores key, flags and exptime. It returns false if it needs more
+// input. c.saslStarted says that the first line has been read; c.rlbytes is
+// then the length of the second.
 func tryReadCommandAsciiauth(c *conn) bool {
 	if !c.saslStarted {
 		return asciiauthLine(c)
@@ -118,7 +118,7 @@ func asciiauthLine(c *conn) bool {
 	case el < 0 && c.rbytes <= 2048:
 		return false
 	case el < minAuthReqLen:
-		// Too long a line, or one too short to be a login.
+		// The line is too long, or too short for a login.
 		closeAfterReplies(c)
 		return true
 	}
@@ -131,7 +131,7 @@ func asciiauthLine(c *conn) bool {
 	switch {
 	case !ok || !bytes.HasPrefix(in, []byte("set")):
 		asciiauthAnswer(c, errUnauthenticated)
-	case size > readBufferSize-2: // it would not fit in the buffer
+	case size > readBufferSize-2: // would not fit in the buffer
 		asciiauthAnswer(c, "CLIENT_ERROR auth token too long")
 	default:
 		c.rlbytes = int(size) + 2
@@ -140,8 +140,8 @@ func asciiauthLine(c *conn) bool {
 	return true
 }
 
-// asciiauthToken logs c in if the token, which is the second line of a login,
-// is right. It returns the answer.
+// asciiauthToken logs c in if token, the second line of a login, is right. It
+// returns the reply.
 func asciiauthToken(c *conn, token []byte) string {
 	token, ok := bytes.CutSuffix(token, []byte("\r\n"))
 	if !ok {
@@ -169,10 +169,10 @@ func asciiauthAnswer(c *conn, str string) {
 	outErrstring(c, str)
 }
 
-// saslServerUserdbCheckpass looks for a user and password in the file, which
-// has lines of user:password, as the user names himself or with @ and this
-// machine's name behind it. Not as in C, a password may have colons; there it
-// ends at the first.
+// saslServerUserdbCheckpass reports whether the password file has this user
+// and password. Its lines are user:password or user@hostname:password, with
+// this machine's name. Not as in C, where a password ends at its first colon,
+// passwords may contain colons.
 func saslServerUserdbCheckpass(user, pass []byte) bool {
 	pwdb, err := os.ReadFile(memcachedSaslPwdb)
 	if err != nil {
@@ -191,8 +191,8 @@ func saslServerUserdbCheckpass(user, pass []byte) bool {
 	return ok == 1 && !bytes.Contains(user, []byte(":"))
 }
 
-// initSasl finds out where the passwords are. The file is opened for each
-// login, so it may change.
+// initSasl finds the password file. Each login opens it anew, so it may
+// change.
 func initSasl() {
 	memcachedSaslPwdb = os.Getenv("MEMCACHED_SASL_PWDB")
 	if memcachedSaslPwdb == "" {
@@ -201,7 +201,7 @@ func initSasl() {
 	mySaslHostname, _ = os.Hostname()
 }
 
-// saslPlain tells whether the response of a client to PLAIN is right:
+// saslPlain reports whether a client's response to PLAIN is right:
 //
 //	[identity to act as] NUL user NUL password
 func saslPlain(response []byte) bool {
@@ -225,7 +225,7 @@ func saslServerStep(c *conn, mech, challenge []byte) saslResult {
 			return saslFail
 		}
 		if len(challenge) == 0 {
-			c.saslStarted = true // though we have nothing to tell
+			c.saslStarted = true // PLAIN has no challenge, but a step may follow
 			return saslContinue
 		}
 	} else if !c.saslStarted {
@@ -247,13 +247,13 @@ func binListSaslMechs(c *conn) {
 		writeBinError(c, protocolBinaryResponseUnknownCommand, "", 0)
 		return
 	}
-	c.authenticated = false // as C, which begins anew
+	c.authenticated = false // as in C: authentication starts over
 	writeBinResponse(c, "PLAIN")
 }
 
-// processBinSaslAuth serves a step of authentication, the first or a later
-// one. Not as in C, where the data is read into an item: it must all be in
-// the read buffer, so what a stranger sends takes no room from items.
+// processBinSaslAuth serves both SASL auth and SASL step. Not as in C, which
+// reads the data into an item: it must all fit in the read buffer, so that
+// clients that are not authenticated take no item memory.
 func processBinSaslAuth(c *conn, vlen int) {
 	if !settings.sasl {
 		writeBinError(c, protocolBinaryResponseUnknownCommand, "", vlen)
@@ -291,7 +291,7 @@ func processBinSaslAuth(c *conn, vlen int) {
 	}
 }
 
-// authenticated tells whether c may have this command served.
+// authenticated reports whether c may run its command.
 func authenticated(c *conn) bool {
 	rv := c.authenticated
 	switch c.cmd {
