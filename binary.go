@@ -1,5 +1,5 @@
-// The binary protocol. From protocol_binary.h and proto_bin.c; what
-// authenticates a client is auth.go.
+// The binary protocol. From protocol_binary.h and proto_bin.c; its SASL
+// commands are in auth.go.
 
 package main
 
@@ -61,7 +61,7 @@ const (
 	protocolBinaryCmdFlushq        = 0x18
 	protocolBinaryCmdAppendq       = 0x19
 	protocolBinaryCmdPrependq      = 0x1a
-	protocolBinaryCmdVerbosity     = 0x1b // of the specification; C does not have it
+	protocolBinaryCmdVerbosity     = 0x1b // in the specification, but not in C
 	protocolBinaryCmdTouch         = 0x1c
 	protocolBinaryCmdGat           = 0x1d
 	protocolBinaryCmdGatq          = 0x1e
@@ -79,12 +79,12 @@ const (
 	binNothing binBody = 1 + iota
 	binKey
 	binMayKey
-	binKeyValue // of which the value may be empty
+	binKeyValue // the value may be empty
 )
 
-// What there is to know of an opcode: that of its form that is not quiet;
-// whether it is the quiet one; the length of its extras; what follows them.
-// Unknown ones have body 0.
+// For each opcode: its form that is not quiet; whether it is quiet; the
+// length of its extras in bytes; what follows them. Unknown opcodes have body
+// 0.
 var binCommands = [256]struct {
 	cmd    uint8
 	quiet  bool
@@ -145,13 +145,13 @@ type protocolBinaryRequestHeader struct {
 	cas     uint64
 }
 
-// completeNreadBinary has the value of a storage command: it stores the item
-// and answers.
+// completeNreadBinary stores the item, whose value has been read, and
+// replies.
 func completeNreadBinary(c *conn) {
 	it := c.item
 	ended := binValueEnd(c)
 	c.item = nil
-	if c.resp == nil && !respStart(c) { // what was answered before is sent
+	if c.resp == nil && !respStart(c) { // nil if earlier replies were sent meanwhile
 		itemRemove(it)
 		connSetState(c, connClosing)
 		return
@@ -187,8 +187,8 @@ func completeNreadBinary(c *conn) {
 	itemUnlock(hv)
 }
 
-// binValueEnd puts the \r\n behind a value, which does not come with it. It
-// fails if that takes another chunk and there is no memory.
+// binValueEnd appends the \r\n that the binary protocol does not send with a
+// value. It returns false if that takes another chunk and there is no memory.
 func binValueEnd(c *conn) bool {
 	c.rlbytes, c.rtail = c.rtail, 0
 	for c.rlbytes > 0 {
@@ -201,8 +201,8 @@ func binValueEnd(c *conn) bool {
 	return true
 }
 
-// tryReadCommandBinary serves one packet, but for a value that it brings. It
-// returns false if its header, extras and key are not all there.
+// tryReadCommandBinary serves one packet, except for its value. It returns
+// false if header, extras and key are not all in the buffer yet.
 func tryReadCommandBinary(c *conn) bool {
 	if c.rbytes < binHeaderSize {
 		return false
@@ -230,12 +230,14 @@ func tryReadCommandBinary(c *conn) bool {
 	size := binHeaderSize + int(h.extlen) + int(h.keylen)
 	need := size
 	if h.opcode == protocolBinaryCmdSaslAuth || h.opcode == protocolBinaryCmdSaslStep {
-		// All of it, unless that is too much; see processBinSaslAuth.
+		// Wait for the value too, if the buffer can hold it; see
+		// processBinSaslAuth.
 		if n := binHeaderSize + int(h.bodylen); n <= len(c.rbuf) {
 			need = max(size, n)
 		}
 	}
-	// What does not fit in the buffer is too long, and is told so.
+	// Extras and key that the buffer cannot hold are not waited for:
+	// dispatchBinCommand refuses them.
 	if c.rbytes < min(need, len(c.rbuf)) {
 		return false
 	}
@@ -252,7 +254,7 @@ func tryReadCommandBinary(c *conn) bool {
 	return true
 }
 
-// printBinHeader prints a header, four bytes a line.
+// printBinHeader prints a header, four bytes per line.
 func printBinHeader(c *conn, dir byte, what string, hdr []byte) {
 	out := fmt.Appendf(nil, "%c%d %s", dir, c.sfd, what)
 	indent := "   "
@@ -268,13 +270,14 @@ func printBinHeader(c *conn, dir byte, what string, hdr []byte) {
 	os.Stderr.Write(append(out, '\n'))
 }
 
-// binaryGetKey returns the request's key, in the read buffer.
+// binaryGetKey returns the request's key, a part of the read buffer.
 func binaryGetKey(c *conn) []byte {
 	return c.rbuf[c.rcurr-int(c.binaryHeader.keylen) : c.rcurr]
 }
 
-// addBinHeader begins a reply, in place of what the command has answered so
-// far. bodyLen bytes are to follow, extras of hdrLen and a key among them.
+// addBinHeader begins a reply, dropping what the command has replied so far.
+// The caller appends the body of bodyLen bytes: hdrLen bytes of extras, the
+// key, and the value.
 func addBinHeader(c *conn, err protocolBinaryResponseStatus, hdrLen, keyLen, bodyLen int) {
 	respReset(c)
 	start := len(c.resp.wbuf)
@@ -294,8 +297,9 @@ func appendBinHeader(b []byte, opcode uint8, err protocolBinaryResponseStatus, h
 	return binary.BigEndian.AppendUint64(b, cas)
 }
 
-// writeBinError answers an error, also to a quiet command, and makes c throw
-// away the next swallow bytes. errstr may be "", for the usual text.
+// writeBinError replies with an error, even to a quiet command, and makes c
+// discard the next swallow bytes of input. An errstr of "" stands for the
+// usual text.
 func writeBinError(c *conn, err protocolBinaryResponseStatus, errstr string, swallow int) {
 	if errstr == "" {
 		errstr = binErrorText(err)
@@ -336,15 +340,15 @@ func binErrorText(err protocolBinaryResponseStatus) string {
 	panic("binErrorText: no error")
 }
 
-// binErrorClose answers an error and hangs up: nobody knows where the next
-// packet begins, or should.
+// binErrorClose replies with an error and hangs up: the next packet cannot be
+// found, or must not be served.
 func binErrorClose(c *conn, err protocolBinaryResponseStatus) {
 	writeBinError(c, err, "", 0)
 	c.closeAfterWrite = true
 }
 
-// handleBinaryProtocolError answers a packet whose parts are wrong in length
-// or number.
+// handleBinaryProtocolError refuses a packet that has the wrong parts, or
+// parts of the wrong length.
 func handleBinaryProtocolError(c *conn) {
 	binErrorClose(c, protocolBinaryResponseEinval)
 	if settings.verbose.Load() > 0 {
@@ -352,7 +356,7 @@ func handleBinaryProtocolError(c *conn) {
 	}
 }
 
-// writeBinResponse answers success, with a value or "".
+// writeBinResponse replies with success and the value d, which may be empty.
 func writeBinResponse[T string | []byte](c *conn, d T) {
 	if !c.noreply {
 		addBinHeader(c, protocolBinaryResponseSuccess, 0, 0, len(d))
@@ -405,7 +409,7 @@ func writeBinNumber(c *conn, n uint64) {
 	writeBinResponse(c, body[:])
 }
 
-// incrBinCreate adds an item with the initial value, as there is none.
+// incrBinCreate adds the missing item with the initial value.
 func incrBinCreate(c *conn, key []byte, initial uint64, expiration uint32) {
 	var buf [incrMaxStorageLen]byte
 	num := strconv.AppendUint(buf[:0], initial, 10)
@@ -419,14 +423,14 @@ func incrBinCreate(c *conn, key []byte, initial uint64, expiration uint32) {
 	c.thread.curSfd = c.sfd
 	if storeItem(it, nreadAdd, c.thread, nil, &c.cas, getCasId(), false) == stored {
 		writeBinNumber(c, initial)
-	} else { // another worker was faster
+	} else { // another worker added one first
 		writeBinError(c, protocolBinaryResponseNotStored, "", 0)
 	}
 	itemRemove(it)
 }
 
-// writeBinMissResponse answers that there is no such item, with the key if
-// that is wanted.
+// writeBinMissResponse replies that there is no such item, with the key
+// unless it is nil.
 func writeBinMissResponse(c *conn, key []byte) {
 	if key == nil {
 		writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
@@ -472,8 +476,8 @@ func processBinGetOrTouch(c *conn, ext []byte) {
 	}
 }
 
-// writeBinItem answers with a locked item, and takes over the caller's
-// reference to it.
+// writeBinItem replies with a locked item, and takes over the caller's
+// reference.
 func writeBinItem(c *conn, it *item, key []byte) {
 	const hdrLen = 4 // the flags
 	n := 0
@@ -491,7 +495,7 @@ func writeBinItem(c *conn, it *item, key []byte) {
 	}
 }
 
-// processBinStat serves stat, whose key says what is asked for.
+// processBinStat serves stat. The key says which statistics.
 func processBinStat(c *conn) {
 	key := binaryGetKey(c)
 	if settings.verbose.Load() > 1 {
@@ -513,7 +517,7 @@ func processBinStat(c *conn) {
 		}
 	case getStats(c, string(key)):
 		connSetState(c, connNewCmd)
-		return // these send the end themselves
+		return // these append the end themselves
 	default:
 		writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
 		return
@@ -523,7 +527,7 @@ func processBinStat(c *conn) {
 }
 
 // processBinDetail serves "detail dump", "detail on" and "detail off". It
-// returns false if it is none of these, or not allowed.
+// returns false if sub is none of these, or if they are not allowed.
 func processBinDetail(c *conn, sub []byte) bool {
 	switch {
 	case !settings.dumpEnabled:
@@ -540,7 +544,7 @@ func processBinDetail(c *conn, sub []byte) bool {
 	return true
 }
 
-// dispatchBinCommand finds out which command the packet is and serves it.
+// dispatchBinCommand checks a packet's header and serves its command.
 func dispatchBinCommand(c *conn, ext []byte) {
 	h := &c.binaryHeader
 	b := &binCommands[h.opcode]
@@ -563,13 +567,13 @@ func dispatchBinCommand(c *conn, ext []byte) {
 		handleBinaryProtocolError(c)
 		return
 	case b.body == 0, c.cmd == protocolBinaryCmdVerbosity && extlen != b.extlen:
-		// Not as in C, which takes the key and the extras off twice.
+		// Not as in C, which swallows the key and the extras twice.
 		writeBinError(c, protocolBinaryResponseUnknownCommand, "", vlen)
 		return
 	case extlen != b.extlen && !(c.cmd == protocolBinaryCmdFlush && extlen == 0),
 		keylen == 0 && (b.body == binKey || b.body == binKeyValue),
 		keylen != 0 && b.body == binNothing,
-		vlen != 0 && b.body != binKeyValue: // not as in C, which takes it for the next packet of a stat or touch
+		vlen != 0 && b.body != binKeyValue: // not as in C, which takes the value of a stat or touch for the next packet
 		handleBinaryProtocolError(c)
 		return
 	}
@@ -580,7 +584,7 @@ func dispatchBinCommand(c *conn, ext []byte) {
 		processBinFlush(c, ext)
 	case protocolBinaryCmdNoop:
 		writeBinResponse(c, "")
-		connSetState(c, connMwrite) // what was gathered leaves now
+		connSetState(c, connMwrite) // send the gathered replies now
 	case protocolBinaryCmdSet, protocolBinaryCmdAdd, protocolBinaryCmdReplace,
 		protocolBinaryCmdAppend, protocolBinaryCmdPrepend:
 		processBinUpdate(c, ext, vlen)
@@ -607,12 +611,12 @@ func dispatchBinCommand(c *conn, ext []byte) {
 	}
 }
 
-// processBinUpdate begins to read the value of set, add, replace, append and
+// processBinUpdate starts to read the value of set, add, replace, append and
 // prepend.
 func processBinUpdate(c *conn, ext []byte, vlen int) {
 	key := binaryGetKey(c)
 	var flags, expiration uint32
-	if len(ext) > 0 { // not for append and prepend
+	if len(ext) > 0 { // append and prepend have none
 		flags = binary.BigEndian.Uint32(ext)
 		expiration = binary.BigEndian.Uint32(ext[4:])
 	}
