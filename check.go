@@ -1,5 +1,5 @@
-// mc9 --check, for health checks where there is no other program: ask a
-// server for its version. Not in C.
+// mc9 --check: ask a server for its version, for health checks in images with
+// no other program. Not in C.
 
 package main
 
@@ -16,9 +16,9 @@ import (
 
 const checkPatience = 2 * time.Second
 
-// check asks the server at addr, or where the other options would have one
-// listen, and returns the exit code: 0 if it answers, otherwise 1 after a line
-// that says why.
+// check asks the server at addr or, if that is "", where the other options
+// would have one listen. It returns the exit code: 0 if the server answers,
+// otherwise 1, having printed why.
 func check(addr string) int {
 	time.AfterFunc(checkPatience, func() {
 		sysfatal(1, "no answer within %v", checkPatience)
@@ -30,14 +30,15 @@ func check(addr string) int {
 	return 0
 }
 
-// checkServer speaks text, then binary if that is not understood. A server
-// that wants a password first is alive, too.
+// checkServer tries the text protocol, then the binary one. A server that
+// asks for authentication is alive, too.
 func checkServer(addr string) error {
 	family, sa, err := checkAddr(addr)
 	if err != nil {
 		return err
 	}
-	// As long as a binary header, to which such a server then says no.
+	// As long as a binary header, so that a binary-only server answers with
+	// an error.
 	reply, err := checkAsk(family, sa, []byte("version\r\nversion\r\nquit\r\n"))
 	if bytes.HasPrefix(reply, []byte("VERSION ")) || bytes.HasPrefix(reply, []byte(errUnauthenticated)) {
 		return nil
@@ -52,13 +53,13 @@ func checkServer(addr string) error {
 		}
 	}
 	if err == nil {
-		err = fmt.Errorf("the answer is %q", reply)
+		err = fmt.Errorf("unexpected answer %q", reply)
 	}
 	return err
 }
 
-// checkAsk sends the request on a connection of its own and returns what
-// comes first in answer to it.
+// checkAsk sends request on a new connection and returns the start of the
+// reply.
 func checkAsk(family int, sa unix.Sockaddr, request []byte) ([]byte, error) {
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -76,9 +77,9 @@ func checkAsk(family int, sa unix.Sockaddr, request []byte) ([]byte, error) {
 	return reply[:max(n, 0)], err
 }
 
-// checkAddr takes a path, with a slash in it, or what -l takes; "" stands for
-// -s or else the first address of -l and -p. Where the server would listen on
-// all addresses it is this machine.
+// checkAddr parses addr: a path if it has a slash, otherwise an entry of -l.
+// "" stands for the socket of -s, or else for the first address of -l with
+// the port of -p. A wildcard address becomes loopback.
 func checkAddr(addr string) (family int, sa unix.Sockaddr, err error) {
 	if addr == "" && settings.socketpath != "" {
 		return unix.AF_UNIX, &unix.SockaddrUnix{Name: settings.socketpath}, nil
@@ -94,7 +95,7 @@ func checkAddr(addr string) (family int, sa unix.Sockaddr, err error) {
 		return 0, nil, err
 	}
 	if port <= 0 {
-		return 0, nil, errors.New("there is no port to ask at")
+		return 0, nil, errors.New("no port to connect to")
 	}
 	if host == "" {
 		host = "*"
