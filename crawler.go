@@ -1,6 +1,6 @@
-// The LRU crawler: a thread that goes through LRUs or the hash table, to
-// reclaim what has expired or to list what is there. From crawler.c; from
-// items.c what makes it run by itself, lru_maintainer_crawler_check.
+// The LRU crawler: a thread that walks LRUs or the hash table, to reclaim
+// expired items or to dump all. From crawler.c; its scheduling,
+// lru_maintainer_crawler_check, is from items.c.
 
 package main
 
@@ -37,29 +37,29 @@ const (
 )
 
 const (
-	// A number of items to crawl: as many as the LRU has at the start.
+	// Stands for the LRU's size at the start of the crawl.
 	lruCrawlerCapRemaining = 1<<32 - 1
 
-	// Bytes of buffer that are enough for any item's line.
+	// Bytes of buffer, enough for any item's line.
 	lruCrawlerMinbufspace = 8192
 
-	// Seconds without a byte taken after which a client is stalled, and after
-	// which we give up on it.
+	// Seconds without progress after which a client counts as stalled, and
+	// after which it is dropped.
 	lruCrawlerStall    = 10
 	lruCrawlerPatience = 1800
 
-	// Will crawl all slab classes a minimum of once per hour.
+	// Every LRU is crawled at least once per hour.
 	maxMaintcrawlWait = 60 * 60 // seconds
 )
 
-// What a crawl for expired items has found in one LRU.
+// What a crawl for expired items found in one LRU.
 type crawlerstatsT struct {
-	histo              [60]uint64 // items that expire within so many minutes
+	histo              [60]uint64 // live items, by minutes until they expire
 	noexp              uint64     // items that never expire
 	reclaimed          uint64
 	seen               uint64
 	startTime, endTime relTime
-	runComplete        bool // and the maintainer has not looked at it yet
+	runComplete        bool // and not yet seen by the maintainer
 }
 
 type crawlerExpiredData struct {
@@ -67,10 +67,10 @@ type crawlerExpiredData struct {
 	crawlerstats [powerLargest]crawlerstatsT
 }
 
-// A crawlerClient is sent what a dump finds. While the crawler has c it
-// alone writes to the socket; the fields of c stay the worker's.
+// A crawlerClient receives a dump. While the crawler has c, only the crawler
+// writes to the socket; the fields of c stay the worker's.
 type crawlerClient struct {
-	c   *conn // nil if there is none, or it is gone
+	c   *conn // nil if there is none, or it was dropped
 	buf []byte
 }
 
@@ -79,13 +79,13 @@ type crawlerModuleReg struct {
 	eval        func(cm *crawlerModule, it *item, i int) // of LRU i; the item is locked
 	doneclass   func(cm *crawlerModule, i int)           // or nil
 	finalize    func(cm *crawlerModule)                  // or nil
-	needsClient bool                                     // else eval needs the LRU's lock
+	needsClient bool                                     // for dumps; else eval runs with the LRU locked
 }
 
 type crawlerModule struct {
-	mod  *crawlerModuleReg // nil if there is nothing to do
+	mod  *crawlerModuleReg // nil if idle
 	kind crawlerRunType
-	hash bool // walk over the hash table
+	hash bool // walk the hash table, not LRUs
 	data *crawlerExpiredData
 	c    crawlerClient
 }
@@ -117,39 +117,38 @@ var crawlerMgdumpMod = crawlerModuleReg{
 	needsClient: true,
 }
 
-// A crawler goes through one LRU, from the tail on. Its place there is
-// crawlerItem.
+// A crawler walks one LRU, from the tail. Its place there is crawlerItem.
 type crawler struct {
 	active                        bool   // guarded by lruCrawler.lock
-	remaining                     uint32 // items to go, and 1 more; 0 for no limit
+	remaining                     uint32 // items left plus one; 0 for no limit
 	reclaimed, unfetched, checked uint64
 }
 
-// The crawler's thread. It owns the module and the crawlers that are active.
+// The crawler's thread. It owns mod and the active crawlers.
 var lruCrawler struct {
-	// Held by the thread while it looks at items. Not as in C, where it is
-	// lru_crawler_lock: there a worker waits for a crawl, and for ever
-	// if pauseThreads waits for the worker.
+	// Held by the thread while it reads items. Not as in C, which uses
+	// lru_crawler_lock for this: there a worker waits for the whole crawl,
+	// and for ever if pauseThreads waits for that worker.
 	moves sync.Mutex
 
-	// The client is stalled. Then the crawlers do not block lruPullTail:
-	// items that it moves past them are missing from the dump.
+	// The client is stalled. Crawlers then no longer block lruPullTail, and
+	// the dump misses items that lruPullTail moves past them.
 	stalled atomic.Bool
 
 	lock         sync.Mutex // guards the rest; comes before an LRU's
 	cond         sync.Cond
 	mod          crawlerModule // active_crawler_mod
 	crawlers     [powerLargest]crawler
-	crawling     []int // LRUs with an active one
+	crawling     []int // LRUs with an active crawler
 	blockAeUntil relTime
 	runThread    bool
 }
 
-// When the LRU maintainer has each LRU crawled, and for how many seconds more
-// than the least it was left alone.
+// For each LRU: when the maintainer has it crawled next, and how many seconds
+// beyond the minimum it waits between crawls.
 var crawlSchedule struct{ next, wait [powerLargest]relTime }
 
-// lruCrawlerCloseClient gives up on the client.
+// lruCrawlerCloseClient drops the client; its worker closes the conn.
 func lruCrawlerCloseClient(c *crawlerClient) {
 	sidethreadConnClose(c.c)
 	*c = crawlerClient{}
@@ -256,8 +255,8 @@ func crawlerMgdumpEval(cm *crawlerModule, it *item, i int) {
 
 func crawlerMgdumpFinalize(cm *crawlerModule) { cm.c.buf = append(cm.c.buf, "EN\r\n"...) }
 
-// lruCrawlerWrite sends the whole buffer. While it waits for the client the
-// crawler may be paused. It returns false if the client is gone.
+// lruCrawlerWrite sends the whole buffer. It releases lruCrawler.moves while
+// it waits for the client. It returns false if the client is gone.
 func lruCrawlerWrite(c *crawlerClient) bool {
 	for !lruCrawlerSend(c) {
 		lruCrawler.moves.Unlock()
@@ -267,8 +266,8 @@ func lruCrawlerWrite(c *crawlerClient) bool {
 	return c.c != nil
 }
 
-// lruCrawlerSend sends what the socket takes at once. It returns false if
-// something is left.
+// lruCrawlerSend sends what the socket takes without waiting. It returns
+// false if some is left.
 func lruCrawlerSend(c *crawlerClient) bool {
 	for c.c != nil && len(c.buf) > 0 {
 		n, err := unix.Write(c.c.sfd, c.buf)
@@ -284,7 +283,8 @@ func lruCrawlerSend(c *crawlerClient) bool {
 	return true
 }
 
-// lruCrawlerPoll waits until the socket takes more, or has an error to tell.
+// lruCrawlerPoll waits until the socket is writable or has an error. It drops
+// a client that takes nothing for lruCrawlerPatience seconds.
 func lruCrawlerPoll(c *crawlerClient) {
 	defer lruCrawler.stalled.Store(false)
 	for sec := 0; sec < lruCrawlerPatience; {
@@ -303,8 +303,8 @@ func lruCrawlerPoll(c *crawlerClient) {
 	lruCrawlerCloseClient(c)
 }
 
-// lruCrawlerRoom makes room in the buffer for a line. It returns false if
-// nobody wants one any more.
+// lruCrawlerRoom makes room for a line in the buffer. It returns false if the
+// client of a dump is gone.
 func lruCrawlerRoom(cm *crawlerModule) bool {
 	c := &cm.c
 	if c.c != nil && cap(c.buf)-len(c.buf) < lruCrawlerMinbufspace {
@@ -313,9 +313,9 @@ func lruCrawlerRoom(cm *crawlerModule) bool {
 	return c.c != nil || !cm.mod.needsClient
 }
 
-// lruCrawlerRest gives others a turn: after each item if lru_crawler_sleep is
-// 0, else while it sleeps, once crawls items are done. It returns how many are
-// left before the next sleep.
+// lruCrawlerRest releases lruCrawler.moves to give other threads a turn:
+// after each item if lru_crawler_sleep is 0, else while it sleeps, once
+// crawls is used up. It returns the number of items until the next sleep.
 func lruCrawlerRest(crawls int) int {
 	sleep := settings.lruCrawlerSleep.Load()
 	if sleep != 0 && crawls > 0 {
@@ -329,9 +329,9 @@ func lruCrawlerRest(crawls int) int {
 	return settings.crawlsPersleep
 }
 
-// itemCrawlHash walks over the hash table. The client is only waited for
-// between two buckets, so there the buffer grows beyond its size if the items
-// of one do not fit. Not as in C, the table may grow meanwhile.
+// itemCrawlHash walks the hash table. It waits for the client only between
+// buckets, so the buffer grows if the items of one bucket do not fit. Not as
+// in C, the table may grow meanwhile.
 func itemCrawlHash(cm *crawlerModule) {
 	crawls := settings.crawlsPersleep
 	for pos, more := uint32(0), true; more && lruCrawlerRoom(cm); more = pos != 0 {
@@ -344,8 +344,8 @@ func itemCrawlHash(cm *crawlerModule) {
 	cm.hash = false
 }
 
-// itemCrawlLrus moves each crawler past one item, and so on until all are
-// done.
+// itemCrawlLrus moves the active crawlers past one item each, in turn, until
+// all are done.
 func itemCrawlLrus(cm *crawlerModule) {
 	crawls := settings.crawlsPersleep
 	lruCrawler.lock.Lock()
@@ -366,8 +366,8 @@ func itemCrawlLrus(cm *crawlerModule) {
 	lruCrawler.lock.Unlock()
 }
 
-// itemCrawlLru moves crawler i past one item. It returns true if that was
-// the end (C: lru_crawler_class_done).
+// itemCrawlLru moves crawler i past one item. It returns true if the crawler
+// is done (C: lru_crawler_class_done).
 func itemCrawlLru(cm *crawlerModule, i int) bool {
 	wanted := lruCrawlerRoom(cm)
 	cr := &lruCrawler.crawlers[i]
@@ -389,7 +389,7 @@ func itemCrawlLru(cm *crawlerModule, i int) bool {
 	lock := uint32(it.lock)
 	hold := itemTrylock(lock)
 	if hold == nil && cm.mod.needsClient {
-		// Not as in C: no dump misses an item because someone is at it.
+		// Not as in C, a dump waits for a locked item rather than miss it.
 		l.lock.Unlock()
 		itemLock(lock)
 		itemUnlock(lock)
@@ -404,7 +404,7 @@ func itemCrawlLru(cm *crawlerModule, i int) bool {
 		cr.checked++
 		cm.mod.eval(cm, it, i)
 	} else {
-		// An item that someone is at or has a reference to is left alone.
+		// Skip an item that is locked or referenced.
 		if hold != nil && it.refcount == 1 {
 			cr.checked++
 			cm.mod.eval(cm, it, i)
@@ -448,7 +448,8 @@ func itemCrawlerThread() {
 			lruCrawler.lock.Lock()
 
 		default:
-			// Still locked: who has seen the end of a dump finds us idle.
+			// Still locked, so that a client that sees the end of its dump
+			// finds the crawler idle.
 			if settings.verbose.Load() > 2 {
 				fmt.Fprintf(os.Stderr, "LRU crawler thread sleeping\n")
 			}
@@ -468,8 +469,7 @@ func itemCrawlerThread() {
 	}
 }
 
-// stopItemCrawlerThread has the thread end when it is done with what it is
-// at.
+// stopItemCrawlerThread makes the thread end after the crawl in progress.
 func stopItemCrawlerThread() {
 	lruCrawler.lock.Lock()
 	lruCrawler.runThread = false
@@ -477,8 +477,8 @@ func stopItemCrawlerThread() {
 	lruCrawler.lock.Unlock()
 }
 
-// startItemCrawlerThread returns -1 if the thread runs already. One that was
-// to stop but has not yet goes on.
+// startItemCrawlerThread returns -1 if the thread is running. A thread that
+// was told to stop, but has not stopped yet, goes on.
 func startItemCrawlerThread() int {
 	lruCrawler.lock.Lock()
 	defer lruCrawler.lock.Unlock()
@@ -494,7 +494,7 @@ func startItemCrawlerThread() int {
 }
 
 // doLruCrawlerStart starts the crawler of LRU sid, unless it is active. It
-// returns how many it has started.
+// returns the number of crawlers started, 0 or 1.
 func doLruCrawlerStart(sid int, remaining uint32) int {
 	cr := &lruCrawler.crawlers[sid]
 	if cr.active {
@@ -521,8 +521,8 @@ func doLruCrawlerStart(sid int, remaining uint32) int {
 }
 
 // lruCrawlerStart starts a crawl of the LRUs in ids, or of the hash table if
-// it is nil: of up to remaining items of each LRU, or all if that is 0. data
-// is for crawlerAutoexpire, c for a dump.
+// ids is nil. It visits up to remaining items of each LRU, or all if that is
+// 0. data is for crawlerAutoexpire, c for a dump.
 func lruCrawlerStart(ids *[powerLargest]bool, remaining uint32, kind crawlerRunType, data *crawlerExpiredData, c *conn) crawlerResultType {
 	lruCrawler.lock.Lock()
 	defer lruCrawler.lock.Unlock()
@@ -532,7 +532,7 @@ func lruCrawlerStart(ids *[powerLargest]bool, remaining uint32, kind crawlerRunT
 	cm := &lruCrawler.mod
 	isRunning := cm.mod != nil
 	now := currentTime.Load()
-	// The maintainer may restart LRUs before all are completed.
+	// The maintainer may restart LRUs before all are done.
 	if isRunning && !(kind == crawlerAutoexpire && cm.kind == crawlerAutoexpire) {
 		lruCrawler.blockAeUntil = now + 60
 		return crawlerRunning
@@ -542,10 +542,10 @@ func lruCrawlerStart(ids *[powerLargest]bool, remaining uint32, kind crawlerRunT
 	}
 	mod := crawlerModRegs[kind]
 	if mod.needsClient {
-		if c.transport == udpTransport { // there is no connection to write to
+		if c.transport == udpTransport { // no connection to write to
 			return crawlerError
 		}
-	} else if ids == nil { // to unlink items it takes their LRUs
+	} else if ids == nil { // eval needs an LRU to lock
 		return crawlerError
 	}
 
@@ -572,9 +572,9 @@ func lruCrawlerStart(ids *[powerLargest]bool, remaining uint32, kind crawlerRunT
 	return crawlerOk
 }
 
-// lruCrawlerCrawl starts a crawl on a client's behalf. slabs is a list of
-// slab classes, "all", or "hash". If it returns crawlerOk for a dump, the
-// worker has to hand c over.
+// lruCrawlerCrawl starts a crawl for a client. slabs is a list of slab
+// classes, "all", or "hash". If it returns crawlerOk for a dump, the worker
+// must hand c over.
 func lruCrawlerCrawl(slabs string, kind crawlerRunType, c *conn, remaining uint32) crawlerResultType {
 	var tocrawl [powerLargest]bool
 	switch slabs {
@@ -601,7 +601,7 @@ func lruCrawlerCrawl(slabs string, kind crawlerRunType, c *conn, remaining uint3
 	return lruCrawlerStart(&tocrawl, remaining, kind, nil, c)
 }
 
-// Between these two the crawler can't wake up or move.
+// Between lruCrawlerPause and lruCrawlerResume the crawler does not move.
 func lruCrawlerPause() { lruCrawler.moves.Lock() }
 
 func lruCrawlerResume() { lruCrawler.moves.Unlock() }
@@ -610,14 +610,14 @@ func initLruCrawler() {
 	lruCrawler.cond.L = &lruCrawler.lock
 }
 
-// lruMaintainerCrawlerCheck kicks off the crawlers whose time has come. It
-// is called once a second.
+// lruMaintainerCrawlerCheck starts the crawlers that are due. It is called
+// once a second.
 //
-// A crawl buckets how many items will expire per minute for the next hour. If
-// more than 1% of what can expire is ready to go, the LRU is crawled again.
-// It is crawled once per minute regardless, and a minute later each time that
-// there was no work to do, up to an hour. That is so a newly started daemon
-// need not wait too long before retrying a crawl.
+// A crawl counts how many items will expire in each minute of the next hour.
+// The wait until the LRU's next crawl moves a minute at a time towards the
+// minute by which more than 1% of the items that can expire have expired; if
+// none will, it grows by a minute, up to an hour. It starts at 0, so that a
+// new daemon crawls often at first.
 func lruMaintainerCrawlerCheck(cdata *crawlerExpiredData) {
 	now := currentTime.Load()
 	var todo [powerLargest]bool
@@ -627,7 +627,7 @@ func lruMaintainerCrawlerCheck(cdata *crawlerExpiredData) {
 		cdata.lock.Lock()
 		if s := &cdata.crawlerstats[i]; s.runComplete {
 			scheduleCrawl(i, s, now)
-			s.runComplete = false // until the next actual run
+			s.runComplete = false // until the next crawl ends
 		}
 		cdata.lock.Unlock()
 		if now > crawlSchedule.next[i] {
@@ -648,13 +648,13 @@ func lruMaintainerCrawlerCheck(cdata *crawlerExpiredData) {
 	}
 }
 
-// scheduleCrawl decides when to crawl LRU i again, after what its last crawl
-// has found.
+// scheduleCrawl decides, from what the last crawl found, when LRU i is
+// crawled again.
 func scheduleCrawl(i int, s *crawlerstatsT, now relTime) {
 	wait := crawlSchedule.wait[i]
 	possibleReclaims := s.seen - s.noexp
 	availableReclaims := uint64(0)
-	// Need to think we can free at least 1% of the items before crawling.
+	// The next crawl should free at least 1% of them.
 	lowWatermark := possibleReclaims/100 + 1
 	for x, n := range s.histo {
 		availableReclaims += n
