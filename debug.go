@@ -1,6 +1,6 @@
 //go:build debug
 
-// Built with -tags debug, as memcached-debug is: commands for tests. From
+// Commands for tests, built with -tags debug (C: memcached-debug). From
 // proto_text.c: process_debugtime_command, process_debugitem_command.
 // debugprofile is not in C.
 
@@ -16,14 +16,15 @@ import (
 const debugBuild = true
 
 var (
-	isPaused atomic.Bool  // the clock stands
-	delta    atomic.Int64 // seconds that it has been moved
+	isPaused atomic.Bool  // the clock is stopped
+	delta    atomic.Int64 // seconds that the clock has been moved
 )
 
-// What debugitem ref took last. C keeps one for each connection.
+// The item that debugitem ref took last. C keeps one per connection.
 var debugItemReffed *item
 
-// clockAdjust returns what the clock is to show at the real time now.
+// clockAdjust returns the time that the clock shows when the real time is
+// now.
 func clockAdjust(now relTime) relTime {
 	if isPaused.Load() {
 		return currentTime.Load()
@@ -31,8 +32,9 @@ func clockAdjust(now relTime) relTime {
 	return now + relTime(delta.Load())
 }
 
-// clockWhole returns 1 if the clock has been moved or stopped, else 0. What is
-// moved is whole seconds: then n of them are over when the clock says so.
+// clockWhole returns 1 if the clock has been moved or stopped, else 0.
+// debugtime moves it by whole seconds, so a time to live of n is over exactly
+// n seconds later.
 func clockWhole() relTime {
 	if isPaused.Load() || delta.Load() != 0 {
 		return 1
@@ -74,7 +76,7 @@ func processDebugtimeCommand(c *conn, pr *parser) {
 }
 
 // processDebugitemCommand: debugitem lock|unlock|ref|unref <key>. It breaks
-// the rules for locks and references; that is its purpose.
+// the rules for locks and references on purpose.
 func processDebugitemCommand(c *conn, pr *parser) {
 	key := pr.token(2)
 	if key == nil {
@@ -110,9 +112,8 @@ func processDebugitemCommand(c *conn, pr *parser) {
 	outString(c, "OK")
 }
 
-// processDebugprofileCommand: debugprofile <file> <seconds>. It writes a
-// profile of the processor time that the next seconds take, for go tool pprof
-// or as default.pgo.
+// processDebugprofileCommand: debugprofile <file> <seconds>. It writes a CPU
+// profile of the next seconds, for go tool pprof or as default.pgo.
 func processDebugprofileCommand(c *conn, pr *parser) {
 	seconds, ok := toktou32(pr.token(2))
 	if !ok {
