@@ -1,5 +1,5 @@
 // Items: allocating, linking, finding, and their statistics. From items.c up
-// to the LRU maintenance, which is lru.go.
+// to the LRU maintenance, which is in lru.go.
 
 package main
 
@@ -9,14 +9,14 @@ import (
 	"sync/atomic"
 )
 
-// doUpdate or dontUpdate: whether a fetch counts as one for the LRU.
+// Whether a fetch counts as a hit for the LRU.
 const (
 	doUpdate   = true
 	dontUpdate = false
 )
 
-// Not as in C, there is no count of items and bytes that each link and
-// unlink would take a lock for: itemStatsCurr sums up the LRUs'.
+// Not as in C, there is no global count of items and bytes, for which each
+// link and unlink would take a lock: itemStatsCurr sums up the LRUs'.
 var (
 	casId atomic.Uint64
 
@@ -24,15 +24,15 @@ var (
 	statsSizesHist []atomic.Uint32
 )
 
-// What the automover wants to know of a class.
+// What the automover needs to know of a class.
 type itemStatsAutomove struct {
 	evicted     uint64
 	outofmemory uint64
 	age         relTime
 }
 
-// The counters as stats prints them. Those marked so are shown only if there
-// is an LRU maintainer.
+// The counters' names in stats. Those marked maintainer are shown only if the
+// LRU maintainer runs.
 var itemstatsDesc = [numItemstats]struct {
 	name       string
 	maintainer bool
@@ -55,7 +55,7 @@ var itemstatsDesc = [numItemstats]struct {
 	itemsDirectReclaims:      {"direct_reclaims", true},
 }
 
-// What became of a lookup, for the log.
+// The outcome of a lookup, for the log.
 const (
 	itemNotFound = iota
 	itemFound
@@ -72,7 +72,7 @@ func itemStatsReset() {
 	}
 }
 
-// doItemStatsAddCrawl expects the lock of LRU i.
+// doItemStatsAddCrawl is called with LRU i locked.
 func doItemStatsAddCrawl(i int, reclaimed, unfetched, checked uint64) {
 	l := &lrus[i]
 	l.n[itemsCrawlerReclaimed] += reclaimed
@@ -80,27 +80,27 @@ func doItemStatsAddCrawl(i int, reclaimed, unfetched, checked uint64) {
 	l.n[itemsCrawlerItemsChecked] += checked
 }
 
-// getCasId returns the next unique for a new item. The first is 2.
+// getCasId returns the next CAS unique. The first is 2.
 func getCasId() uint64 { return casId.Add(1) + 1 }
 
-// itemIsExpired tells whether the time of an item is over at the time now. Not
-// as in C, it lasts until the second after exptime: of a time of n seconds the
-// first is not whole.
+// itemIsExpired reports whether an item has expired at the time now. Not as
+// in C, the item lives through the second exptime, since the second in which
+// its time to live began was not a whole one.
 func itemIsExpired(it *item, now relTime) bool {
 	return it.exptime != 0 && it.exptime < now+clockWhole()
 }
 
-// itemIsFlushed expects the item's lock.
+// itemIsFlushed is called with the item locked.
 func itemIsFlushed(it *item) bool {
 	oldestLive := settings.oldestLive.Load()
 	return it.time <= oldestLive && oldestLive <= currentTime.Load()
 }
 
-// doGetLruSize expects the LRU's lock.
+// doGetLruSize is called with the LRU locked.
 func doGetLruSize(id int) int { return lrus[id].size }
 
-// itemMakeHeader returns the size in bytes of an item with all that follows
-// its header but a unique, and what of it the client flags take.
+// itemMakeHeader returns an item's size in bytes without its CAS unique, and
+// how much of it the client flags take. nkey counts the blank after the key.
 func itemMakeHeader(nkey int, flags uint32, nbytes int) (ntotal, nsuffix int) {
 	if flags != 0 {
 		nsuffix = 4
@@ -108,15 +108,14 @@ func itemMakeHeader(nkey int, flags uint32, nbytes int) (ntotal, nsuffix int) {
 	return itemSize + nkey + nsuffix + nbytes, nsuffix
 }
 
-// doItemAllocPull allocates a chunk of class id, if need be by evicting. hv
-// is as for slabsAlloc. The caller may hold the lock of an item, but none of
-// an LRU.
+// doItemAllocPull allocates a chunk of class id, evicting if need be. hv is
+// as for slabsAlloc. The caller may hold an item lock, but no LRU's.
 func doItemAllocPull(id int, hv uint32) *item {
 	segmented := settings.lruSegmented.Load()
 	var it *item
 	i := 0
-	// Locked items on the tail are left to fall out and to cause an OOM now
-	// and then, rather than being worked around.
+	// Locked items at the tail are not worked around: they cause an OOM now
+	// and then.
 	for ; i < 10; i++ {
 		// Try to reclaim memory first.
 		if !segmented {
@@ -141,15 +140,15 @@ func doItemAllocPull(id int, hv uint32) *item {
 	return it
 }
 
-// doItemAllocChunk chains another chunk onto this one, for bytesRemain more
-// bytes of value or as many as fit. It returns nil if there is no memory.
+// doItemAllocChunk chains another chunk to ch, for bytesRemain more bytes of
+// value or as many as fit. It returns nil if there is no memory.
 func doItemAllocChunk(ch *itemChunk, bytesRemain int) *itemChunk {
 	size := min(bytesRemain+itemChunkSize, slabChunkMax)
 	id := slabsClsid(size)
 	it := doItemAllocPull(id, 0)
 	if it == nil {
-		// The last chunk is from a class that fits. If that has no memory a
-		// large one is taken instead.
+		// The last chunk is of the smallest class that fits. If that class
+		// has no memory, take a chunk of the largest.
 		if size == slabChunkMax {
 			return nil
 		}
@@ -160,7 +159,7 @@ func doItemAllocChunk(ch *itemChunk, bytesRemain int) *itemChunk {
 		}
 	}
 	nch := it.chunk()
-	slabsMlock() // for the mover
+	slabsMlock() // the mover must not see half of this
 	*nch = itemChunk{
 		head:       ch.head,
 		prev:       ch.ref(),
@@ -174,9 +173,9 @@ func doItemAllocChunk(ch *itemChunk, bytesRemain int) *itemChunk {
 	return nch
 }
 
-// doItemAlloc returns an item that is not linked yet, with one reference. Of
-// a large one only the header is allocated; its chunks come while the value
-// is read. nil means too large, or no memory.
+// doItemAlloc returns an unlinked item with one reference, or nil if it is
+// too large or there is no memory. For a large item only the header is
+// allocated; its chunks follow as the value is read.
 func doItemAlloc(key []byte, hv uint32, flags uint32, exptime relTime, nbytes int) *item {
 	if nbytes < 2 {
 		return nil
@@ -196,7 +195,7 @@ func doItemAlloc(key []byte, hv uint32, flags uint32, exptime relTime, nbytes in
 	}
 	hdrId := id
 	if ntotal > slabChunkMax {
-		// It is linked into an LRU of the largest class all the same.
+		// It still goes into an LRU of the largest class.
 		itFlags |= itemChunked
 		hdrId = slabsClsid(memAlign(ntotal-nbytes) + itemChunkSize)
 	}
@@ -216,7 +215,7 @@ func doItemAlloc(key []byte, hv uint32, flags uint32, exptime relTime, nbytes in
 	case settings.lruSegmented.Load():
 		id |= hotLru
 	default:
-		id |= coldLru // there is only COLD in compat mode
+		id |= coldLru // without segments there is only COLD
 	}
 	it.slabsClsid = uint8(id)
 	it.itFlags = itFlags
@@ -239,7 +238,7 @@ func itemFree(it *item) {
 	slabsFree(it, int(it.clsid()))
 }
 
-// itemSizeOk returns whether an item will fit in the cache.
+// itemSizeOk reports whether an item of this size fits in the cache.
 func itemSizeOk(nkey int, flags uint32, nbytes int) bool {
 	if nbytes < 2 {
 		return false
@@ -296,8 +295,8 @@ func itemUnlinkQ(it *item) {
 	l.lock.Unlock()
 }
 
-// doItemLink makes the item public: in the hash table and its LRU. From now
-// on it belongs to who holds its lock, as the caller does.
+// doItemLink publishes the item in the hash table and its LRU. From now on it
+// is guarded by its item lock, which the caller holds.
 func doItemLink(it *item, hv uint32, cas uint64) {
 	if it.itFlags&itemLinked != 0 {
 		panic("doItemLink: item is linked")
@@ -325,7 +324,8 @@ func doItemUnlink(it *item, hv uint32) {
 	}
 }
 
-// doItemUnlinkNolock is doItemUnlink for who has locked the item's LRU.
+// doItemUnlinkNolock is doItemUnlink for callers that have locked the item's
+// LRU.
 func doItemUnlinkNolock(it *item, hv uint32) {
 	if it.itFlags&itemLinked != 0 {
 		it.itFlags &^= itemLinked
@@ -336,7 +336,7 @@ func doItemUnlinkNolock(it *item, hv uint32) {
 	}
 }
 
-// doItemRemove drops a reference.
+// doItemRemove drops a reference, and frees the item if it was the last.
 func doItemRemove(it *item) {
 	if it.refcount == 0 {
 		panic("doItemRemove: no reference")
@@ -347,8 +347,8 @@ func doItemRemove(it *item) {
 	}
 }
 
-// doItemUpdate bumps the time of last access, and relinks the item where
-// that calls for it.
+// doItemUpdate sets the time of last access and, if due, moves the item from
+// COLD to WARM or, without segments, to the head of its LRU.
 func doItemUpdate(it *item) {
 	now := currentTime.Load()
 	linked := it.itFlags&itemLinked != 0
@@ -364,7 +364,7 @@ func doItemUpdate(it *item) {
 			it.itFlags &^= itemActive
 			itemLinkQWarm(it)
 		} else {
-			atomic.StoreUint32(&it.time, now) // for doTailAge
+			atomic.StoreUint32(&it.time, now) // doTailAge reads it unlocked
 		}
 	} else if linked && it.time < now-itemUpdateInterval {
 		itemUnlinkQ(it)
@@ -378,8 +378,9 @@ func doItemReplace(it, newIt *item, hv uint32, cas uint64) {
 	doItemLink(newIt, hv, cas)
 }
 
-// itemFlushExpired unlinks what is younger than settings.oldestLive. Older
-// items expire by it when they are found. The caller holds no locks.
+// itemFlushExpired unlinks the items that were accessed at
+// settings.oldestLive or later. Older ones are unlinked when they are found:
+// see itemIsFlushed. The caller holds no locks.
 func itemFlushExpired() {
 	oldestLive := settings.oldestLive.Load()
 	if oldestLive == 0 {
@@ -397,7 +398,8 @@ func itemFlushExpired() {
 			if isCrawler(it) {
 				continue
 			}
-			// The order of locks is inverted: if it is held, give up.
+			// The lock order is inverted, so only try; a locked item is
+			// skipped.
 			hold := itemTrylock(uint32(it.lock))
 			if hold == nil {
 				continue
@@ -413,8 +415,8 @@ func itemFlushExpired() {
 	}
 }
 
-// itemCachedump lists items of a class's COLD LRU, all or the first limit,
-// ended by END. Not as in C, an item that is locked just now is left out.
+// itemCachedump lists the items of a class's COLD LRU, at most limit unless
+// that is 0, followed by END. Not as in C, it skips items that are locked.
 func itemCachedump(clsid, limit uint32) []byte {
 	const memlimit = 2 << 20 // max response size, bytes
 	var buf []byte
@@ -452,7 +454,7 @@ func fillItemStatsAutomove(am *[maxNumberOfSlabClasses]itemStatsAutomove) {
 	for n := range am {
 		cur := &am[n]
 
-		// outofmemory records into HOT
+		// outofmemory is counted in HOT
 		l := &lrus[n|hotLru]
 		l.lock.Lock()
 		cur.outofmemory = l.n[itemsOutofmemory]
@@ -467,8 +469,8 @@ func fillItemStatsAutomove(am *[maxNumberOfSlabClasses]itemStatsAutomove) {
 	}
 }
 
-// itemStatsCurr returns how many items and bytes of items there are now, and
-// how many items have been linked in all.
+// itemStatsCurr returns the bytes and number of the items there are now, and
+// the number of items ever linked.
 func itemStatsCurr() (currBytes, currItems, totalItems uint64) {
 	for i := range lrus {
 		l := &lrus[i]
@@ -509,7 +511,7 @@ func itemStatsTotals(c *conn) {
 	}
 }
 
-// itemStats answers stats items.
+// itemStats serves stats items.
 func itemStats(c *conn) {
 	threadStats := threadlocalStatsAggregate()
 	for n := range maxNumberOfSlabClasses {
@@ -523,7 +525,7 @@ func itemStatsClass(c *conn, n int, threadStats *threadCounts) {
 		totals    [numItemstats]uint64
 		requested uint64
 		size      int
-		sizes     [4]int // by place in lruTypeMap, as the next
+		sizes     [4]int // by index in lruTypeMap, as are ages
 		ages      [4]relTime
 	)
 	for x, lruType := range lruTypeMap {
@@ -533,7 +535,7 @@ func itemStatsClass(c *conn, n int, threadStats *threadCounts) {
 			totals[i] += v
 		}
 		if lruType != coldLru {
-			totals[itemsEvictedTime] -= l.n[itemsEvictedTime] // COLD's alone
+			totals[itemsEvictedTime] -= l.n[itemsEvictedTime] // only COLD's counts
 		}
 		requested += l.sizeBytes
 		size += l.size
@@ -576,14 +578,14 @@ func itemStatsClass(c *conn, n int, threadStats *threadCounts) {
 
 func itemStatsSizesStatus() bool { return statsSizesHist != nil }
 
-// itemStatsSizesInit is for the start, if at all.
+// itemStatsSizesInit turns on the counts of -o track_sizes, at start.
 func itemStatsSizesInit() {
 	if statsSizesHist == nil {
 		statsSizesHist = make([]atomic.Uint32, settings.itemSizeMax/32+1)
 	}
 }
 
-// sizesBucket is the item's place in statsSizesHist, or nil.
+// sizesBucket returns the item's counter in statsSizesHist, or nil.
 func sizesBucket(it *item) *atomic.Uint32 {
 	if i := (it.ntotal() + 31) / 32; i < len(statsSizesHist) {
 		return &statsSizesHist[i]
@@ -603,8 +605,8 @@ func itemStatsSizesRemove(it *item) {
 	}
 }
 
-// itemStatsSizes answers stats sizes: how many items of each size, with
-// granularity of 32 bytes.
+// itemStatsSizes serves stats sizes: the number of items of each size, in
+// steps of 32 bytes.
 func itemStatsSizes(c *conn) {
 	if statsSizesHist == nil {
 		appendStat(c, "sizes_status", "%s", "disabled")
@@ -617,7 +619,8 @@ func itemStatsSizes(c *conn) {
 	appendStats(c, "", "")
 }
 
-// doItemGet wraps assocFind with the lazy expiration logic.
+// doItemGet is assocFind with lazy expiration. It returns the item with a
+// reference, or nil.
 func doItemGet(key []byte, hv uint32, t *thread, doUpdate bool) *item {
 	it := assocFind(key, hv)
 	wasFound := itemNotFound
@@ -666,10 +669,9 @@ func itemGetPrint(key []byte, wasFound int) {
 	fmt.Fprintf(os.Stderr, "%s%s%s\n", s, key, after)
 }
 
-// doItemBump marks a hit. An item needs to be hit twice overall to be
-// considered ACTIVE, but only a single hit to maintain activity afterward.
-// FETCHED tells if an item has ever been hit. Apart from doItemGet so that
-// who wants to see the item as it was before can call it later.
+// doItemBump marks a hit. The first one sets FETCHED, later ones ACTIVE,
+// which the LRU clears. Separate from doItemGet, so that mg can show the item
+// before bumping it.
 func doItemBump(t *thread, it *item, hv uint32) {
 	if !settings.lruSegmented.Load() {
 		it.itFlags |= itemFetched
@@ -685,7 +687,7 @@ func doItemBump(t *thread, it *item, hv uint32) {
 	}
 	it.itFlags |= itemActive
 	if it.lruid() != coldLru {
-		atomic.StoreUint32(&it.time, currentTime.Load()) // for doTailAge
+		atomic.StoreUint32(&it.time, currentTime.Load()) // doTailAge reads it unlocked
 	} else if t == nil || !lruBumpAsync(t.bumpBuf, it, hv) {
 		it.itFlags &^= itemActive
 	}
