@@ -1,9 +1,10 @@
-// The logger: a line for everything that happens, for clients who watch. From
-// logger.c and bipbuffer.c; proto_text.c: process_watch_command.
+// The logger: a line for each event, for clients that watch. From logger.c
+// and bipbuffer.c; proto_text.c: process_watch_command.
 //
-// What happens is noted in a ring of the worker's. A thread of its own makes
-// lines of that and sends them to the watchers. Nobody waits: what finds no
-// room in the ring is dropped, what finds none in a watcher's buffer skipped.
+// A worker writes each event to its own ring. The logger thread makes lines
+// of the entries and sends them to the watchers. Nobody waits: an entry that
+// finds no room in the ring is dropped, a line that finds none in a watcher's
+// buffer is skipped.
 
 package main
 
@@ -20,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What can be watched. A log point looks whether anybody does:
+// What can be watched. A log point first checks whether anybody does:
 //
 //	if loggerEflags.Load()&logFetchers != 0 {
 //		loggerLogItemGet(...)
@@ -29,11 +30,11 @@ const (
 	logSysevents  = 1 << iota // background threads at work
 	logFetchers               // lookups of an item
 	logMutations              // storing one
-	logConnevents             // connections that begin or end
+	logConnevents             // connections opened or closed
 	logEvictions              // items evicted
 	logDeletions              // items deleted
-	logRawcmds                // known, but there is nothing to see, as in C
-	logProxyreqs              // these belong to the proxy
+	logRawcmds                // accepted, but never logged, as in C
+	logProxyreqs              // this and the next two are the proxy's
 	logProxyevents
 	logProxyuser
 )
@@ -73,13 +74,13 @@ const (
 	logTypeMetaDelete = 2
 )
 
-// A logentry is one thing that happened. What it is says which fields count.
+// A logentry is one event, whose type says which fields are set.
 type logentry struct {
-	gid     uint64 // place in the order of all
+	gid     uint64 // sequence number over all rings
 	usec    int64  // Unix time
 	event   logEntryType
-	status  uint8 // what a lookup found, a storeItemType, a transport
-	cmd     uint8 // nreadSet and such, logTypeDelete, a closeReasons
+	status  uint8 // outcome of a lookup, a storeItemType, or a transport
+	cmd     uint8 // nreadSet etc., logTypeDelete etc., or a closeReasons
 	clsid   uint8
 	fetched bool
 	ttl     int64
@@ -92,30 +93,30 @@ type logentry struct {
 const (
 	logentrySize  = 43  // bytes in a ring, without the data
 	loggerReqlen  = 512 // bytes of data at most
-	loggerSkipped = 128 // bytes that a line about skipped ones may take
+	loggerSkipped = 128 // bytes at most of a "skipped=" line
 )
 
-// A logger is the ring of a worker.
+// A logger is a worker's ring.
 type logger struct {
 	mutex   sync.Mutex
 	buf     bipbuf
-	written uint64 // entries, since the logger thread last looked
+	written uint64 // entries since the logger thread last looked
 	dropped uint64
 
-	// The logger thread's: what it sees of buf, and what of that it has not
-	// read yet.
+	// Owned by the logger thread: the number of bytes it last peeked at in
+	// buf, and those of them that it has not read yet.
 	size int
 	data []byte
 }
 
-// A loggerWatcher is a client that watches. Its conn is not to be touched but
-// for thread and sfd: it still belongs to its worker.
+// A loggerWatcher is a client that watches. Of c only thread and sfd may be
+// used: it still belongs to its worker.
 type loggerWatcher struct {
 	c           *conn
 	id          int    // index in watchers
-	skipped     uint64 // lines since the last one that found room
-	minGid      uint64 // older entries are not for it
-	failedFlush bool   // the client does not read; wait before the next try
+	skipped     uint64 // lines skipped since the last one that fitted
+	minGid      uint64 // entries with a lower gid are not for it
+	failedFlush bool   // the client does not read; skip lines until the next poll
 	eflags      uint32
 	buf         bipbuf // lines to be sent
 }
@@ -133,22 +134,22 @@ const (
 )
 
 var (
-	loggerEflags atomic.Uint32 // what somebody watches
+	loggerEflags atomic.Uint32 // what anybody watches
 	loggerGid    atomic.Uint64
 
-	// For background threads, and for workers where no thread is at hand.
+	// For background threads, and for code that has no *thread.
 	sharedLogger *logger
 
 	loggerWake = make(chan struct{}, 1) // there is a new watcher
 )
 
-// All loggers, and those who watch.
+// All loggers, and all watchers.
 var loggerStack struct {
-	lock     sync.Mutex // guards the rest; comes before the mutex of a logger
+	lock     sync.Mutex // guards the rest; comes before a logger's mutex
 	loggers  []*logger
 	watchers [watcherLimit]*loggerWatcher
 	pollfds  [watcherLimit]unix.PollFd
-	count    int // of watchers
+	count    int // number of watchers
 }
 
 var transportText = [...]string{"local", "tcp", "udp"}
@@ -170,12 +171,12 @@ var defaultEntries = [...]struct {
 }
 
 const (
-	maxLoggerSleep = time.Second / 2 // C: a second, in which a watcher should be known to be gone
+	maxLoggerSleep = time.Second / 2 // C: a second; here half, so that a hang-up is noticed within one
 	minLoggerSleep = time.Millisecond
 )
 
-// A bipbuf is a ring in which each piece that is put in lies in one piece.
-// What is in it is data[aStart:aEnd] and then, with bInuse, data[:bEnd].
+// A bipbuf is a ring buffer in which no entry wraps around. It holds
+// data[aStart:aEnd] (region a), followed by data[:bEnd] (region b) if bInuse.
 type bipbuf struct {
 	data         []byte
 	aStart, aEnd int
@@ -183,16 +184,16 @@ type bipbuf struct {
 	bInuse       bool
 }
 
-// The following note one thing each.
+// The following log one event each.
 
-// loggerLogText is for events that come as a text. Their formats are in
-// defaultEntries.
+// loggerLogText logs an event that is formatted here, not by the logger
+// thread. Its format is in defaultEntries.
 func loggerLogText(event logEntryType, args ...any) {
 	text := fmt.Appendf(nil, defaultEntries[event].format, args...)
 	loggerLog(sharedLogger, &logentry{event: event, data: text})
 }
 
-// loggerLogEvictions expects that the item is locked.
+// loggerLogEvictions is called with the item locked.
 func loggerLogEvictions(it *item) {
 	now := currentTime.Load()
 	ttl := int64(-1)
@@ -210,7 +211,7 @@ func loggerLogEvictions(it *item) {
 	})
 }
 
-// loggerLogItemGet has what came of a lookup: itemNotFound and such, and the
+// loggerLogItemGet logs a lookup: its outcome, itemNotFound or such, and the
 // item or nil.
 func loggerLogItemGet(t *thread, wasFound int, key []byte, it *item) {
 	e := logentry{event: loggerItemGet, status: uint8(wasFound), sfd: int32(t.curSfd), data: key}
@@ -220,8 +221,8 @@ func loggerLogItemGet(t *thread, wasFound int, key []byte, it *item) {
 	loggerLog(t.l, &e)
 }
 
-// loggerLogItemStore has what came of storing it, which is nil if there is no
-// memory for an item.
+// loggerLogItemStore logs a store. The item is nil if it could not be
+// allocated.
 func loggerLogItemStore(t *thread, status storeItemType, comm int, key []byte, it *item) {
 	e := logentry{event: loggerItemStore, status: uint8(status), cmd: uint8(comm), sfd: int32(t.curSfd), data: key}
 	if it != nil {
@@ -243,7 +244,7 @@ func loggerLogItemDeleted(t *thread, it *item, comm int) {
 	})
 }
 
-// loggerLogConnEvent expects that c's socket is not closed yet.
+// loggerLogConnEvent must be called before c's socket is closed.
 func loggerLogConnEvent(c *conn, event logEntryType) {
 	var addr netip.AddrPort
 	if c.transport == tcpTransport {
@@ -265,8 +266,8 @@ func loggerLogConnEvent(c *conn, event logEntryType) {
 	})
 }
 
-// loggerUtilAddrEndpoint names the client. What has no address is a Unix
-// socket, or was reset.
+// loggerUtilAddrEndpoint returns the client's address and port, or "unix" and
+// 0 if the entry has none: it was not TCP, or was reset.
 func loggerUtilAddrEndpoint(e *logentry) (rip string, rport uint16) {
 	var addr netip.AddrPort
 	if addr.UnmarshalBinary(e.data) != nil || !addr.IsValid() {
@@ -275,8 +276,8 @@ func loggerUtilAddrEndpoint(e *logentry) (rip string, rport uint16) {
 	return addr.Addr().String(), addr.Port()
 }
 
-// The following append an entry to a line. Those for what happens often do
-// without fmt: the longer a line takes the more are dropped.
+// The following append an entry to a line. Those for frequent events do
+// without fmt: the slower a line, the more entries are dropped.
 
 func logText(b []byte, name, text string) []byte { return append(append(b, name...), text...) }
 
@@ -284,7 +285,7 @@ func logNumber(b []byte, name string, n int64) []byte {
 	return strconv.AppendInt(append(b, name...), n, 10)
 }
 
-// logSize tells the size of the value without its \r\n.
+// logSize appends the size of the value without its \r\n.
 func logSize(b []byte, e *logentry) []byte { return logNumber(b, " size=", int64(max(e.nbytes-2, 0))) }
 
 func loggerParseText(b []byte, e *logentry) []byte { return append(b, e.data...) }
@@ -340,7 +341,7 @@ func loggerParseCce(b []byte, e *logentry) []byte {
 
 func loggerGetGid() uint64 { return loggerGid.Add(1) }
 
-// logentryAppend appends e as it lies in a ring. Its gid comes first.
+// logentryAppend appends e as stored in a ring, where gid comes first.
 func logentryAppend(b []byte, e *logentry) []byte {
 	le := binary.LittleEndian
 	b = le.AppendUint64(b, e.gid)
@@ -354,8 +355,8 @@ func logentryAppend(b []byte, e *logentry) []byte {
 	return append(b, e.data...)
 }
 
-// logentryTake returns the first entry of b, whose data stays there, and what
-// comes behind it.
+// logentryTake returns the first entry of b and the rest of b. The entry's
+// data stays in b.
 func logentryTake(b []byte) (e logentry, rest []byte) {
 	le := binary.LittleEndian
 	n := logentrySize + int(le.Uint16(b[41:]))
@@ -375,7 +376,8 @@ func logentryTake(b []byte) (e logentry, rest []byte) {
 	}, b[n:]
 }
 
-// loggerSetFlags collects what the watchers watch. loggerStack.lock is held.
+// loggerSetFlags sets loggerEflags to what the watchers watch.
+// loggerStack.lock is held.
 func loggerSetFlags() {
 	f := uint32(0)
 	for _, w := range loggerStack.watchers {
@@ -394,7 +396,7 @@ func loggerThreadParseEntry(b []byte, e *logentry) []byte {
 	return append(defaultEntries[e.event].parseCb(append(b, ' '), e), '\n')
 }
 
-// loggerThreadWriteEntry gives the line for e to those who watch such.
+// loggerThreadWriteEntry gives the line for e to the watchers of such events.
 func loggerThreadWriteEntry(e *logentry, ls *loggerStats, line []byte) {
 	for x := range loggerStack.watchers {
 		w := loggerStack.watchers[x]
@@ -408,7 +410,7 @@ func loggerThreadWriteEntry(e *logentry, ls *loggerStats, line []byte) {
 		}
 		switch {
 		case loggerStack.watchers[x] == nil:
-			// It was found to be gone.
+			// The poll found the watcher gone.
 			continue
 		case w.failedFlush:
 			w.skipped++
@@ -423,7 +425,8 @@ func loggerThreadWriteEntry(e *logentry, ls *loggerStats, line []byte) {
 	}
 }
 
-// loggerThreadCloseWatcher gives the watcher's conn back to be closed.
+// loggerThreadCloseWatcher gives the watcher's conn back to its worker, to be
+// closed.
 func loggerThreadCloseWatcher(w *loggerWatcher) {
 	loggerStack.watchers[w.id] = nil
 	loggerStack.count--
@@ -434,8 +437,8 @@ func loggerThreadCloseWatcher(w *loggerWatcher) {
 	sidethreadConnClose(w.c)
 }
 
-// loggerThreadPeek takes what has been read out of l's ring and looks what
-// else is there.
+// loggerThreadPeek removes what has been read from l's ring, and peeks at
+// what is left.
 func loggerThreadPeek(l *logger, ls *loggerStats) {
 	l.mutex.Lock()
 	bipbufPoll(&l.buf, l.size-len(l.data))
@@ -447,10 +450,11 @@ func loggerThreadPeek(l *logger, ls *loggerStats) {
 	l.mutex.Unlock()
 }
 
-// loggerThreadRead makes lines of what has been noted until now, and returns
-// of how much. Not as in C, where one ring is read after the other, lines
-// come in the order of their gids: who got a gid has noted the entry when we
-// get the mutex, so that none up to last can come later.
+// loggerThreadRead makes lines of the entries logged so far, and returns
+// their number. Not as in C, which reads one ring after the other, lines come
+// in the order of their gids. A worker takes a gid and writes the entry under
+// the ring's mutex: after we have held each mutex, no entry up to last can
+// appear.
 func loggerThreadRead(ls *loggerStats) (found int) {
 	last := loggerGid.Load()
 	for _, l := range loggerStack.loggers {
@@ -487,14 +491,15 @@ func loggerThreadRead(ls *loggerStats) (found int) {
 	return found
 }
 
-// loggerThreadPollWatchers sends what the watchers' sockets take, all or the
-// one watcher's, and returns how many bytes. With forcePoll it finds out as
-// well which clients are gone among those that there is nothing to send to.
+// loggerThreadPollWatchers sends what the sockets take, of one watcher or of
+// watcherAll, and returns the number of bytes, or -1 if poll fails. With
+// forcePoll it also looks for hang-ups among the watchers that have nothing
+// to be sent.
 func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 	nfd := 0
 	for x, w := range loggerStack.watchers {
 		p := &loggerStack.pollfds[x]
-		*p = unix.PollFd{Fd: -1} // poll(2) looks past it
+		*p = unix.PollFd{Fd: -1} // poll(2) ignores it
 		if w == nil || watcher != watcherAll && watcher != x {
 			continue
 		}
@@ -529,7 +534,7 @@ func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 		case revents == 0:
 			continue
 		case revents&unix.POLLIN != 0:
-			// What a watcher says does not matter, only that it is there.
+			// Discard what the watcher sends: only a hang-up matters.
 			var buf [512]byte
 			n, err = unix.Read(w.c.sfd, buf[:])
 		case revents&(unix.POLLHUP|unix.POLLERR) != 0:
@@ -556,8 +561,8 @@ func loggerThreadFlushStats(ls *loggerStats) {
 	statsLock.Unlock()
 }
 
-// loggerThread sleeps the longer the less there is to do, and without
-// watchers until there is one.
+// The less loggerThread finds to do, the longer it sleeps; without watchers
+// it sleeps until one is added.
 func loggerThread() {
 	toSleep := minLoggerSleep
 	watching := 0
@@ -602,7 +607,8 @@ func loggerCreate() *logger {
 	return l
 }
 
-// loggerLog notes e, or counts it as dropped. It fills in gid and time.
+// loggerLog writes e to l's ring, or counts it as dropped. It sets gid and
+// usec.
 func loggerLog(l *logger, e *logentry) {
 	e.data = e.data[:min(len(e.data), loggerReqlen)]
 	l.mutex.Lock()
@@ -619,8 +625,8 @@ func loggerLog(l *logger, e *logentry) {
 	l.mutex.Unlock()
 }
 
-// loggerAddWatcher makes a watcher of c, which the logger thread has from now
-// on. It returns false if there are too many.
+// loggerAddWatcher makes a watcher of c, which belongs to the logger thread
+// from now on. It returns false if there are too many.
 func loggerAddWatcher(c *conn, f uint32) bool {
 	loggerStack.lock.Lock()
 	x := slices.Index(loggerStack.watchers[:], nil)
@@ -645,7 +651,7 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 	loggerStack.lock.Unlock()
 	select {
 	case loggerWake <- struct{}{}:
-	default: // is told already
+	default: // a wake-up is in flight
 	}
 	return true
 }
@@ -654,7 +660,7 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 func processWatchCommand(c *conn, pr *parser) {
 	switch {
 	case !settings.watchEnabled, c.transport == udpTransport:
-		// Not as in C for UDP, where all clients share the conn.
+		// Not as in C, UDP is refused: all its clients share the conn.
 		outString(c, "CLIENT_ERROR watch commands not allowed")
 		return
 	case c.resp.count > 1:
@@ -680,8 +686,8 @@ func processWatchCommand(c *conn, pr *parser) {
 		outString(c, "WATCHER_TOO_MANY log watcher limit reached")
 		return
 	}
-	// The logger thread may be through with c already. But then it has asked
-	// the worker to close it, who is still here.
+	// The logger thread may have given c back already. But only this worker
+	// can close c, and it is still busy here.
 	connHandOver(c)
 }
 
@@ -694,16 +700,16 @@ func bipbufUnused(b *bipbuf) int {
 
 func bipbufNew(size int) bipbuf { return bipbuf{data: make([]byte, size)} }
 
-// checkForSwitchToB begins region b if there is more room before a than
-// behind it.
+// checkForSwitchToB begins region b if there is more room before a than after
+// it.
 func checkForSwitchToB(b *bipbuf) {
 	if len(b.data)-b.aEnd < b.aStart-b.bEnd {
 		b.bInuse = true
 	}
 }
 
-// bipbufRequest returns where size bytes can be put, or nil if there is no
-// room.
+// bipbufRequest returns room for size bytes in one piece, or nil if there is
+// none.
 func bipbufRequest(b *bipbuf, size int) []byte {
 	if bipbufUnused(b) < size {
 		return nil
@@ -715,7 +721,7 @@ func bipbufRequest(b *bipbuf, size int) []byte {
 	return b.data[end : end+size]
 }
 
-// bipbufPush takes the first size bytes of what was requested into the ring.
+// bipbufPush adds the first size bytes of the requested room to the ring.
 func bipbufPush(b *bipbuf, size int) {
 	if b.bInuse {
 		b.bEnd += size
@@ -725,22 +731,22 @@ func bipbufPush(b *bipbuf, size int) {
 	checkForSwitchToB(b)
 }
 
-// bipbufOffer puts data into the ring if there is room for all of it.
+// bipbufOffer adds data to the ring if there is room for all of it.
 func bipbufOffer(b *bipbuf, data []byte) {
 	if to := bipbufRequest(b, len(data)); to != nil {
 		bipbufPush(b, copy(to, data))
 	}
 }
 
-// bipbufPeekAll returns what is first in the ring. There may be more behind
-// it. Others may put pieces in while it is being looked at.
+// bipbufPeekAll returns region a, the oldest data; region b may have more.
+// Others may add data while the caller reads it.
 func bipbufPeekAll(b *bipbuf) []byte { return b.data[b.aStart:b.aEnd] }
 
-// bipbufPoll takes size bytes of that out.
+// bipbufPoll removes size bytes from the front of region a.
 func bipbufPoll(b *bipbuf, size int) {
 	b.aStart += size
 	if b.aStart == b.aEnd {
-		// Go on with b, or empty at the beginning.
+		// Region b becomes a, or the ring is empty.
 		b.aStart, b.aEnd = 0, b.bEnd
 		b.bEnd, b.bInuse = 0, false
 	}
