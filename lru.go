@@ -1,5 +1,5 @@
 // The LRUs: pulling their tails, the maintainer thread and its bump buffers,
-// and the links of the crawlers. From items.c from lru_pull_tail on, with
+// and the links of the crawlers. From items.c, lru_pull_tail to the end, and
 // the static variables at its head.
 
 package main
@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 )
 
-const powerLargest = 256 // number of LRUs: slabsClsid of an item says which
+const powerLargest = 256 // number of LRUs; an item's slabsClsid is the index of its own
 
 // The four LRUs of a slab class.
 const (
@@ -31,16 +31,16 @@ const (
 
 // Counters of an LRU (itemstats_t), in the order of stats items.
 const (
-	itemsTotal = iota // linked ever; for total_items
+	itemsTotal = iota // ever linked; for total_items
 	itemsEvicted
 	itemsEvictedNonzero
-	itemsEvictedTime // not a counter: seconds without use, of the last one evicted
+	itemsEvictedTime // not a counter: seconds since last access, of the item evicted last
 	itemsOutofmemory
 	itemsTailrepairs
 	itemsReclaimed
 	itemsExpiredUnfetched // reclaimed but never touched
 	itemsEvictedUnfetched // evicted but never touched
-	itemsEvictedActive    // evicted that should have been shuffled
+	itemsEvictedActive    // evicted although active
 	itemsCrawlerReclaimed
 	itemsCrawlerItemsChecked
 	itemsLrutailReflocked
@@ -51,32 +51,32 @@ const (
 	numItemstats
 )
 
-// Not as in C, where each of these is an array and the lock another: what
-// linking an item touches is together.
+// Not as in C, which has an array for each field and one for the locks: what
+// linking an item touches lies together.
 type lru struct {
-	lock       sync.Mutex // for all of it, and next and prev of its items
+	lock       sync.Mutex // guards all of it, and next and prev of its items
 	head, tail ref
 	size       int    // items (sizes)
-	sizeBytes  uint64 // of them all (sizes_bytes)
+	sizeBytes  uint64 // bytes of all items (sizes_bytes)
 	n          [numItemstats]uint64
-	_          [24]byte // to a multiple of a cache line
+	_          [24]byte // pads to a multiple of a cache line
 }
 
 var lrus [powerLargest]lru
 
-// What doPullItem has done to an item.
+// What doPullItem did to an item.
 type pullResult int
 
 const (
-	pullNothing pullResult = iota // it stays where it is, and the search ends
-	pullSkipped                   // nothing that counts; the search goes on
-	pullRemoved                   // it is away from the tail; the search goes on
-	pullMoved                     // it is in no LRU until the caller links it
+	pullNothing pullResult = iota // it stays; the search ends
+	pullSkipped                   // tail repair, not counted; the search goes on
+	pullRemoved                   // no longer at the tail; the search goes on
+	pullMoved                     // unlinked; the caller links it into another LRU
 	pullEvicted
 )
 
-// Hits to items in COLD are not dealt with at once: the worker notes them in
-// a ring of its own, for the maintainer to move the items to WARM.
+// Hits to items in COLD are handled asynchronously: the worker queues them in
+// its own ring, and the maintainer moves the items to WARM.
 const lruBumpBufSize = 8192 // entries
 
 // An entry holds a reference to the item.
@@ -95,7 +95,7 @@ type lruBumpBuf struct {
 
 var (
 	bumpBufLock sync.Mutex
-	bumpBufs    []*lruBumpBuf // of all workers
+	bumpBufs    []*lruBumpBuf // one per worker
 )
 
 // Microseconds.
@@ -111,20 +111,22 @@ var lruMaintainer struct {
 	done      chan struct{} // closed when the thread has ended
 }
 
-// A juggler tells when a slab class wants to be juggled next. Each has its
-// own sleep, to avoid hammering locks.
+// A juggler says when its slab class is juggled next. Each has its own sleep,
+// to avoid hammering locks.
 type juggler struct{ next, backoff int } // microseconds
 
-// crawlerItem is the crawler's stand-in in LRU i. It belongs to that LRU's
-// lock.
+// crawlerItem returns the item that marks the crawler's place in LRU i. It is
+// guarded by that LRU's lock.
 func crawlerItem(i int) *item { return memItem((i + 1) * memAlign(itemSize)) }
 
-// isCrawler tells a crawler in an LRU from an item, of which nothing but its
-// links and its lock may be looked at before it is locked.
+// isCrawler reports whether it, found in an LRU, is a crawler's. It uses the
+// address alone: before an item is locked, only its links and its lock field
+// may be read.
 func isCrawler(it *item) bool { return memOff(it) < slabsStart }
 
-// doTailAge returns for how many seconds the last item was not used. Its
-// time is written by who holds its lock, but atomically.
+// doTailAge returns the seconds since the last access to the LRU's last item.
+// The LRU is locked, but not the item, so the item's time is read and written
+// atomically.
 func doTailAge(l *lru) relTime {
 	it := l.tail.item()
 	for it != nil && isCrawler(it) {
@@ -136,11 +138,12 @@ func doTailAge(l *lru) relTime {
 	return currentTime.Load() - atomic.LoadUint32(&it.time)
 }
 
-// lruPullTail looks at the last items of an LRU, removes what has expired,
-// and moves one to where it belongs, or evicts it. It returns how many were
-// removed or moved. Callable from workers, who may hold the lock of another
-// item, and from background threads. totalBytes is of HOT, WARM and COLD of the
-// class; what nobody has used for more than maxAge seconds goes to COLD.
+// lruPullTail looks at the last items of an LRU: it removes the expired ones,
+// and moves one to where it belongs or evicts it. It returns the number of
+// items removed or moved. Background threads may call it, and workers, which
+// may hold the lock of another item. totalBytes is the size of the class's
+// HOT, WARM and COLD; items of HOT and WARM unused for more than maxAge
+// seconds go to COLD.
 func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTime) int {
 	if origId == 0 {
 		return 0
@@ -149,7 +152,7 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 	removed := 0
 	var next *item
 	l.lock.Lock()
-	// We walk up only for locked items, and if bottom is expired.
+	// Look at up to 5 items: go on past locked and expired ones.
 	for tries, it := 5, l.tail.item(); tries > 0 && it != nil; tries, it = tries-1, next {
 		next = it.prev.item() // it might be relinked
 		if isCrawler(it) {
@@ -159,8 +162,8 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 			tries++
 			continue
 		}
-		// The item's lock comes before the LRU's, so only try. The caller
-		// itself may be who holds it.
+		// The lock order is inverted, so only try. The caller itself may hold
+		// this lock.
 		hold := itemTrylock(uint32(it.lock))
 		if hold == nil {
 			continue
@@ -190,14 +193,16 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 	return removed
 }
 
-// doPullItem is lruPullTail for one item, which is locked, as is l, and has a
-// reference of ours.
+// doPullItem is lruPullTail for one item. l and the item are locked, and the
+// caller has a reference.
 func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxAge relTime) pullResult {
 	now := currentTime.Load()
 	if it.refcount != 2 {
-		// It can still be unlinked, but its memory is not free yet.
+		// Someone else has a reference: the item can be unlinked, but its
+		// memory is not free yet.
 		l.n[itemsLrutailReflocked]++
-		// Not as in C, a reference that has leaked keeps its memory.
+		// Not as in C, which resets refcount: memory with a leaked reference
+		// is not reused.
 		if settings.tailRepairTime != 0 && it.time+settings.tailRepairTime < now {
 			l.n[itemsTailrepairs]++
 			doItemUnlinkNolock(it, hash(it.key()))
@@ -220,7 +225,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 		}
 		switch {
 		case it.itFlags&itemActive != 0:
-			// Rescue ACTIVE items aggressively.
+			// Active items do not go to COLD.
 			it.itFlags &^= itemActive
 			if curLru == hotLru {
 				l.n[itemsMovesToWarm]++
@@ -249,7 +254,8 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 	return pullNothing
 }
 
-// pullMove takes an item out of its LRU, for another one of its class.
+// pullMove unlinks an item from its LRU, and assigns it to another one of its
+// class.
 func pullMove(it *item, toLru uint8) pullResult {
 	doItemUnlinkQ(it)
 	it.slabsClsid = it.clsid() | toLru
@@ -282,8 +288,8 @@ func itemLruBumpBufCreate() *lruBumpBuf {
 	return b
 }
 
-// lruBumpAsync expects that the item is locked. It returns false if the ring
-// is full.
+// lruBumpAsync queues a bump of the item, which is locked. It returns false
+// if the ring is full.
 func lruBumpAsync(b *lruBumpBuf, it *item, hv uint32) bool {
 	b.mutex.Lock()
 	ok := b.used < lruBumpBufSize
@@ -298,8 +304,8 @@ func lruBumpAsync(b *lruBumpBuf, it *item, hv uint32) bool {
 	return ok
 }
 
-// lruBumpPrefetch does for n entries from i on what assocPrefetch does for
-// lookups: it fetches the neighbours that these items are taken from between.
+// lruBumpPrefetch loads into the processor's cache the LRU neighbours of the
+// items in n entries from i on. See assocPrefetch.
 //
 //go:noinline
 func lruBumpPrefetch(b *lruBumpBuf, i, n int) (sum byte) {
@@ -313,8 +319,8 @@ func lruBumpPrefetch(b *lruBumpBuf, i, n int) (sum byte) {
 	return sum
 }
 
-// lruMaintainerBumps does what the workers have noted. It returns whether
-// there was anything.
+// lruMaintainerBumps does the bumps that the workers queued. It returns
+// whether there were any.
 func lruMaintainerBumps() bool {
 	bumped := false
 	bumpBufLock.Lock()
@@ -326,7 +332,7 @@ func lruMaintainerBumps() bool {
 			continue
 		}
 		bumped = true
-		// The worker only writes behind these entries.
+		// The worker writes only after these entries, so they need no lock.
 		for i := range todo {
 			if i%assocBatch == 0 {
 				lruBumpPrefetch(b, head+i, min(todo-i, assocBatch))
@@ -359,13 +365,13 @@ func lruTotalBumpsDropped() uint64 {
 	return total
 }
 
-// lruMaintainerJuggle balances the LRUs of a slab class: what is too much in
-// HOT or WARM goes to COLD, what is active in COLD to WARM. It returns the
+// lruMaintainerJuggle balances the LRUs of a slab class: the excess of HOT
+// and WARM goes to COLD, active items of COLD go to WARM. It returns the
 // number of rounds that moved something. lruMaintainer.lock is held.
 func lruMaintainerJuggle(clsid int) int {
 	didMoves := 0
 	if settings.tempLru.Load() {
-		// Only looking for reclaims. Run before we size the LRU.
+		// Only reclaims. Comes before the LRUs' sizes are summed up.
 		for didMoves < 500 && lruPullTail(clsid, tempLru, 0, 0, 0) > 0 {
 			didMoves++
 		}
@@ -406,8 +412,8 @@ func lruMaintainerJuggle(clsid int) int {
 	return didMoves
 }
 
-// jugglerRun juggles the class if its time has come, slept microseconds
-// after the last call.
+// jugglerRun juggles the class if it is due. slept is the time since the last
+// call, in microseconds.
 func jugglerRun(j *juggler, clsid, slept int) {
 	if j.next = max(j.next-slept, 0); j.next > 0 {
 		return
@@ -440,7 +446,7 @@ func lruMaintainerThread() {
 			usleep(toSleep)
 		}
 		lruMaintainer.lock.Lock()
-		// A sleep of zero counts as a minimum of a 1ms wait.
+		// A sleep of 0 counts as 1 ms.
 		slept := max(toSleep, 1000)
 		toSleep = maxLruMaintainerSleep
 
@@ -453,12 +459,12 @@ func lruMaintainerThread() {
 			toSleep = min(toSleep, jugglers[i].next)
 		}
 
-		// Minimize the sleep if we had async LRU bumps to process.
+		// After bumps sleep at most 1 ms.
 		if settings.lruSegmented.Load() && lruMaintainerBumps() {
 			toSleep = min(toSleep, 1000)
 		}
 
-		// Once per second at most.
+		// At most once per second.
 		if now := currentTime.Load(); settings.lruCrawler.Load() && now != lastCrawlerCheck {
 			lruMaintainerCrawlerCheck(cdata)
 			lastCrawlerCheck = now
@@ -471,7 +477,8 @@ func lruMaintainerThread() {
 	close(lruMaintainer.done)
 }
 
-// stopLruMaintainerThread waits for it to end, which takes up to a second.
+// stopLruMaintainerThread waits for the thread to end, which takes up to a
+// second.
 func stopLruMaintainerThread() {
 	lruMaintainer.lock.Lock()
 	lruMaintainer.runThread = false
@@ -489,7 +496,8 @@ func startLruMaintainerThread() {
 	go lruMaintainerThread()
 }
 
-// While the lock is held the maintainer can't wake up or move.
+// Between lruMaintainerPause and lruMaintainerResume the maintainer does
+// nothing.
 func lruMaintainerPause() { lruMaintainer.lock.Lock() }
 
 func lruMaintainerResume() { lruMaintainer.lock.Unlock() }
@@ -523,8 +531,8 @@ func doItemUnlinktailQ(it *item) {
 	}
 }
 
-// doItemCrawlQ moves a crawler past the item before it, which it returns. At
-// the head it returns nil, and stays. Its LRU is locked.
+// doItemCrawlQ moves a crawler past the item before it and returns that item,
+// or nil at the head. Its LRU is locked.
 func doItemCrawlQ(it *item) *item {
 	r := it.prev
 	if r == 0 {
