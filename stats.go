@@ -54,16 +54,15 @@ const (
 	numSlabStats
 )
 
-// Not as in C, where each increment takes a lock: a worker counts in
-// pending, which is its own, and statsFold adds that to total before the
-// reply leaves.
+// Not as in C, where each increment takes a lock: a worker counts in pending,
+// which it owns, and statsFold adds that to total before the reply is sent.
 type threadStats struct {
 	pending threadCounts
-	dirty   uint64 // a bit for each slab class that pending has counts for
+	dirty   uint64 // a bit for each slab class with counts in pending
 
 	mutex sync.Mutex // guards what follows
 	total threadCounts
-	// What is just now; not reset.
+	// Current values; not reset.
 	respCount, readBufCount, readBufFree int
 }
 
@@ -97,8 +96,8 @@ type globalStats struct {
 	roundRobinFallback         uint64
 }
 
-// Counters of the whole server that no worker owns. stats may be reset,
-// statsState is what is.
+// Counters of the server as a whole. stats reset clears stats, but not
+// statsState, which holds current values.
 var (
 	statsLock sync.Mutex // STATS_LOCK; guards stats, statsState and prefixStats
 
@@ -118,27 +117,28 @@ var (
 	}
 )
 
-// Counts by what stands before the delimiter (-D) in a key. statsLock.
+// Counts by prefix, which is the part of a key before the delimiter (-D).
+// Guarded by statsLock.
 type prefixCounts struct{ gets, hits, sets, deletes uint64 }
 
 var prefixStats = make(map[string]*prefixCounts)
 
 const maxPrefixCount = 1 << 16
 
-// slab counts one of an item's slab class.
+// slab increments a counter of the item's slab class.
 func (s *threadStats) slab(it *item, which int) {
 	id := it.clsid()
 	s.pending.slab[id][which]++
 	s.dirty |= 1 << id
 }
 
-// lruHit counts a fetch of an item.
+// lruHit counts a hit in the item's LRU.
 func (s *threadStats) lruHit(it *item) {
 	s.pending.lruHits[it.slabsClsid]++
 	s.dirty |= 1 << it.clsid()
 }
 
-// statsFold makes what t has counted visible to all.
+// statsFold publishes what t has counted.
 func statsFold(t *thread) {
 	s := &t.stats
 	s.mutex.Lock()
@@ -171,8 +171,8 @@ func threadlocalStatsReset() {
 	}
 }
 
-// threadlocalStatsAggregate sums up what the workers have counted. Fetches
-// are counted by LRU; they are get_hits of their slab class.
+// threadlocalStatsAggregate sums up what the workers have counted. Hits are
+// counted by LRU, and added here to get_hits of their slab class.
 func threadlocalStatsAggregate() (sum threadCounts) {
 	for _, t := range threads {
 		t.stats.mutex.Lock()
@@ -193,7 +193,7 @@ func threadlocalStatsAggregate() (sum threadCounts) {
 	return sum
 }
 
-// slabStatsAggregate sums up over the slab classes.
+// slabStatsAggregate sums up the counters of all slab classes.
 func slabStatsAggregate(stats *threadCounts) (sum [numSlabStats]uint64) {
 	for id := range stats.slab {
 		for i, n := range stats.slab[id] {
@@ -217,16 +217,16 @@ func statsReset() {
 	itemStatsReset()
 }
 
-// appendBinStats is appendStats in the binary protocol: a packet in place of
-// a line, and an empty one at the end.
+// appendBinStats is appendStats for the binary protocol: a packet per line,
+// and an empty one at the end.
 func appendBinStats(c *conn, key, val string) {
 	b := appendBinHeader(c.resp.wbuf, protocolBinaryCmdStat, protocolBinaryResponseSuccess,
 		0, len(key), len(key)+len(val), c.binaryHeader.opaque, 0)
 	c.resp.wbuf = append(append(b, key...), val...)
 }
 
-// appendStats appends one line to the reply of a stats command, or the end
-// of it where there is no key.
+// appendStats appends one line to the reply of a stats command, or its end if
+// key is "".
 func appendStats(c *conn, key, val string) {
 	if c.protocol == binaryProt {
 		appendBinStats(c, key, val)
@@ -261,7 +261,8 @@ func processStatsDetail(c *conn, pr *parser) {
 	}
 }
 
-// serverStats appends what `stats` tells of the server, but not of its items.
+// serverStats appends the part of stats about the server; getStats appends
+// that about its items.
 func serverStats(c *conn) {
 	var usage unix.Rusage
 	unix.Getrusage(unix.RUSAGE_SELF, &usage)
@@ -372,8 +373,8 @@ func serverStats(c *conn) {
 	appendStat(c, "round_robin_fallback", "%d", stats.roundRobinFallback)
 }
 
-// processStatSettings appends the settings, in C's order. Those of parts
-// that mc9 leaves out keep their place, with nothing in it.
+// processStatSettings appends the settings, in C's order. Settings of parts
+// that mc9 lacks keep their place, as if they were off.
 func processStatSettings(c *conn) {
 	appendStat(c, "maxbytes", "%d", settings.maxbytes.Load())
 	appendStat(c, "maxconns", "%d", settings.maxconns)
@@ -449,8 +450,8 @@ func processStatSettings(c *conn) {
 	appendStat(c, "client_flags_size", "4")
 }
 
-// getStats appends the statistics of the items, of which statType "" is the
-// general part. It returns false if there is no such type.
+// getStats appends statistics of the items; a statType of "" stands for the
+// general ones. It returns false for an unknown statType.
 func getStats(c *conn, statType string) bool {
 	switch statType {
 	case "":
@@ -473,7 +474,8 @@ func getStats(c *conn, statType string) bool {
 	return true
 }
 
-// getConnText names an end of a connection, as "tcp:127.0.0.1:11211".
+// getConnText returns one end of a connection as text, such as
+// "tcp:127.0.0.1:11211".
 func getConnText(sa unix.Sockaddr, tr transport) string {
 	proto := "tcp"
 	if tr == udpTransport {
@@ -492,8 +494,8 @@ func getConnText(sa unix.Sockaddr, tr transport) string {
 	return "?:<AF 0>" // the client's end of a Unix socket, which has no name
 }
 
-// processStatsConns appends what can be seen of each connection. Their
-// workers go on meanwhile, so the lines of one connection may not agree.
+// processStatsConns appends the state of each connection. The workers go on
+// meanwhile, so the lines of one connection may disagree.
 func processStatsConns(c *conn) {
 	connPublish(c)
 	for fd := range conns {
@@ -522,8 +524,8 @@ func processStatsConns(c *conn) {
 	}
 }
 
-// processStat serves stats. The name of what is asked for may be cut short,
-// but for items, slabs and sizes.
+// processStat serves stats. The subcommand may be abbreviated, except items,
+// slabs and sizes.
 func processStat(c *conn, pr *parser) {
 	statsFold(c.thread)
 	switch {
@@ -546,7 +548,7 @@ func processStat(c *conn, pr *parser) {
 		processStatsConns(c)
 	case getStats(c, string(pr.token(subcommandToken))):
 		connSetState(c, connNewCmd)
-		return // these send the end themselves
+		return // these append the end themselves
 	default:
 		outString(c, "ERROR")
 		return
@@ -555,7 +557,7 @@ func processStat(c *conn, pr *parser) {
 	connSetState(c, connNewCmd)
 }
 
-// processStatCachedump: stats cachedump <slab class> <most items>
+// processStatCachedump: stats cachedump <slab class> <limit>
 func processStatCachedump(c *conn, pr *parser) {
 	if !settings.dumpEnabled {
 		outString(c, "CLIENT_ERROR stats cachedump not allowed")
@@ -584,8 +586,8 @@ func statsPrefixClear() {
 	statsLock.Unlock()
 }
 
-// statsPrefixFind returns a place to count for key in, or nil if it has no
-// prefix or there are too many. statsLock is held.
+// statsPrefixFind returns the counts of key's prefix, or nil if it has none
+// or there are too many prefixes. statsLock is held.
 func statsPrefixFind(key []byte) *prefixCounts {
 	for i, ch := range key {
 		if ch == 0 {
