@@ -1,10 +1,10 @@
 // Slab memory: pages of 1 MB, cut into chunks of the size of their class.
-// From slabs.c. The hash tables and the arena itself are mem_mmap.go's.
+// From slabs.c. The arena itself and the hash tables are in mem_mmap.go.
 //
-// slabsLock guards all variables here, the links of free chunks, and the
-// lock field of every chunk, free or not. That field tells the page mover,
-// which comes from the page and not from a key, what a chunk is and which
-// lock its item has. Not as in C, where bits of it_flags say so.
+// slabsLock guards all variables here, the links of free chunks, and the lock
+// field of every chunk, free or not. That field tells the page mover, which
+// finds a chunk by its page and not by a key, what the chunk is and which
+// lock its item has. Not as in C, where bits of it_flags tell that.
 
 package main
 
@@ -19,30 +19,30 @@ import (
 const (
 	maxNumberOfSlabClasses = 63 + 1
 	powerSmallest          = 1
-	slabGlobalPagePool     = 0 // class of the pages that wait for a class
+	slabGlobalPagePool     = 0 // class of the pages that no other class has
 	chunkAlignBytes        = 8
 
-	// An item and an itemChunk are that many bytes smaller than in C.
+	// Bytes by which an item and an itemChunk are smaller than in C.
 	itemSaved = 48 - itemSize
 
-	// Bytes at the front of the arena that no page is in: ref 0 is C's NULL,
-	// and the crawlers' items lie there.
+	// Bytes at the front of the arena, before the first page. ref 0 is C's
+	// NULL, and the crawlers' items lie there.
 	slabsStart = 2 << 20
 
 	slabsAllocNoNewpage = 1 // flag of slabsAlloc
 
-	// An item's size in bytes up to which slabsClsid looks into a table.
+	// Size in bytes of the largest item that slabsClsid looks up in a table.
 	clsidTableMax = 8 << 10
 )
 
-// Values of a chunk's lock field. Any other is the low bits of the
-// hash of the item's key, enough to find its lock, for as long as the chunk
-// is allocated. But only when the item has been linked once does it belong to
-// who holds that lock: until then its time is 0, to be read under both locks.
+// Values of a chunk's lock field. While a chunk is allocated for an item, the
+// field is the low bits of the hash of the item's key, enough to find the
+// item lock. But that lock confers ownership only after the first link; until
+// then time is 0, which may be read under slabsLock and that lock.
 const (
 	lockMask  = 0x7fff
 	lockFree  = 0xffff // the chunk is on its class's free list
-	lockChunk = 0xfffe // it is an itemChunk of the item head
+	lockChunk = 0xfffe // the chunk is an itemChunk of the item head
 )
 
 type slabclassT struct {
@@ -60,25 +60,25 @@ var (
 
 	slabclass    [maxNumberOfSlabClasses]slabclassT
 	largestClsid int // power_largest
-	slabChunkMax int // bytes; what is larger is chunked (settings.slabChunkSizeMax less itemSaved)
+	slabChunkMax int // bytes; larger items are chunked (settings.slabChunkSizeMax less itemSaved)
 	clsidTable   [clsidTableMax/chunkAlignBytes + 1]uint8
 
 	memLimit      int   // bytes, 0 for none
 	memMalloced   int   // bytes
-	memPrealloced bool  // with -L: the limit is there from the start, and fixed
+	memPrealloced bool  // with -L: all memory is there from the start, and the limit is fixed
 	memCurrent    int   // the next new page, bytes from the start of the arena
 	memReleased   []int // pages given back to the system
-	lastPicked    int   // slabsPickAnyForReassign
+	lastPicked    int   // class; for slabsPickAnyForReassign
 )
 
-// The arena is not larger than refs of 512 bytes reach. With larger ones the
-// header of a chunked item may not fit in the largest chunk, nor the crawlers'
-// items in slabsStart.
+// The largest arena that refs in units of 512 bytes can address. With larger
+// units the header of a chunked item might not fit in the largest chunk, nor
+// the crawlers' items in slabsStart.
 const arenaMax = 2<<40 - slabsStart
 
 const arenaMin = 16 << 20 // bytes; mc9 does not start with less
 
-// What the automover wants to know of a class.
+// What the automover needs to know of a class.
 type slabStatsAutomove struct {
 	chunksPerPage int
 	chunkSize     int
@@ -86,8 +86,8 @@ type slabStatsAutomove struct {
 	totalPages    int
 }
 
-// slabsClsid figures out which class an item or chunk of that many bytes is
-// for. 0 means that it is too large.
+// slabsClsid returns the class for an item or chunk of size bytes, or 0 if it
+// is too large.
 func slabsClsid(size int) int {
 	if size <= 0 || size+itemSaved > settings.itemSizeMax {
 		return 0
@@ -101,11 +101,11 @@ func slabsClsid(size int) int {
 
 func slabsClassCheck(id int) bool { return id >= slabGlobalPagePool && id <= largestClsid }
 
-// slabsReserve reserves the arena. Normally it is as large as refs of 8
-// bytes reach, so that cache_memlimit can raise the limit later. Where address
-// space is limited it is as large as it can be.
+// slabsReserve reserves the arena: normally all that refs in units of 8 bytes
+// can address, so that cache_memlimit can raise the limit later; where
+// address space is limited, as much as possible.
 func slabsReserve(limit int) {
-	// Each class may have a page more than the limit allows.
+	// Each class may have one page beyond the limit.
 	need := slabsStart + limit + (maxNumberOfSlabClasses+2)*settings.slabPageSize
 	need = min((need+slabsStart-1)/slabsStart*slabsStart, arenaMax)
 	refShift = 3
@@ -121,7 +121,7 @@ func slabsReserve(limit int) {
 			sysfatal(1, "Failed to reserve %d bytes of address space: %v (see ulimit -v)", arenaMin, err)
 		}
 		if size < slabsStart+limit {
-			fmt.Fprintf(os.Stderr, "WARNING: the limit of address space (ulimit -v) leaves %d MB for items\n", size>>20)
+			fmt.Fprintf(os.Stderr, "WARNING: the address space limit (ulimit -v) leaves %d MB for items\n", size>>20)
 		}
 	}
 	if err := memOpenTo(slabsStart); err != nil { // for the crawlers' items
@@ -129,9 +129,9 @@ func slabsReserve(limit int) {
 	}
 }
 
-// slabsInit determines the chunk sizes, by slabSizes if it is not nil, else
-// by factor. limit is in bytes. All chunk sizes are first computed as in C,
-// so that an item is in the same class here as there.
+// slabsInit sets the chunk sizes: from slabSizes unless that is nil, else
+// from factor. limit is in bytes. The sizes are first computed as in C, so
+// that an item is in the same class here as there.
 func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int) {
 	slabsReserve(limit)
 	memLimit = limit
@@ -175,7 +175,7 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int) {
 		clsidTable[i] = uint8(id)
 	}
 
-	// For the test suite: faking of how much we've already malloc'd.
+	// For memcached's test suite: pretend that this much was allocated.
 	if n, err := strconv.Atoi(os.Getenv("T_MEMD_INITIAL_MALLOC")); err == nil {
 		memMalloced = n
 	}
@@ -184,7 +184,7 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int) {
 	}
 }
 
-// slabclassInit sets class i up. size is that of C's chunks.
+// slabclassInit sets up class i. size is that of C's chunks, in bytes.
 func slabclassInit(i, size int) {
 	p := &slabclass[i]
 	p.size = memAlign(max(size-itemSaved, itemSize))
@@ -194,8 +194,8 @@ func slabclassInit(i, size int) {
 	}
 }
 
-// slabsPreallocate gives each class a page, so that people don't get
-// confused by out of memory errors while there is memory.
+// slabsPreallocate gives each class a page, so that none is out of memory
+// while there is some.
 func slabsPreallocate(maxslabs int) {
 	for i := powerSmallest; i <= maxslabs; i++ {
 		if !doSlabsNewslab(i) {
@@ -214,7 +214,7 @@ func splitSlabPageIntoFreelist(page, id int) {
 	}
 }
 
-// getPageFromGlobalPool returns 0 if there is none.
+// getPageFromGlobalPool returns a page, or 0 if there is none.
 func getPageFromGlobalPool() int {
 	p := &slabclass[slabGlobalPagePool]
 	n := len(p.slabList)
@@ -249,7 +249,7 @@ func doSlabsNewslab(id int) bool {
 }
 
 // doSlabsAlloc returns a chunk of the class, or nil. hv is the hash of the
-// key it is for.
+// item's key.
 func doSlabsAlloc(id int, hv uint32, flags int) *item {
 	if id < powerSmallest || id > largestClsid {
 		return nil
@@ -259,9 +259,9 @@ func doSlabsAlloc(id int, hv uint32, flags int) *item {
 		return nil
 	}
 	it := p.slots.item()
-	p.slots = it.next // the first one's prev is never looked at
+	p.slots = it.next // prev of the first free chunk is never read
 	p.slCurr--
-	// The mover may look at it from now on.
+	// From now on the mover may look at the chunk.
 	it.lock = uint16(hv & lockMask)
 	it.time = 0
 	it.refcount = 1
@@ -283,8 +283,8 @@ func doChunkFree(it *item, id int) {
 	p.slCurr++
 }
 
-// doSlabsFreeChunked frees an item that is of another class than it says,
-// and all its chunks.
+// doSlabsFreeChunked frees a chunked item, whose header is of class
+// origClsid, and all its chunks.
 func doSlabsFreeChunked(it *item) {
 	first := it.schunk()
 	ch := first.next.chunk()
@@ -357,12 +357,12 @@ func doSlabsStats(c *conn, threadStats *threadCounts) {
 	appendStats(c, "", "")
 }
 
-// memoryAllocate returns n bytes of zeroes, as their place in the arena, or
-// 0. It touches none of them.
+// memoryAllocate returns the place in the arena of n zeroed bytes, or 0 if
+// there is no memory. It does not touch them.
 func memoryAllocate(n int) int {
 	off := memCurrent
 	if last := len(memReleased) - 1; last >= 0 {
-		off = memReleased[last] // all are whole pages
+		off = memReleased[last] // each is a whole page
 		memReleased = memReleased[:last]
 	} else {
 		end := memCurrent + memAlign(n)
@@ -375,8 +375,8 @@ func memoryAllocate(n int) int {
 	return off
 }
 
-// memoryRelease gives pages back to the system as long as there are more
-// than the limit allows and they are in no class.
+// memoryRelease gives pages of the global pool back to the system while
+// memory is over the limit.
 func memoryRelease() {
 	if memPrealloced || !settings.slabReassign {
 		return
@@ -392,8 +392,8 @@ func memoryRelease() {
 	}
 }
 
-// slabsAlloc returns nil if there is no memory. hv is the hash of the key
-// that the chunk is for; anything for an itemChunk.
+// slabsAlloc returns a chunk of the class, or nil if there is no memory. hv
+// is the hash of the item's key; for an itemChunk it does not matter.
 func slabsAlloc(id int, hv uint32, flags int) *item {
 	slabsLock.Lock()
 	it := doSlabsAlloc(id, hv, flags)
@@ -424,7 +424,8 @@ func doSlabsAdjustMemLimit(n int) bool {
 	return true
 }
 
-// slabsAdjustMemLimit fails if all memory was allocated in advance.
+// slabsAdjustMemLimit sets the limit to n bytes. It returns false if memory
+// was preallocated.
 func slabsAdjustMemLimit(n int) bool {
 	slabsLock.Lock()
 	ret := doSlabsAdjustMemLimit(n)
@@ -432,8 +433,8 @@ func slabsAdjustMemLimit(n int) bool {
 	return ret
 }
 
-// slabsPeekPage returns the first page of the class, or 0 if it has less
-// than two, and the size and number of chunks in it.
+// slabsPeekPage returns the first page of the class, and the size and number
+// of its chunks; or 0 if the class has fewer than two pages.
 func slabsPeekPage(id int) (page, size, perslab int) {
 	if id > largestClsid {
 		return 0, 0, 0
@@ -448,6 +449,7 @@ func slabsPeekPage(id int) (page, size, perslab int) {
 }
 
 // doSlabsUnlinkFreeChunk takes a chunk off the free list, for the mover.
+// slabsLock is held.
 func doSlabsUnlinkFreeChunk(id int, it *item) {
 	p := &slabclass[id]
 	if p.slots == it.ref() {
@@ -461,9 +463,9 @@ func doSlabsUnlinkFreeChunk(id int, it *item) {
 	p.slCurr--
 }
 
-// slabsFinalizePageMove passes the first page of class sid, which is empty
-// by now, on to class did. It fails if page is not the first any more, as one
-// of the global pool may have been taken meanwhile.
+// slabsFinalizePageMove passes the first page of class sid, now empty, on to
+// class did. It returns false if page is no longer the first: a page of the
+// global pool may have been taken meanwhile.
 func slabsFinalizePageMove(sid, did, page int) bool {
 	slabsLock.Lock()
 	defer slabsLock.Unlock()
@@ -483,8 +485,8 @@ func slabsFinalizePageMove(sid, did, page int) bool {
 	return true
 }
 
-// slabsPickAnyForReassign goes round the classes for one that has a page to
-// spare, other than did. It returns -1 if there is none.
+// slabsPickAnyForReassign takes the classes in turn and returns the next one,
+// other than did, that has a page to spare; -1 if there is none.
 func slabsPickAnyForReassign(did int) int {
 	slabsLock.Lock()
 	ret := -1
@@ -508,8 +510,8 @@ func slabsPageCount(id int) int {
 	return n
 }
 
-// slabsMlock is for who must see to it that no chunk is taken or freed, or
-// sets the lock field of one.
+// slabsMlock is for code that sets a chunk's lock field, or during which no
+// chunk may be allocated or freed.
 func slabsMlock() { slabsLock.Lock() }
 
 func slabsMunlock() { slabsLock.Unlock() }
