@@ -1,6 +1,6 @@
-// Sockets that listen. From memcached.c: new_socket, maximize_sndbuf,
+// Listening sockets. From memcached.c: new_socket, maximize_sndbuf,
 // server_socket, server_sockets, new_socket_unix, server_socket_unix, and
-// main's file of port numbers; getaddrinfo(3).
+// main's port-number file; getaddrinfo(3).
 
 package main
 
@@ -19,17 +19,17 @@ import (
 
 const maxSendbufSize = 256 << 20 // bytes
 
-// A listener is a socket that listens, or takes datagrams. serverConns makes
-// conns of it.
+// A listener is a socket that listens, or receives datagrams. serverConns
+// makes conns of it.
 type listener struct {
 	sfd       int
 	transport transport
 	bproto    protocol
 }
 
-// The sockets in the order of their making. With -d the daemon inherits them,
-// as descriptors from 3 on, and behind them a pipe on which it says that it
-// serves.
+// The sockets, in order of creation. With -d the daemon inherits them as
+// descriptors from 3 on, followed by a pipe on which it reports that it is
+// serving.
 var (
 	listeners     []listener
 	daemonReadyFd int
@@ -39,7 +39,8 @@ const socketsName = "MC9_SOCKETS"
 
 var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 
-// socketsEnv tells the daemon what its descriptors are.
+// socketsEnv returns the environment variable that tells the daemon what its
+// descriptors are.
 func socketsEnv() string {
 	s := socketsName + "="
 	for _, l := range listeners {
@@ -48,7 +49,8 @@ func socketsEnv() string {
 	return s
 }
 
-// inheritSockets reports whether we are the daemon.
+// inheritSockets takes over the sockets that socketsEnv describes, and
+// reports whether we are the daemon.
 func inheritSockets() bool {
 	env, ok := os.LookupEnv(socketsName)
 	os.Unsetenv(socketsName)
@@ -65,8 +67,8 @@ func inheritSockets() bool {
 	return ok
 }
 
-// activationSockets takes over the sockets that systemd has opened for us, if
-// it has, and reports that. -p, -U, -l and -s are refused beside them.
+// activationSockets takes over the sockets that systemd opened for us, and
+// reports whether there are any. With them -p, -U, -l and -s are refused.
 func activationSockets() bool {
 	pid, fds := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
@@ -76,7 +78,7 @@ func activationSockets() bool {
 		return false
 	}
 	if options.tcpSpecified || options.udpSpecified || settings.inter != "" || settings.socketpath != "" {
-		sysfatal(exUsage, "LISTEN_FDS: with inherited sockets there is no place for -p, -U, -l or -s")
+		sysfatal(exUsage, "LISTEN_FDS: -p, -U, -l and -s cannot be used with inherited sockets")
 	}
 	settings.port, settings.udpport = 0, 0
 	for sfd := 3; sfd < 3+atoi(fds); sfd++ {
@@ -99,7 +101,7 @@ func activationSockets() bool {
 			l.transport = udpTransport
 			settings.udpport = socketPort(sfd)
 		default:
-			sysfatal(exUsage, "LISTEN_FDS: descriptor %d is no socket that listens", sfd)
+			sysfatal(exUsage, "LISTEN_FDS: descriptor %d is not a listening socket", sfd)
 		}
 		unix.SetNonblock(sfd, true)
 		unix.CloseOnExec(sfd)
@@ -122,8 +124,8 @@ func newSocket(family, socktype int) (int, error) {
 	return unix.Socket(family, socktype|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 }
 
-// maximizeSndbuf makes the send buffer as large as the system lets us, which
-// it only tells when asked for too much.
+// maximizeSndbuf makes the send buffer as large as the system allows, which
+// only trying can tell.
 func maximizeSndbuf(sfd int) {
 	oldSize, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	if err != nil {
@@ -147,8 +149,8 @@ func maximizeSndbuf(sfd int) {
 	}
 }
 
-// getaddrinfo returns the addresses of host. * stands for all of this
-// machine, in the order of C's library.
+// getaddrinfo returns the addresses of host. "*" stands for the wildcard
+// addresses, in the order of C's library.
 func getaddrinfo(host string) ([]netip.Addr, error) {
 	if host == "*" {
 		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, nil
@@ -162,7 +164,7 @@ func getaddrinfo(host string) ([]netip.Addr, error) {
 	addrs, err := net.DefaultResolver.LookupNetIP(context.Background(), "ip", host)
 	var dns *net.DNSError
 	switch {
-	case err != nil && host == "localhost": // it needs no /etc/hosts
+	case err != nil && host == "localhost": // works without /etc/hosts
 		return loopback, nil
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return nil, errors.New("name or service not known")
@@ -215,8 +217,8 @@ func sockaddr(addr netip.Addr, port int) (family int, sa unix.Sockaddr) {
 	return unix.AF_INET6, sa6
 }
 
-// serverSocket makes a socket for each address of host. It fails if there is
-// not one that works.
+// serverSocket makes a socket for each address of host. It fails if none
+// works, or if bind or listen returns an unexpected error.
 func serverSocket(host string, port int, transport transport, bproto protocol) error {
 	if port == -1 {
 		port = 0
@@ -311,8 +313,8 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 
 func isListSeparator(r rune) bool { return r == ';' || r == ',' }
 
-// serverSockets makes the sockets for all of -l, or for every address. It
-// goes on after one that does not work, and returns the first error.
+// serverSockets makes the sockets for all entries of -l, or for the wildcard
+// addresses. It goes on after one that fails, and returns the first error.
 func serverSockets(port int, transport transport) error {
 	if settings.inter == "" {
 		return serverSocket("*", port, transport, settings.bindingProtocol)
@@ -331,8 +333,8 @@ func serverSockets(port int, transport transport) error {
 	return first
 }
 
-// splitListen takes an entry of -l apart: proto[NAME]:tag[NAME]:ADDRESS:PORT,
-// of which only the address must be there.
+// splitListen splits an entry of -l: proto[NAME]:tag[NAME]:ADDRESS:PORT,
+// where only the address is required.
 func splitListen(p string, port int) (host string, thePort int, bproto protocol, err error) {
 	bproto = settings.bindingProtocol
 	fail := func(format string, arg string) (string, int, protocol, error) {
@@ -357,7 +359,7 @@ func splitListen(p string, port int) (host string, thePort int, bproto protocol,
 			bproto = negotiatingProt
 		case name == "proxy":
 			return fail("Server not built with proxy: \"%s\"", p)
-		default: // C ignores a name that it does not know
+		default: // C ignores unknown names
 			return fail("Invalid protocol spec: \"[%s\"", spec)
 		}
 		p = strings.TrimPrefix(rest, ":")
@@ -368,11 +370,11 @@ func splitListen(p string, port int) (host string, thePort int, bproto protocol,
 	case settings.authFile != "" && bproto == negotiatingProt:
 		fmt.Fprintf(os.Stderr, "WARNING: negotiating ports are ascii only when ascii authentication enabled\n")
 		bproto = asciiProt
-	case settings.authFile == "" && settings.sasl && bproto != binaryProt: // which C allows
+	case settings.authFile == "" && settings.sasl && bproto != binaryProt: // C allows this
 		return fail("Cannot use ascii protocol when SASL enabled: \"%s\"", p)
 	}
 
-	// Only C's proxy looks at the tag of a connection.
+	// Only C's proxy uses the tag: check it, then ignore it.
 	if strings.HasPrefix(p, "tag[") || strings.HasPrefix(p, "tag_") {
 		end := "]"
 		if p[3] == '_' {
@@ -394,7 +396,8 @@ func splitListen(p string, port int) (host string, thePort int, bproto protocol,
 			return fail("Invalid IPV6 address: \"[%s\"", host)
 		}
 	}
-	// Two colons without brackets are an IPv6 address without a port.
+	// Without brackets two or more colons mean an IPv6 address without a
+	// port.
 	before, after, ok := strings.Cut(p, ":")
 	if ok && (bracketed || !strings.Contains(after, ":")) {
 		p = before
@@ -416,7 +419,7 @@ func serverSocketUnix(path string, accessMask int) error {
 		perror("socket()", err)
 		return err
 	}
-	// Clean up a socket that was left from before.
+	// Remove a stale socket.
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK {
 		unix.Unlink(path)
@@ -439,7 +442,7 @@ func serverSocketUnix(path string, accessMask int) error {
 	return nil
 }
 
-// openSockets makes the sockets on the network.
+// openSockets makes the TCP and UDP sockets.
 func openSockets() {
 	var err error
 	which := ""
@@ -459,8 +462,8 @@ func openSockets() {
 	}
 }
 
-// savePortnumbers writes on which ports we listen to the file that the
-// environment names, in one step.
+// savePortnumbers writes the ports that we listen on to the file named by
+// MEMCACHED_PORT_FILENAME, atomically.
 func savePortnumbers() {
 	name := os.Getenv("MEMCACHED_PORT_FILENAME")
 	if name == "" {
@@ -487,10 +490,10 @@ func savePortnumbers() {
 	os.Rename(tmp, name)
 }
 
-// serverConns makes conns of the sockets, now that there are threads: for
-// the main thread where clients connect; of a UDP socket as many as there are
-// workers to serve it, each with a descriptor of its own, so that "stats
-// conns" shows what each is at. It returns how many they are.
+// serverConns makes conns of the sockets, now that there are threads. A
+// listening socket gets one, which the main thread serves. A UDP socket gets
+// one for each worker that serves it, each with its own descriptor, so that
+// "stats conns" shows them all. It returns the number of conns.
 func serverConns() (n int) {
 	for _, l := range listeners {
 		if l.transport == udpTransport {

@@ -688,7 +688,7 @@ func TestActivation(t *testing.T) {
 		f     *os.File
 		want  string
 	}{
-		{"-p 1", files[0], "LISTEN_FDS: with inherited sockets there is no place for -p, -U, -l or -s\n"},
+		{"-p 1", files[0], "LISTEN_FDS: -p, -U, -l and -s cannot be used with inherited sockets\n"},
 		{"", plain, "LISTEN_FDS: descriptor 3: Socket operation on non-socket\n"},
 		{"-S", files[2], "LISTEN_FDS: descriptor 3: no UDP with authentication\n"},
 	} {
