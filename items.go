@@ -347,8 +347,9 @@ func doItemRemove(it *item) {
 	}
 }
 
-// doItemUpdate sets the time of last access and, if due, moves the item from
-// COLD to WARM or, without segments, to the head of its LRU.
+// doItemUpdate sets the time of last access, and moves an active item from
+// COLD to WARM. Without segments it moves the item to the head of its LRU, at
+// most once per itemUpdateInterval.
 func doItemUpdate(it *item) {
 	now := currentTime.Load()
 	linked := it.itFlags&itemLinked != 0
