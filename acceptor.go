@@ -9,6 +9,9 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +36,10 @@ var (
 	clockBase      time.Time     // the same moment by the monotonic clock
 	clockTick      relTime       // last second that clockHandler saw
 
+	clockLock  sync.Mutex
+	clockCond  = sync.NewCond(&clockLock)
+	clockTicks int // one a second
+
 	maxconnsEntered time.Time // when listening was last given up
 	maxconnsPolling bool      // it is given up; see maxconnsHandler
 )
@@ -40,6 +47,12 @@ var (
 // Connections accepted for one event of a listening socket. The rest waits
 // for the next round, behind the other sockets and the clock.
 const acceptsPerEvent = 64
+
+// Go's heap. A collection stops the world, and waits for workers that wait; so
+// the workers are paused before it. It is due when the heap has doubled.
+var gcDue uint64 // bytes
+
+const gcLeast = 16 << 20 // bytes of heap; with less there is no collection
 
 // maxconnsHandler looks, every 10 ms while listening is given up, whether a
 // descriptor has come free.
@@ -118,6 +131,58 @@ func clockHandler() {
 	_, currItems, _ := itemStatsCurr()
 	assocStartExpand(currItems)
 	currentTime.Store(clockAdjust(now))
+	gcHandler()
+	clockLock.Lock()
+	clockTicks++
+	clockCond.Broadcast()
+	clockLock.Unlock()
+	if slabRebal.resting.Load() {
+		slabMaintenanceWake()
+	}
+}
+
+// clockWait waits for n ticks of the clock. Background threads that have nothing
+// to do wait so.
+func clockWait(n int) {
+	clockLock.Lock()
+	for until := clockTicks + n; clockTicks < until; {
+		clockCond.Wait()
+	}
+	clockLock.Unlock()
+}
+
+// gcInit turns Go's own collections off, unless the environment's GOGC asks for
+// them. It leaves a limit, so that what grows within a second is collected.
+func gcInit() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(-1)
+		gcLimit(0)
+	}
+}
+
+// gcLimit sets when to collect next, after a collection that left live bytes.
+func gcLimit(live uint64) {
+	gcDue = max(2*live, gcLeast)
+	debug.SetMemoryLimit(int64(2*gcDue + 64<<20))
+}
+
+// gcHandler collects garbage if that is due. The main thread calls it once a
+// second.
+func gcHandler() {
+	if gcDue == 0 {
+		return
+	}
+	heap := [1]metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(heap[:])
+	if heap[0].Value.Uint64() < gcDue || !maintenanceLock.TryLock() {
+		return
+	}
+	pauseThreads(pauseWorkerThreads)
+	runtime.GC()
+	pauseThreads(resumeWorkerThreads)
+	maintenanceLock.Unlock()
+	metrics.Read(heap[:])
+	gcLimit(heap[0].Value.Uint64())
 }
 
 // mainInit makes what the main thread waits with.
@@ -145,8 +210,6 @@ func clockInit() {
 // acceptorLoop is the main thread's event loop. It returns when acceptorStop
 // has been called, with the reason.
 func acceptorLoop() stopReasons {
-	runtime.LockOSThread()
-	blockPreemptSignal()
 	for {
 		msec := 1000 - int(time.Since(clockBase)%time.Second/time.Millisecond) // to the next second
 		if maxconnsPolling {

@@ -338,6 +338,7 @@ func main() {
 		}
 	}
 
+	gcInit()
 	mainInit()
 	statsInit()
 	loggerInit()

@@ -45,6 +45,7 @@ package main
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -109,6 +110,8 @@ var slabRebal struct {
 	amLast    int64         // Unix time when the automover last moved a page to a class
 	am        *slabAutomove
 	rebal     slabRebalance // none if sClsid and dClsid are the same
+
+	resting atomic.Bool // the thread waits for the clock, or to be woken
 }
 
 // Times over a page after which the mover loses its patience. It sleeps in
@@ -482,9 +485,15 @@ func slabRebalanceThread() {
 			// a client that does not read its reply must not keep those
 			// waiting who want all threads to pause.
 			t.lock.Unlock()
-			select {
-			case <-t.wake:
-			case <-time.After(wait):
+			if wait == time.Second { // which ends with a tick of the clock
+				t.resting.Store(true)
+				<-t.wake
+				t.resting.Store(false)
+			} else {
+				select {
+				case <-t.wake:
+				case <-time.After(wait):
+				}
 			}
 			t.lock.Lock()
 		}

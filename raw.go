@@ -1,6 +1,6 @@
 // System calls of the workers, which do not wait. Unlike x/sys/unix's they do
 // not tell the scheduler, which would take the worker for blocked and its P
-// away, nor do they allocate. Not in C.
+// away, nor do they allocate. And what of the scheduler poll.go needs. Not in C.
 
 package main
 
@@ -62,3 +62,12 @@ func rawEpollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno
 		uintptr(len(events)), uintptr(msec), 0, 0)
 	return int(n), e
 }
+
+// procPin keeps the scheduler from taking this thread's P away, and from letting
+// another goroutine run on it, until procUnpin.
+//
+//go:linkname procPin runtime.procPin
+func procPin() int
+
+//go:linkname procUnpin runtime.procUnpin
+func procUnpin()

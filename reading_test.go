@@ -256,7 +256,7 @@ func reachable(t *testing.T) map[string]bool {
 			t.Fatal(err)
 		}
 		for _, d := range f.Decls {
-			if fn, ok := d.(*ast.FuncDecl); ok {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Body != nil {
 				bodies[fn.Name.Name] = append(bodies[fn.Name.Name], fn.Body)
 			}
 		}

@@ -482,7 +482,7 @@ func memcachedThreadInit(nthreads int) {
 	for i := range threads {
 		threads[i] = &thread{id: i}
 		setupThread(threads[i])
-		statsState.reservedFds += 3 // epoll and the two ends of the pipe
+		statsState.reservedFds += 4 // two of epoll and the ends of the pipe
 	}
 	workerHangLock.Lock()
 	for _, t := range threads {
