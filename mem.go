@@ -1,6 +1,6 @@
-// The item and the chunk as they lie in the arena, and the refs that link
-// them. From memcached.h: struct _stritem, struct _strchunk and the ITEM_
-// macros. Only mem*.go and raw.go import unsafe.
+// The layout of items and chunks in the arena, and the refs that link them.
+// From memcached.h: struct _stritem, struct _strchunk and the ITEM_ macros.
+// Only mem*.go and raw.go import unsafe.
 
 package main
 
@@ -9,19 +9,20 @@ import (
 	"unsafe"
 )
 
-// A ref is the place of an item or chunk in the arena, in units of
-// 1<<refShift bytes from memBase; 0 is C's NULL. Not as in C: half the size
-// of a pointer, and nothing that the collector would follow.
+// A ref locates an item or chunk in the arena: its distance from memBase in
+// units of 1<<refShift bytes; 0 is C's NULL. Not as in C: half the size of a
+// pointer, and the collector does not follow it.
 type ref uint32
 
 const refSize = int(unsafe.Sizeof(ref(0)))
 
-// The arena. Set once at start, before there is a second thread.
+// The arena. Apart from memOpen, set once at start, before there is a second
+// thread.
 var (
 	memBase  unsafe.Pointer
 	memSize  int      // bytes reserved
-	memOpen  int      // bytes at the front that may be used; slabsLock
-	refShift uint = 3 // log2 of the unit, as is the alignment of all chunks
+	memOpen  int      // bytes at the front that are usable; guarded by slabsLock
+	refShift uint = 3 // log2 of the unit of refs, to which all chunks are aligned
 )
 
 // Seconds since processStarted.
@@ -30,49 +31,49 @@ type relTime = uint32
 // Flags of an item.
 const (
 	itemLinked    = 1 << iota // in the hash table and an LRU
-	itemCas                   // has the 8 bytes of a unique
-	itemSlabbed               // C's mark of a free chunk; here its lock field says so
+	itemCas                   // has a CAS unique, 8 bytes
+	itemSlabbed               // a free chunk in C; here the lock field says so
 	itemFetched               // fetched at least once in its life
-	itemActive                // fetched again since; cleared by the LRU's shuffling
+	itemActive                // fetched again since its last bump
 	itemChunked               // the value is in a chain of chunks
-	itemChunk_                // C's mark of an itemChunk; here its lock field says so
+	itemChunk_                // an itemChunk in C; here the lock field says so
 	itemHdr                   // C's mark of a value in extstore; never set here
-	itemCflags                // has the 4 bytes of client flags
-	itemTokenSent             // some client was told to recache it
+	itemCflags                // has client flags, 4 bytes
+	itemTokenSent             // a client has been told to recache it
 	itemTokenReserved
 	itemStale     // marked stale by a meta command
 	itemKeyBinary // the key came in base64
 )
 
-// An item is followed by: 8 bytes of unique if itemCas, the key and a blank,
-// 4 bytes of client flags if itemCflags, and the value with its \r\n, or an
-// itemChunk if itemChunked.
+// An item is followed by its CAS unique if itemCas, the key and a space, the
+// client flags if itemCflags, and the value with its \r\n, or an itemChunk if
+// itemChunked.
 type item struct {
-	next, prev ref // LRU, or free list; the lock of that LRU, or slabsLock
-	// The rest belongs to who holds the item's lock.
+	next, prev ref // of the LRU or free list; guarded by that LRU's lock, or by slabsLock when free
+	// The rest, except lock, is guarded by the item lock.
 	hNext      ref     // hash chain
 	time       relTime // of the last access
 	exptime    relTime // 0 for never
 	nbytes     int32   // size of the value, \r\n included
 	refcount   uint16
 	itFlags    uint16
-	slabsClsid uint8 // slab class, and which of its LRUs in the two high bits
+	slabsClsid uint8 // slab class; the two high bits tell which of its LRUs
 	nkey       uint8
-	lock       uint16 // which item lock; slabsLock. See slabs.go
+	lock       uint16 // which item lock; guarded by slabsLock, see slabs.go
 }
 
-// An itemChunk is the header of one piece of a chunked item's value. The
-// fields from refcount on lie where item has them.
+// An itemChunk is the header of one piece of a chunked item's value. From
+// refcount on, its fields have the offsets that they have in item.
 type itemChunk struct {
-	next, prev ref   // the item's chain; the first chunk lies inside the item
+	next, prev ref   // in the item's chain, whose first chunk lies inside the item
 	head       ref   // the item
-	size       int32 // bytes of room
-	used       int32
+	size       int32 // capacity in bytes
+	used       int32 // bytes
 	_          int32
 	refcount   uint16
 	itFlags    uint16
 	slabsClsid uint8
-	origClsid  uint8 // in the first chunk: the class that the item itself is from
+	origClsid  uint8 // in the first chunk: the slab class of the item itself
 	lock       uint16
 }
 
@@ -95,8 +96,8 @@ func (r ref) chunk() *itemChunk {
 	return (*itemChunk)(unsafe.Add(memBase, uintptr(r)<<refShift))
 }
 
-// inArena tells whether r, which may have been read from what has made way for
-// a value, can be looked at.
+// inArena tells whether r can be followed. It may be stale: read from a chunk
+// that was reused for a value.
 func (r ref) inArena() bool { return r != 0 && uintptr(r)<<refShift < uintptr(memSize) }
 
 func (it *item) ref() ref {
@@ -108,20 +109,20 @@ func (it *item) ref() ref {
 
 func (ch *itemChunk) ref() ref { return ch.item().ref() }
 
-// item views a chunk as the item that it is to the slab allocator.
+// item views a chunk as an item, as slabs.go does with every chunk.
 func (ch *itemChunk) item() *item { return (*item)(unsafe.Pointer(ch)) }
 
-// chunk views an item as the chunk that it is once it is flagged so.
+// chunk undoes itemChunk.item.
 func (it *item) chunk() *itemChunk { return (*itemChunk)(unsafe.Pointer(it)) }
 
-// offset returns the n bytes at off from the start of the item.
+// offset returns n bytes, from off bytes after the start of the item.
 func (it *item) offset(off, n int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(it), off)), n)
 }
 
-// keyOff, flagsOff and dataOff are the distances in bytes from the start of
-// the item to what follows its header. All items have a unique or none has,
-// so the key can be found without looking at itFlags, and so without lock.
+// keyOff, flagsOff and dataOff are offsets in bytes from the start of the
+// item. Either all items have a CAS unique or none has, so the key can be
+// found without reading itFlags, and thus without the lock.
 func (it *item) keyOff() int {
 	if settings.useCas {
 		return itemSize + 8
@@ -146,17 +147,18 @@ func (it *item) setKey(key []byte) {
 	b[len(key)] = ' '
 }
 
-// data is the value with its \r\n; not for a chunked item.
+// data is the value with its \r\n; not for chunked items.
 func (it *item) data() []byte { return it.offset(it.dataOff(), int(it.nbytes)) }
 
-// peek looks at the second to the fourth cache line of the item.
+// peek prefetches the item's second to fourth cache lines by reading a byte
+// of each.
 func (it *item) peek() byte {
 	const cacheLine = 64
 	b := it.offset(0, 4*cacheLine)
 	return b[cacheLine] + b[2*cacheLine] + b[3*cacheLine]
 }
 
-// peekLinks looks at the neighbours in the LRU.
+// peekLinks prefetches the item's neighbours in its LRU.
 func (it *item) peekLinks() (sum byte) {
 	for _, r := range [2]ref{it.prev, it.next} {
 		if r.inArena() {
@@ -179,7 +181,7 @@ func (it *item) setCas(v uint64) {
 	}
 }
 
-// clientFlags is FLAGS_CONV.
+// clientFlags is C's FLAGS_CONV.
 func (it *item) clientFlags() uint32 {
 	if it.itFlags&itemCflags == 0 {
 		return 0
@@ -193,8 +195,8 @@ func (it *item) setClientFlags(v uint32) {
 	}
 }
 
-// ntotal is the size in bytes of the item with all that follows it, as if
-// the value were not chunked.
+// ntotal is the size in bytes of the item and all that follows it, as if the
+// value were not chunked.
 func (it *item) ntotal() int { return it.dataOff() + int(it.nbytes) }
 
 func (it *item) clsid() uint8 { return it.slabsClsid &^ (3 << 6) }
@@ -206,7 +208,7 @@ func (it *item) schunk() *itemChunk {
 	return (*itemChunk)(unsafe.Add(unsafe.Pointer(it), memAlign(it.dataOff())))
 }
 
-// data is the room of the chunk, of which the first used bytes are filled.
+// data is the chunk's whole capacity; the first used bytes are filled.
 func (ch *itemChunk) data() []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(ch), itemChunkSize)), int(ch.size))
 }
@@ -217,12 +219,12 @@ func memAlign(n int) int {
 	return (n + unit - 1) &^ (unit - 1)
 }
 
-// memBytes is the n bytes of the arena at off.
+// memBytes returns n bytes, from off bytes after the start of the arena.
 func memBytes(off, n int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(memBase, off)), n)
 }
 
-// memItem is the item that starts off bytes into the arena.
+// memItem returns the item that starts off bytes into the arena.
 func memItem(off int) *item { return (*item)(unsafe.Add(memBase, off)) }
 
 // memOff undoes memItem.
