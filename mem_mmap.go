@@ -12,23 +12,21 @@ import (
 )
 
 const (
-	hugePage = 2 << 20  // bytes; the arena grows in these
-	memRoom  = 32 << 30 // bytes to reserve at least, if it can be had
-	memSpare = 80 << 20 // bytes of address space that the arena leaves: Go's heap grows by 64 MB
+	hugePage = 2 << 20  // bytes; the arena grows in steps of this size
+	memRoom  = 32 << 30 // bytes to reserve at least, if possible
+	memSpare = 80 << 20 // bytes of address space to leave for Go's heap, which grows by 64 MB
 )
 
-// memPeek tells that memory may be looked at without the lock of what is
-// there, by who does not mind finding something else.
+// memPeek: a prefetch may read unlocked memory; the value is discarded.
 const memPeek = true
 
-var arena []byte // as it was mapped
+var arena []byte // the whole mapping
 
-// memReserve reserves size bytes of address space for the arena, none of it
-// writable yet. Address space is free: the reservation may be many times what
-// will be used. All of it can be read, and a page behind it, for memPeek; a ref
-// may reach further.
-// Nothing in the arena moves once memBase is set. An arena that was there
-// before is gone.
+// memReserve unmaps any earlier arena and reserves size bytes of address space
+// for a new one, none of it writable yet. Address space costs nothing: size may
+// be many times what will be used. For memPeek the arena and at least one page
+// after it are readable; a stale ref may point further. Once memBase is set,
+// nothing in the arena moves.
 func memReserve(size int) error {
 	if arena != nil {
 		unix.Munmap(arena)
@@ -54,8 +52,9 @@ func memReserve(size int) error {
 	return nil
 }
 
-// memOpenTo makes the first n bytes of the arena readable and writable. It
-// fails if that is more than was reserved, or the system refuses.
+// memOpenTo makes the first n bytes of the arena writable. It fails if that is
+// more than was reserved, or if the system refuses. slabsLock is held, except
+// at start.
 func memOpenTo(n int) error {
 	if n > memSize {
 		return unix.ENOMEM
@@ -69,17 +68,17 @@ func memOpenTo(n int) error {
 		return err
 	}
 	if memOpen > 0 {
-		// The first huge page holds little but the crawlers' items.
+		// Not for the first huge page: it holds little but the crawlers' items.
 		unix.Madvise(b, unix.MADV_HUGEPAGE)
 	}
 	memOpen = n
 	return nil
 }
 
-// memDiscard gives the memory of b back to the system; b then reads as zeroes.
+// memDiscard returns the memory of b to the system; b then reads as zeroes.
 func memDiscard(b []byte) {
 	if unix.Madvise(b, unix.MADV_DONTNEED) != nil {
-		clear(b) // locked memory (-k) stays
+		clear(b) // locked memory (-k) cannot be returned
 	}
 }
 
