@@ -15,7 +15,7 @@ const memRoom = 192 << 20 // bytes to reserve at least
 
 const memPeek = false
 
-// memReserve takes the whole arena at once, so callers ask for little.
+// memReserve allocates the whole arena at once, so callers ask for little.
 func memReserve(size int) error {
 	b := make([]uint64, (size+7)/8)
 	memBase = unsafe.Pointer(&b[0])
