@@ -1,6 +1,7 @@
-// System calls of the workers, which do not wait. Unlike x/sys/unix's they do
-// not tell the scheduler, which would take the worker for blocked and its P
-// away, nor do they allocate. And what of the scheduler poll.go needs. Not in C.
+// System calls for the workers that do not block. Unlike those of x/sys/unix
+// they do not tell Go's scheduler, which could take the worker for blocked and
+// give its P to another thread; nor do they allocate. Also what poll.go needs of
+// the scheduler. Not in C.
 
 package main
 
@@ -20,7 +21,7 @@ func rawWrite(fd int, b []byte) (int, unix.Errno) {
 	return int(n), e
 }
 
-// rawRecv and rawSend are for sockets, which they reach on a shorter way than
+// rawRecv and rawSend are for sockets: a shorter way through the kernel than
 // read and write.
 
 func rawRecv(fd int, b []byte) (int, unix.Errno) {
@@ -51,7 +52,7 @@ func rawEpollCtl(epfd, op, fd int, event unix.EpollEvent) unix.Errno {
 	return e
 }
 
-// These two wait after all, but not for long.
+// Unlike those above, these two do block, but not for long.
 
 func rawNanosleep(ts *unix.Timespec) {
 	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(ts)), 0, 0)
