@@ -1,5 +1,5 @@
-// Texts and numbers. From util.c, and of the C library strtol(3), atoi(3),
-// atof(3) and strerror(3).
+// Text and number conversions. From util.c, and in place of the C library's
+// strtol(3), atoi(3), atof(3) and strerror(3).
 
 package main
 
@@ -13,7 +13,8 @@ import (
 	"syscall"
 )
 
-// uriencode appends src with all but letters, digits and -._~ as %XX.
+// uriencode appends src to b, with every byte except letters, digits and -._~
+// written as %XX.
 func uriencode(b, src []byte) []byte {
 	const hex = "0123456789ABCDEF"
 	for _, ch := range src {
@@ -30,10 +31,10 @@ func uriencode(b, src []byte) []byte {
 
 func isspace(ch byte) bool { return ch == ' ' || '\t' <= ch && ch <= '\r' }
 
-// strtol reads a number as generously as strtol(3): blanks and a sign may
-// come before it, and any kind of blank or a NUL ends it. It returns the
-// digits' value and whether there was a minus. It fails for what 64 bits
-// can't hold.
+// strtol reads a number as leniently as C does with strtol(3): white space and
+// a sign may come before it; white space, a NUL or the end of b must follow.
+// It returns the number without its sign, and whether that was a minus. It
+// fails if the number does not fit in 64 bits.
 func strtol(b []byte) (n uint64, neg, ok bool) {
 	i := 0
 	for i < len(b) && isspace(b[i]) {
@@ -54,22 +55,22 @@ func strtol(b []byte) (n uint64, neg, ok bool) {
 	return n, neg, ok && (end == len(b) || isspace(b[end]) || b[end] == 0)
 }
 
-// safeStrtoull refuses negative numbers. Not as in C, which takes those that
+// safeStrtoull refuses negative numbers. Not as in C, which accepts those that
 // wrap around to a small one.
 func safeStrtoull(b []byte) (uint64, bool) {
 	n, neg, ok := strtol(b)
 	return n, ok && (!neg || n == 0)
 }
 
-// safeStrtoul is for client flags. Not as in C, which takes the low 32 bits of
-// a larger number.
+// safeStrtoul reads client flags. Not as in C, which keeps the low 32 bits of a
+// larger number.
 func safeStrtoul(b []byte) (uint32, bool) {
 	n, ok := safeStrtoull(b)
 	return uint32(n), ok && n <= math.MaxUint32
 }
 
-// safeStrtoll is for the times of storage commands (C: safe_strtol, of which
-// the low 32 bits count).
+// safeStrtoll reads the expiry times of storage commands (C: safe_strtol, which
+// keeps the low 32 bits).
 func safeStrtoll(b []byte) (int64, bool) {
 	n, neg, ok := strtol(b)
 	if neg {
@@ -82,7 +83,8 @@ func perror(what string, err error) {
 	fmt.Fprintf(os.Stderr, "%s: %s\n", what, strerror(err))
 }
 
-// strerror words an error as C does: what the system said, with a capital.
+// strerror returns an error's text as C words it: without Go's context, and
+// with a capital letter.
 func strerror(err error) string {
 	s := err.Error()
 	var errno syscall.Errno
@@ -92,8 +94,8 @@ func strerror(err error) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// atoi is C's: blanks may precede the number and anything may follow it;
-// without a number the result is 0.
+// atoi is C's: white space may precede the number, anything may follow it;
+// without a number it returns 0.
 func atoi(s string) int {
 	s = strings.TrimLeft(s, blanks)
 	n := 0
@@ -104,7 +106,7 @@ func atoi(s string) int {
 	return int(v)
 }
 
-// atof is as atoi, for fractions.
+// atof returns the longest number that s begins with, or 0.
 func atof(s string) float64 {
 	for ; s != ""; s = s[:len(s)-1] {
 		if f, err := strconv.ParseFloat(s, 64); err == nil {
@@ -114,9 +116,10 @@ func atof(s string) float64 {
 	return 0
 }
 
-// toksize reads a number of units, or of what a letter behind it says: k, m or
-// g, or kb and so on. It returns bytes, and fails for 4 exabytes or more. Not
-// as in C, where -I alone knows of letters and the others ignore them.
+// toksize reads a size, a number followed by k, m or g (or kb, mb, gb);
+// without these it is in units of unit bytes. It returns bytes, and fails for 4
+// exabytes or more. Not as in C, where only -I takes letters; elsewhere they
+// are ignored.
 func toksize(tok []byte, unit int) (int, bool) {
 	end := 0
 	for end < len(tok) && '0' <= tok[end] && tok[end] <= '9' {
