@@ -1,5 +1,5 @@
-// UDP: requests in one datagram, replies in as many as they need, each with
-// an 8-byte header. From memcached.c: try_read_udp, build_udp_header,
+// UDP: a request is one datagram, a reply as many as it needs, each with an
+// 8-byte header. From memcached.c: try_read_udp, build_udp_header,
 // transmit_udp.
 
 package main
@@ -10,17 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a UDP conn knows of the request that it serves.
+// What a UDP conn knows about the request that it is serving.
 type udpConn struct {
 	requestId   uint16
 	requestAddr unix.Sockaddr
-	sequence    int // packet of the reply to be sent next
-	total       int // packets of it
+	sequence    int // number of the reply's next packet
+	total       int // packets in the reply
 	packet      [udpMaxPayloadSize]byte
 }
 
-// tryReadUdp receives a request. One that comes in several packets is
-// dropped.
+// tryReadUdp receives a request. A request in several packets is dropped.
 func tryReadUdp(c *conn) tryReadResult {
 	n, from, err := unix.Recvfrom(c.sfd, c.rbuf, 0)
 	if err != nil || n <= udpHeaderSize {
@@ -38,7 +37,7 @@ func tryReadUdp(c *conn) tryReadResult {
 }
 
 // buildUdpHeader writes the header of the next packet: request id, sequence
-// number, number of packets, nothing.
+// number, number of packets, 0.
 func buildUdpHeader(hdr []byte, u *udpConn) {
 	binary.BigEndian.PutUint16(hdr, u.requestId)
 	binary.BigEndian.PutUint16(hdr[2:], uint16(u.sequence))
@@ -46,9 +45,9 @@ func buildUdpHeader(hdr []byte, u *udpConn) {
 	binary.BigEndian.PutUint16(hdr[6:], 0)
 }
 
-// transmitUdp sends the reply in packets, as many as the socket takes. Not
-// as in C 1.6, which numbers the packets of each key of a get on its own:
-// the reply to a request is one.
+// transmitUdp sends packets of the reply until the socket takes no more. Not
+// as in C 1.6, which numbers the packets for each key of a get separately:
+// here a request has one reply.
 func transmitUdp(c *conn) transmitResult {
 	const dataSize = udpMaxPayloadSize - udpHeaderSize
 	u, r := c.udp, c.resp
@@ -90,7 +89,8 @@ func transmitUdp(c *conn) transmitResult {
 	return transmitComplete
 }
 
-// respCopy copies the beginning of what r holds into b, as much as fits.
+// respCopy fills b from the start of what r holds, and returns the number of
+// bytes copied.
 func respCopy(b []byte, r *resp) (n int) {
 	for _, v := range r.iov {
 		switch {
