@@ -1,4 +1,4 @@
-// Items by their keys: the locks and the commands that store. From thread.c,
+// Access to items by key: item locks, and storing under them. From thread.c,
 // ITEM ACCESS and item_lock; memcached.c: realtime, do_store_item,
 // limited_get, do_add_delta.
 
@@ -47,14 +47,14 @@ const (
 
 const incrMaxStorageLen = 24 // bytes of buf for addDelta
 
-// itemLock must be held for an item before any modification of its hash
-// bucket, or of the item itself. The order of locks is
+// An item's lock, itemLock, must be held to modify the item or its hash bucket.
+// The order of locks is
 //
 //	maintenanceLock
 //	slabRebal.lock
 //	lruMaintainer.lock
 //	lruCrawler.moves
-//	workerHangLock, then initLock: pauseThreads takes all of these
+//	workerHangLock, then initLock (pauseThreads takes all down to here)
 //	lruCrawler.lock, or bumpBufLock
 //	item lock
 //	lock of an LRU, or of a bump buffer
@@ -64,38 +64,39 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 //	connQueue
 //
 // and nobody waits for a second lock on the same line. loggerStack.lock is
-// taken with no other held, and only those of the last line within.
+// taken with no other lock held; under it only those of the last line are
+// taken.
 //
-// LRU modifications must hold the item lock, and the LRU's. Who comes to an
-// item from an LRU, or from a page, has the later lock already: itemTrylock
-// with the item's lock field (which does not change while it is allocated),
-// before looking at anything but its links. While the LRU is locked an item
-// on it can't be freed.
+// To modify an LRU hold the item lock and the LRU's. Code arriving at an item
+// from an LRU or a page already holds a later lock, so it only tries:
+// itemTrylock with the item's lock field, which does not change while the item
+// is allocated. Until that succeeds it may read nothing but that field and the
+// links. While an LRU is locked, items on it can't be freed.
 //
-// An item that is not linked yet belongs to who allocated it. A reference
-// keeps a linked one from being freed, and its key and value from being
-// changed, so those may be read without the lock. All else changes as ever,
-// itFlags too: data() and schunk() are for who has the lock, what they return
-// for who has a reference. refcount itself is under the item lock.
+// An item that is not linked yet belongs to whoever allocated it. A reference
+// keeps a linked item from being freed, and its key and value from being
+// changed, so both may be read without the lock. Every other field needs the
+// lock, itFlags and refcount too. That includes calling data() and schunk();
+// the slices and chunks that they return stay valid while a reference is held.
 var itemLocks []sync.Mutex
 
-// What comparing uniques comes to.
+// The results of casCompare.
 type casResult int
 
 const (
-	casNone casResult = iota // the client does not ask
+	casNone casResult = iota // the client gave no unique
 	casMatch
 	casBadval
-	casStaleval // too old, but may be stored as stale
+	casStaleval // older, but may be stored as stale
 )
 
-// More references than this to one item are refused, since they are counted
-// in 16 bits.
+// An item with more references than this is not given out, since they are
+// counted in 16 bits.
 const itRefcountLimit = 60000
 
 func itemLock(hv uint32) { itemLocks[hv&uint32(len(itemLocks)-1)].Lock() }
 
-// itemTrylock returns the lock, or nil if it is held.
+// itemTrylock acquires the lock and returns it, or nil if somebody holds it.
 func itemTrylock(hv uint32) *sync.Mutex {
 	lock := &itemLocks[hv&uint32(len(itemLocks)-1)]
 	if lock.TryLock() {
@@ -108,10 +109,10 @@ func itemTrylockUnlock(lock *sync.Mutex) { lock.Unlock() }
 
 func itemUnlock(hv uint32) { itemLocks[hv&uint32(len(itemLocks)-1)].Unlock() }
 
-// itemLocksInit makes locks for that many workers. The hash table must have
-// more buckets.
+// itemLocksInit makes the item locks, more of them for more workers. The hash
+// table must have more buckets than there are locks.
 func itemLocksInit(nthreads int) {
-	// Want a wide lock table, but don't waste memory.
+	// Few collisions between workers, but no waste of memory.
 	power := 15 // just under the default of hashpower
 	switch {
 	case nthreads < 3:
@@ -134,12 +135,12 @@ func itemLocksInit(nthreads int) {
 	itemLocks = make([]sync.Mutex, hashsize(power))
 }
 
-// itemAlloc allocates an item. It takes its own locks.
+// itemAlloc allocates an item. No lock need be held.
 func itemAlloc(key []byte, flags uint32, exptime relTime, nbytes int) *item {
 	return doItemAlloc(key, hash(key), flags, exptime, nbytes)
 }
 
-// itemGet returns an item with a reference if it hasn't expired.
+// itemGet returns an item with a reference, or nil if it is missing or expired.
 func itemGet(key []byte, t *thread, doUpdate bool) *item {
 	hv := hash(key)
 	itemLock(hv)
@@ -148,8 +149,8 @@ func itemGet(key []byte, t *thread, doUpdate bool) *item {
 	return it
 }
 
-// itemGetLocked returns with the item lock held, even if there is no item,
-// so that the caller can put one there.
+// itemGetLocked is itemGet that returns with the item lock held, even if there
+// is no item, so that the caller can store one.
 func itemGetLocked(key []byte, t *thread, doUpdate bool) (it *item, hv uint32) {
 	hv = hash(key)
 	itemLock(hv)
@@ -164,8 +165,8 @@ func itemRemove(it *item) {
 	itemUnlock(lock)
 }
 
-// itemForget takes the item of a key, if there is one, out of the cache: a
-// set that fails leaves nothing stale behind.
+// itemForget unlinks the item of a key, if there is one, so that a failed set
+// leaves no stale value behind.
 func itemForget(key []byte, t *thread) {
 	it, hv := itemGetLocked(key, t, dontUpdate)
 	if it != nil {
@@ -175,8 +176,8 @@ func itemForget(key []byte, t *thread) {
 	itemUnlock(hv)
 }
 
-// addDelta does arithmetic on a numeric value. It writes the new one into
-// buf, n digits.
+// addDelta adds to or subtracts from a numeric value, and writes the new one
+// into buf, n digits.
 func addDelta(t *thread, key []byte, incr bool, delta uint64, buf []byte, cas *uint64) (n int, ret deltaResultType) {
 	hv := hash(key)
 	itemLock(hv)
@@ -185,8 +186,7 @@ func addDelta(t *thread, key []byte, incr bool, delta uint64, buf []byte, cas *u
 	return n, ret
 }
 
-// storeItem stores an item with the semantics of comm. The caller keeps its
-// reference.
+// storeItem stores an item as comm says. The caller keeps its reference.
 func storeItem(it *item, comm int, t *thread, nbytes *int, cas *uint64, casIn uint64, casStale bool) storeItemType {
 	hv := hash(it.key())
 	itemLock(hv)
@@ -195,10 +195,10 @@ func storeItem(it *item, comm int, t *thread, nbytes *int, cas *uint64, casIn ui
 	return ret
 }
 
-// realtime converts a date, or a number of seconds of up to a month, to
-// relTime. 0 stays 0: never. A date before the server started becomes 1, which
-// has passed, too, and so has this second's. One later than relTime can say
-// becomes the latest.
+// realtime converts an expiry time to relTime. Up to realtimeMaxdelta it is
+// seconds from now, above that a Unix time. 0, never, stays 0. A date before
+// the server started becomes 1, and the current second becomes the one before:
+// both have passed. A date too late for relTime becomes its latest.
 func realtime(exptime int64) relTime {
 	now := currentTime.Load()
 	switch {
@@ -214,8 +214,8 @@ func realtime(exptime int64) relTime {
 	return relTime(min(exptime-processStarted, math.MaxUint32))
 }
 
-// exptimeToPositiveTime makes times that have passed expire at once, even
-// those which would wrap.
+// exptimeToPositiveTime makes negative times expire at once: it turns them into
+// a date in 1970.
 func exptimeToPositiveTime(exptime int64) int64 {
 	if exptime < 0 {
 		return realtimeMaxdelta + 1
@@ -223,8 +223,8 @@ func exptimeToPositiveTime(exptime int64) int64 {
 	return exptime
 }
 
-// storeItemCopyChunks appends the first n bytes of sIt's value to dIt's,
-// which is chunked. It fails if there is no memory.
+// storeItemCopyChunks appends the first n bytes of sIt's value to that of dIt,
+// which is chunked. It returns false if there is no memory.
 func storeItemCopyChunks(dIt, sIt *item, n int) bool {
 	dch := dIt.schunk()
 	for dch.size == dch.used && dch.next != 0 {
@@ -243,8 +243,9 @@ func storeItemCopyChunks(dIt, sIt *item, n int) bool {
 	return true
 }
 
-// storeItemCopyBytes fills chunks from *dch on to capacity with b. When it
-// chains another it makes it large enough for remain more bytes.
+// storeItemCopyBytes appends b to the chunk *dch. When that is full it chains a
+// new one, sized for the rest of b and remain more bytes, and sets *dch to it.
+// It returns false if there is no memory.
 func storeItemCopyBytes(dch **itemChunk, b []byte, remain int) bool {
 	for len(b) > 0 {
 		ch := *dch
@@ -262,7 +263,7 @@ func storeItemCopyBytes(dch **itemChunk, b []byte, remain int) bool {
 }
 
 // storeItemCopyData fills newIt with the values of oldIt and addIt, in the
-// order that comm asks for; the \r\n of the first is dropped.
+// order that comm implies; the \r\n of the first is dropped.
 func storeItemCopyData(comm int, oldIt, newIt, addIt *item) bool {
 	first, second := oldIt, addIt
 	if comm == nreadPrepend || comm == nreadPrependviv {
@@ -278,9 +279,9 @@ func storeItemCopyData(comm int, oldIt, newIt, addIt *item) bool {
 	return true
 }
 
-// storeItemCopyOut fills b from it, which may be chunked even if the item
-// that b is of is not: that has the flags of the old one, and so no room for
-// them if they are 0.
+// storeItemCopyOut fills b from it. it may be chunked even though the result of
+// the append is not: the result takes its flags from the old item; with none
+// it is 4 bytes smaller.
 func storeItemCopyOut(b []byte, it *item) {
 	if it.itFlags&itemChunked == 0 {
 		copy(b, it.data())
@@ -291,10 +292,10 @@ func storeItemCopyOut(b []byte, it *item) {
 	}
 }
 
-// doStoreItem stores it as comm says. If the item has a unique set it is
-// what the client expects; casIn becomes the new one. *nbytes is set to the
-// size that an append or prepend results in, *cas to the unique of what is
-// stored; both may be nil.
+// doStoreItem stores it as comm says. A unique in it is the one that the client
+// expects; casIn becomes the new one. *nbytes is set to the value size after an
+// append or prepend, *cas to the unique of the stored item; both pointers may
+// be nil.
 func doStoreItem(it *item, comm int, t *thread, hv uint32, nbytes *int, cas *uint64, casIn uint64, casStale bool) storeItemType {
 	oldIt := doItemGet(it.key(), hv, t, dontUpdate)
 	ret := notStored
@@ -317,7 +318,7 @@ func doStoreItem(it *item, comm int, t *thread, hv uint32, nbytes *int, cas *uin
 			doItemLink(it, hv, casIn)
 			ret = stored
 		case nreadCas:
-			ret = notFound // LRU expired
+			ret = notFound // it has expired or been evicted, say
 			t.stats.pending.n[statCasMisses]++
 		case nreadReplace, nreadAppend, nreadPrepend:
 			// Requires an existing item.
@@ -330,7 +331,7 @@ func doStoreItem(it *item, comm int, t *thread, hv uint32, nbytes *int, cas *uin
 		loggerLogItemStore(t, ret, comm, it.key(), it)
 	}
 	if newIt != nil {
-		doItemRemove(newIt) // linked by now
+		doItemRemove(newIt) // it is linked: the cache has its own reference
 	}
 	return ret
 }
@@ -348,26 +349,26 @@ func casCompare(it, oldIt *item, casStale bool) casResult {
 	return casBadval
 }
 
-// doStoreOver is the part of doStoreItem for a key that is there: it returns
-// stored if it is to replace oldIt. An append or prepend returns the item to
-// do it with.
+// doStoreOver is the part of doStoreItem for a key that exists. It returns
+// stored if oldIt is to be replaced: after an append or prepend by newIt,
+// otherwise by it.
 func doStoreOver(it, oldIt *item, comm int, t *thread, hv uint32, casStale bool) (ret storeItemType, newIt *item) {
 	res := casCompare(it, oldIt, casStale)
 	switch comm {
 	case nreadAdd:
-		// add only adds a nonexistent item, but promote to head of LRU
+		// Only a missing item is added, but this one is bumped.
 		doItemUpdate(oldIt)
 		return notStored, nil
 
 	case nreadCas:
 		switch res {
 		case casMatch:
-			// They may belong to different classes: the statistics are for
-			// the one that's getting pushed out.
+			// The two may be of different classes: the class of the old one
+			// counts the hit.
 			t.stats.slab(oldIt, slabCasHits)
 			return stored, nil
 		case casStaleval:
-			// The value is replaced, but TTL and marks are preserved.
+			// Replace the value, but keep the TTL and the marks.
 			it.exptime = oldIt.exptime
 			it.itFlags |= itemStale | oldIt.itFlags&itemTokenSent
 			t.stats.slab(oldIt, slabCasHits)
@@ -397,9 +398,9 @@ func doStoreOver(it, oldIt *item, comm int, t *thread, hv uint32, casStale bool)
 	return stored, nil // set, replace
 }
 
-// limitedGet looks for an item, on behalf of a get or of a touch that sets
-// its time to exptime, and counts that. It returns with the item lock held,
-// even if there is no item. One with too many references is not there.
+// limitedGet looks up an item for a get, or for a touch that sets its expiry
+// time to exptime, and counts the hit or miss. It returns with the item lock
+// held, even if there is no item. An item with too many references is a miss.
 func limitedGet(key []byte, t *thread, exptime relTime, shouldTouch bool) (it *item, hv uint32) {
 	hv = hash(key)
 	n := &t.stats.pending.n
@@ -428,8 +429,8 @@ func limitedGet(key []byte, t *thread, exptime relTime, shouldTouch bool) (it *i
 	return it, hv
 }
 
-// limitedGetLocked is itemGetLocked, but with too many references to the item
-// it returns overflow and no lock.
+// limitedGetLocked is itemGetLocked, but if the item has too many references it
+// returns overflow, and the lock is not held.
 func limitedGetLocked(key []byte, t *thread, doUpdate bool) (it *item, hv uint32, overflow bool) {
 	it, hv = itemGetLocked(key, t, doUpdate)
 	if it != nil && it.refcount > itRefcountLimit {
@@ -440,16 +441,17 @@ func limitedGetLocked(key []byte, t *thread, doUpdate bool) (it *item, hv uint32
 	return it, hv, false
 }
 
-// doAddDelta adds delta to a numeric value, or subtracts it. If *cas is not 0
-// it must be the item's unique; it is set to the new one. The digits of the
-// new value go to buf. With itRet the caller gets the item with a reference.
+// doAddDelta adds delta to a numeric value, or subtracts it, and writes the new
+// one into buf, n digits. A *cas other than 0 must equal the item's unique; it
+// is set to the new one. *itRet is set to the item, with a reference. Both
+// pointers may be nil.
 func doAddDelta(t *thread, key []byte, incr bool, delta uint64, buf []byte, cas *uint64, hv uint32, itRet **item) (n int, ret deltaResultType) {
 	it := doItemGet(key, hv, t, dontUpdate)
 	if it == nil {
 		return 0, deltaItemNotFound
 	}
-	// Can't delta zero byte values. 2-byte are the "\r\n". Also can't delta
-	// for chunked items: too large to be a number.
+	// An empty value, just \r\n, is no number; a chunked one is too large for
+	// a number.
 	if it.nbytes <= 2 || it.itFlags&itemChunked != 0 {
 		doItemRemove(it)
 		return 0, nonNumeric
@@ -488,18 +490,17 @@ func doAddDelta(t *thread, key []byte, incr bool, delta uint64, buf []byte, cas 
 	return len(digits), deltaOk
 }
 
-// doReplaceValue sets the value of an item to these digits, and gives it a
-// new unique: in place, or by putting another in its place if there is no
-// room or someone else holds a reference. It returns the item that has the
-// value now, to which the caller's reference has moved, or nil if there is no
-// memory.
+// doReplaceValue sets the value of an item to these digits, and gives it a new
+// unique. If the digits do not fit or somebody else holds a reference, a new
+// item replaces it. The item that has the value now is returned, with the
+// caller's reference moved to it; or nil if there is no memory.
 func doReplaceValue(it *item, hv uint32, digits []byte) *item {
 	cas := uint64(0)
 	if settings.useCas {
 		cas = getCasId()
 	}
 	res := len(digits)
-	// refcount 2 means that it is linked, and we are the only ones.
+	// refcount 2: the cache's reference and the caller's, no others.
 	if res+2 <= int(it.nbytes) && it.refcount == 2 {
 		it.setCas(cas)
 		data := it.data()[:it.nbytes-2]
