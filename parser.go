@@ -1,5 +1,5 @@
-// Taking a line of text apart, and the commands that touch an item, all but
-// the meta commands. From proto_parser.c; vendor/mcmc: the tokenizer.
+// Parsing a line of text, and the commands that touch items, except the meta
+// commands. From proto_parser.c; vendor/mcmc: the tokenizer.
 
 package main
 
@@ -13,14 +13,14 @@ import (
 
 const maxTokens = 23 // on a line; more are ignored
 
-// Places of words on a line.
+// Positions of words on a line.
 const (
 	commandToken    = 0
 	subcommandToken = 1
 	keyToken        = 1
 )
 
-// A parser is a line of text taken apart (mcp_parser_t).
+// A parser holds a line of text split into words (mcp_parser_t).
 type parser struct {
 	request  []byte // the line with its \r\n or \n
 	ntokens  int
@@ -30,9 +30,9 @@ type parser struct {
 	noreply  bool
 }
 
-const noMeta = maxTokens // mstart of commands without flags
+const noMeta = maxTokens // mstart for commands without flags
 
-// token returns word i, or nil if there are not so many.
+// token returns word i, or nil if there are fewer.
 func (pr *parser) token(i int) []byte {
 	if i >= pr.ntokens {
 		return nil
@@ -40,8 +40,8 @@ func (pr *parser) token(i int) []byte {
 	return pr.request[pr.tokens[i].start:pr.tokens[i].end]
 }
 
-// tokenizeCommand splits the line at blanks. Words from mstart on are flags
-// of a meta command; one that can't be makes it give up with no words at all.
+// tokenizeCommand splits the line at spaces. Words from mstart on are flags of
+// a meta command; if one can't be a flag, the line is left with no words.
 func tokenizeCommand(pr *parser, mstart int) {
 	line := lineText(pr.request)
 	pr.ntokens = 0
@@ -67,7 +67,7 @@ func tokenizeCommand(pr *parser, mstart int) {
 	pr.ntokens = n
 }
 
-// lineText is the line without its end.
+// lineText is the line without its \r\n or \n.
 func lineText(line []byte) []byte {
 	line = line[:len(line)-1]
 	if n := len(line); n > 0 && line[n-1] == '\r' {
@@ -76,7 +76,7 @@ func lineText(line []byte) []byte {
 	return line
 }
 
-// firstWord is the line up to its first blank.
+// firstWord is the line up to its first space.
 func firstWord(line []byte) []byte {
 	if i := bytes.IndexByte(line, ' '); i >= 0 {
 		return line[:i]
@@ -84,8 +84,8 @@ func firstWord(line []byte) []byte {
 	return line
 }
 
-// tokto64 reads a decimal number strictly: digits, after at most a minus,
-// which alone is 0.
+// tokto64 reads a decimal number strictly: digits, with an optional minus
+// before them. A lone minus is 0.
 func tokto64(tok []byte) (int64, bool) {
 	if len(tok) > 0 && tok[0] == '-' {
 		n, ok := toktou64(tok[1:])
@@ -112,8 +112,8 @@ func toktou64(tok []byte) (uint64, bool) {
 
 func (pr *parser) key() []byte { return pr.token(pr.keytoken) }
 
-// The following take the words of one kind of command apart. They return
-// false if the line is no such command.
+// Each of the following parses the line as one kind of command, and returns
+// false if it is malformed.
 
 // processRequestMeta: <cmd> <key> <flags>*
 func processRequestMeta(pr *parser) bool {
@@ -129,7 +129,7 @@ func processRequestMset(pr *parser) bool {
 	return pr.ntokens >= 3 && processRequestVlen(pr, 2)
 }
 
-// processRequestVlen reads the length of the value to come.
+// processRequestVlen reads word i, the length of the value to come.
 func processRequestVlen(pr *parser, i int) bool {
 	vlen, ok := tokto32(pr.token(i))
 	if !ok || vlen < 0 || vlen > 1<<31-1-2 {
@@ -172,8 +172,8 @@ func processRequestSimple(pr *parser, min int) bool {
 	return true
 }
 
-// processRequest finds out which command the line is and serves it. It
-// returns false if the words after the command are wrong in number or kind.
+// processRequest identifies the command and serves it. It returns false if the
+// words after it are wrong in number or kind.
 func processRequest(c *conn, pr *parser) bool {
 	cmd := firstWord(lineText(pr.request))
 	switch string(cmd) {
@@ -194,7 +194,7 @@ func processRequest(c *conn, pr *parser) bool {
 		processMgetCmd(c, pr)
 	case "mn":
 		outString(c, "MN")
-		connSetState(c, connMwrite) // what was gathered leaves now
+		connSetState(c, connMwrite) // send the replies gathered so far
 	case "ms":
 		if !processRequestMset(pr) {
 			return false
@@ -275,8 +275,8 @@ func processRequestUpdate(c *conn, pr *parser, comm int) bool {
 	return true
 }
 
-// prcmp tells whether word i is s or the beginning of it, since C compares
-// over the length of the word.
+// prcmp tells whether word i is s or a prefix of s. As in C, which compares
+// only as many bytes as the word has.
 func (pr *parser) prcmp(i int, s string) bool {
 	tok := pr.token(i)
 	return tok != nil && strings.HasPrefix(s, string(tok))
@@ -328,8 +328,8 @@ func processGetCmd(c *conn, key []byte) {
 	}
 }
 
-// processUpdateCmdStart returns the item that the value is to be read into,
-// or nil when it has answered why there is none.
+// processUpdateCmdStart returns an item to read the value into, or nil after
+// answering with an error.
 func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item {
 	t := c.thread
 	key := pr.key()
@@ -364,7 +364,7 @@ func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item 
 	return it
 }
 
-// outRefused answers why there is no item for a value of vlen bytes.
+// outRefused answers why no item could be allocated for a value of vlen bytes.
 func outRefused(c *conn, comm int, key []byte, flags uint32, vlen int) {
 	t := c.thread
 	if storeRefused(t, comm, key, flags, vlen) == tooLarge {
@@ -376,8 +376,8 @@ func outRefused(c *conn, comm int, key []byte, flags uint32, vlen int) {
 	}
 }
 
-// storeRefused returns why there is no item for a value of vlen bytes, and
-// logs it.
+// storeRefused returns why no item could be allocated for a value of vlen
+// bytes, and logs it.
 func storeRefused(t *thread, comm int, key []byte, flags uint32, vlen int) storeItemType {
 	status := noMemory
 	if !itemSizeOk(len(key), flags, vlen) {
