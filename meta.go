@@ -35,28 +35,28 @@ type metaFlags struct {
 	recacheTime    relTime
 	key            []byte
 	reqCasId       uint64
-	casIdIn        uint64 // the unique that the client wants to have set
+	casIdIn        uint64 // of E: the unique that the item is to get
 	delta, initial uint64 // of ma
 }
 
-// A metaReply is what ms keeps for the time when its value has come.
+// A metaReply is what ms keeps until its value has been read.
 type metaReply struct {
 	mset     bool // the command is an ms
-	setStale bool // the value may be stored as a stale one
+	setStale bool // the value may be stored as stale
 	nflags   uint8
 	nopaque  uint8
-	flags    [4]byte // to answer in this order: some of O, k, c, s
+	flags    [4]byte // to return, in this order: some of O, k, c, s
 	opaque   [mflagMaxOpaqueLength]byte
 }
 
-// A marithmeticResult is what came of ma: an item, or the code or the error
-// that answers it.
+// A marithmeticResult is the outcome of ma: an item, a return code, or the text
+// of an error.
 type marithmeticResult struct {
 	it      *item                   // with a reference
-	num     [incrMaxStorageLen]byte // its value, but for the \r\n
+	num     [incrMaxStorageLen]byte // its value without the \r\n
 	n       int                     // length of num
 	cas     uint64
-	created bool // by N
+	created bool // with N
 	code    string
 	errstr  string
 }
@@ -74,7 +74,8 @@ var base64Value = func() (values [256]uint8) {
 	return values
 }()
 
-// casIn is the unique for an item that the command changes.
+// casIn returns the unique for an item that the command changes: that of E, or
+// else a new one.
 func (of *metaFlags) casIn() uint64 {
 	if of.hasCasIn {
 		return of.casIdIn
@@ -82,8 +83,8 @@ func (of *metaFlags) casIn() uint64 {
 	return getCasId()
 }
 
-// itFlags marks an item that the command makes, so that replies hold its key as
-// the client has given it. Not as in C, where only ms does so.
+// itFlags returns flags for an item that the command creates, so that replies
+// show its key as the client gave it. Not as in C, where only ms does so.
 func (of *metaFlags) itFlags() uint16 {
 	if of.keyBinary {
 		return itemKeyBinary
@@ -91,8 +92,8 @@ func (of *metaFlags) itFlags() uint16 {
 	return 0
 }
 
-// metaFlagPreparse reads the flags, which begin at word start. It returns
-// what is wrong with them, or "". A key in base64 is decoded where it stands.
+// metaFlagPreparse reads the flags, from word start on. It returns the text of
+// an error, or "". A base64 key is decoded in place.
 func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
 	of.key = pr.key()
 	if len(of.key) > keyMaxLength {
@@ -101,7 +102,8 @@ func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
 	if pr.ntokens > mflagMaxOptLength {
 		return "CLIENT_ERROR options flags are too long"
 	}
-	// The last thing wrong is told, unless a flag is wrong itself.
+	// A duplicate or unknown flag is an error at once. Of bad arguments the
+	// last one is reported, after the loop.
 	const badToken = "CLIENT_ERROR bad token in command line format"
 	errstr := errBadFormat
 	hasError := false
@@ -129,7 +131,7 @@ func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
 		case 'R':
 			of.recacheTime, ok = metaExptime(arg)
 		case 'O', 'P', 'L', 'k', 's', 't', 'c', 'f', 'l', 'h':
-			// Known, but there is nothing to do yet.
+			// Valid, but there is nothing to do yet.
 		case 'v':
 			of.value = true
 		case 'u':
@@ -148,7 +150,8 @@ func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
 			of.hasCasIn = true
 			of.casIdIn, ok = toktou64(arg)
 		case 'M':
-			// Only the letter after it counts, which may be a blank.
+			// Only the byte after M counts, which may be a space or the
+			// line's end.
 			of.mode = pr.request[pr.tokens[i].start+1]
 		case 'J':
 			of.initial, ok = toktou64(arg)
@@ -171,13 +174,13 @@ func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
 	return ""
 }
 
-// metaExptime reads the time that is the argument of a flag.
+// metaExptime reads an expiry time, the argument of a flag.
 func metaExptime(arg []byte) (relTime, bool) {
 	exptime, ok := tokto64(arg)
 	return realtime(exptimeToPositiveTime(exptime)), ok
 }
 
-// The following append a part of a reply to b.
+// Each of the following appends a part of a reply to b.
 
 func metaKey(b, key []byte, binary bool) []byte {
 	b = append(b, " k"...)
@@ -199,7 +202,7 @@ func metaUint(b []byte, flag byte, n uint64) []byte {
 	return strconv.AppendUint(append(b, ' ', flag), n, 10)
 }
 
-// metaTtl tells the seconds left as of now, since clocks may differ.
+// metaTtl appends the seconds left, not a date, since clocks may differ.
 func metaTtl(b []byte, it *item) []byte {
 	if it.exptime == 0 {
 		return append(b, " t-1"...)
@@ -207,8 +210,8 @@ func metaTtl(b []byte, it *item) []byte {
 	return metaUint(b, 't', uint64(it.exptime-currentTime.Load()))
 }
 
-// metaNoItem appends the opaque and the key, as there is no item to tell
-// more of.
+// metaNoItem appends the opaque and the key, all that can be returned without
+// an item. It returns false if the opaque is too long.
 func metaNoItem(b []byte, pr *parser, of *metaFlags) (_ []byte, ok bool) {
 	for i := keyToken + 1; i < pr.ntokens; i++ {
 		switch tok := pr.token(i); tok[0] {
@@ -223,8 +226,7 @@ func metaNoItem(b []byte, pr *parser, of *metaFlags) (_ []byte, ok bool) {
 	return b, true
 }
 
-// metaFinish ends a reply that has no value to it. With quiet nothing is
-// answered.
+// metaFinish makes b and a \r\n the reply. With quiet there is no reply.
 func metaFinish(c *conn, b []byte, quiet bool) {
 	if !quiet {
 		c.resp.wbuf = append(b, "\r\n"...)
@@ -232,8 +234,8 @@ func metaFinish(c *conn, b []byte, quiet bool) {
 	connSetState(c, connNewCmd)
 }
 
-// processMgetCmd serves mg. Not as in C, which locks the item only for some
-// of the flags: it stays locked until its value is copied.
+// processMgetCmd serves mg. Not as in C, which locks the item for some flags
+// only: here it stays locked until its value is in the reply.
 func processMgetCmd(c *conn, pr *parser) {
 	var of metaFlags
 	if errstr := metaFlagPreparse(pr, 2, &of); errstr != "" {
@@ -244,13 +246,13 @@ func processMgetCmd(c *conn, pr *parser) {
 	n := &t.stats.pending.n
 	it, hv, overflow := limitedGetLocked(of.key, t, dontUpdate)
 	if overflow {
-		// We don't want to vivify by accident.
+		// Not a miss, which might vivify.
 		outErrstring(c, "SERVER_ERROR refcount overflow during fetch")
 		return
 	}
 	itemCreated := false
 	if it == nil && of.vivify {
-		it = doItemAlloc(of.key, hv, 0, 0, 2) // its time is filled in later
+		it = doItemAlloc(of.key, hv, 0, 0, 2) // mgetReply sets its expiry time
 		if it != nil {
 			copy(it.data(), "\r\n")
 			it.itFlags |= of.itFlags()
@@ -281,7 +283,7 @@ func processMgetCmd(c *conn, pr *parser) {
 	}
 	c.resp.wbuf = b
 	if !of.noUpdate {
-		doItemBump(t, it, hv) // so late because h and l tell of the time before
+		doItemBump(t, it, hv) // not earlier: h and l report the state before
 	}
 	if of.newTtl {
 		n[statTouchCmds]++
@@ -299,8 +301,8 @@ func processMgetCmd(c *conn, pr *parser) {
 	connSetState(c, connNewCmd)
 }
 
-// mgetReply appends the line that answers mg for an item, and does to the
-// item what the flags ask for, in their order. It returns false if the
+// mgetReply appends the reply line of mg for an item, and makes the changes to
+// the item that the flags ask for, in their order. It returns false if the
 // opaque is too long.
 func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) (_ []byte, ok bool) {
 	wonToken := false
@@ -314,7 +316,7 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 		switch tok := pr.token(i); tok[0] {
 		case 'T':
 			it.exptime = of.exptime
-			if of.hasCasIn { // not as in C, which knows E for N alone
+			if of.hasCasIn { // not as in C, where mg obeys E only with N
 				it.setCas(of.casIdIn)
 			}
 		case 'N':
@@ -323,7 +325,7 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 				wonToken = true
 			}
 		case 'R':
-			// Less time is left than the client wants.
+			// Less time is left than R asks for.
 			if it.itFlags&itemTokenSent == 0 && !itemCreated &&
 				it.exptime != 0 && it.exptime < of.recacheTime {
 				wonToken = true
@@ -352,7 +354,7 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 			b = metaKey(b, it.key(), it.itFlags&itemKeyBinary != 0)
 		}
 	}
-	// Z is looked at first so that no client is told both W and Z.
+	// Z comes first, so that no client is told both W and Z.
 	if it.itFlags&itemTokenSent != 0 {
 		b = append(b, " Z"...)
 	}
@@ -369,8 +371,8 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 	return append(b, "\r\n"...), true
 }
 
-// processMsetCmdStart returns the item that the value is to be read into and
-// how to store it, or nil when it has answered why there is none.
+// processMsetCmdStart returns an item to read the value into and how to store
+// it, or nil after answering with an error.
 func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
 	t := c.thread
 	var of metaFlags
@@ -402,8 +404,8 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
 		outErrstring(c, "CLIENT_ERROR invalid mode for ms M token")
 		return nil, 0
 	}
-	// A replace with a unique is the same as a cas. The other modes look at
-	// the unique by themselves.
+	// A set or replace with a unique is a cas. Append and prepend check the
+	// unique themselves.
 	if of.hasCas && (comm == nreadSet || comm == nreadReplace) {
 		comm = nreadCas
 	}
@@ -417,7 +419,7 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
 	it.itFlags |= of.itFlags()
 	t.stats.slab(it, slabSetCmds)
 	c.noreply = of.noReply
-	c.cas = of.casIdIn // without E the next when the value has come
+	c.cas = of.casIdIn // 0 without E: then a new one when the value is stored
 	c.meta = metaReply{mset: true, setStale: of.setStale && comm == nreadCas}
 	return it, comm
 }
@@ -482,8 +484,8 @@ func processMdeleteCmd(c *conn, pr *parser) {
 	metaFinish(c, b, quiet)
 }
 
-// mdeleteValue puts an empty item in the place of it. It returns nil if
-// there is no memory.
+// mdeleteValue replaces an item with an empty one, and returns that with a
+// reference, or nil if there is no memory.
 func mdeleteValue(it *item, hv uint32, t *thread, of *metaFlags) *item {
 	newIt := doItemAlloc(of.key, hv, of.clientFlags, of.exptime, 2)
 	if newIt == nil {
@@ -540,8 +542,8 @@ func processMarithmeticCmd(c *conn, pr *parser) {
 	}
 }
 
-// marithmeticItem counts up or down for ma, or makes the item. The item lock
-// is held.
+// marithmeticItem increments, decrements or creates the item for ma. The item
+// lock is held.
 func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, incr bool) {
 	r.cas = of.reqCasId
 	var ret deltaResultType
@@ -568,7 +570,7 @@ func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, 
 		}
 		num := strconv.AppendUint(r.num[:0], of.initial, 10)
 		r.n = len(num)
-		r.it = doItemAlloc(of.key, hv, 0, 0, len(num)+2) // its time is filled in later
+		r.it = doItemAlloc(of.key, hv, 0, 0, len(num)+2) // marithmeticReply sets its expiry time
 		if r.it == nil {
 			r.errstr = errNoMemoryNewItem
 			break
@@ -583,7 +585,7 @@ func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, 
 	}
 }
 
-// marithmeticReply appends the answer to ma for an item, but for the last \r\n.
+// marithmeticReply appends the reply to ma for an item, without the last \r\n.
 // It returns false if the opaque is too long.
 func marithmeticReply(b []byte, pr *parser, of *metaFlags, r *marithmeticResult) (_ []byte, ok bool) {
 	if of.value {
@@ -618,8 +620,8 @@ func marithmeticReply(b []byte, pr *parser, of *metaFlags, r *marithmeticResult)
 	return b, true
 }
 
-// finalizeMset answers ms, whose value has come and been stored or not. The
-// item is locked.
+// finalizeMset answers ms: ret is what storing its value came to. The item is
+// locked.
 func finalizeMset(c *conn, it *item, nbytes int, ret storeItemType, cas uint64) {
 	b := c.resp.wbuf
 	quiet := false
@@ -640,7 +642,7 @@ func finalizeMset(c *conn, it *item, nbytes int, ret storeItemType, cas uint64) 
 	if ret != stored {
 		cas = 0
 	}
-	if nbytes == 0 { // or what an append made of it
+	if nbytes == 0 { // set by append and prepend only
 		nbytes = int(it.nbytes)
 	}
 	m := &c.meta
@@ -659,14 +661,14 @@ func finalizeMset(c *conn, it *item, nbytes int, ret storeItemType, cas uint64) 
 	metaFinish(c, b, quiet)
 }
 
-// processMetaCommand serves me, which tells what is known of an item.
+// processMetaCommand serves me, which describes an item.
 func processMetaCommand(c *conn, pr *parser) {
 	key := pr.key()
 	if len(key) > keyMaxLength {
 		outString(c, errBadFormat)
 		return
 	}
-	// C, too, wants another word behind the b.
+	// As in C, b counts only if another word follows it.
 	if pr.ntokens >= 4 && string(pr.token(2)) == "b" {
 		if key = base64Decode(key); key == nil {
 			outString(c, errBadFormat)
@@ -717,8 +719,8 @@ func processMsetCommand(c *conn, pr *parser) {
 	connReadValue(c, it, comm)
 }
 
-// msetNote keeps the flags that will be answered. It returns false if the
-// opaque is too long.
+// msetNote stores in m the flags to return. It returns false if the opaque is
+// too long.
 func msetNote(m *metaReply, pr *parser) bool {
 	for i := 3; i < pr.ntokens; i++ {
 		tok := pr.token(i)
@@ -738,9 +740,9 @@ func msetNote(m *metaReply, pr *parser) bool {
 	return true
 }
 
-// base64Decode decodes b in its place, or returns nil. It is as lenient as
-// C: bytes that are no digits do not count, and no more is looked at than
-// the first four digits with padding among them.
+// base64Decode decodes b in place, or returns nil. It is as lenient as C: bytes
+// that are no base64 digits are skipped, and after the first four digits with
+// padding among them nothing is decoded.
 func base64Decode(b []byte) []byte {
 	n, count, pad := 0, 0, 0
 	ended := false
