@@ -1,5 +1,5 @@
-// The text protocol, but for what touches an item (parser.go) and the meta
-// commands (meta.go). From proto_text.c.
+// The text protocol, except the commands that touch items (parser.go) and the
+// meta commands (meta.go). From proto_text.c.
 
 package main
 
@@ -11,23 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Keys of a get that count as one command for -R, as does a reply that is
-// full. Not as in C, where others must wait for all of them.
+// A get counts as one more command for -R after every so many keys, and
+// whenever its reply is full. Not as in C, where other connections wait for all
+// of its keys.
 const getKeysPerTurn = 1000
 
-// A getRequest is a get of which some keys are still to be looked up.
+// A getRequest is a get with keys still to be looked up.
 type getRequest struct {
 	returnCas   bool
 	shouldTouch bool
 	exptime     relTime
 }
 
-// completeNreadAscii has the value of a storage command: it stores the item
-// and answers.
+// completeNreadAscii stores the item whose value has been read, and answers.
 func completeNreadAscii(c *conn) {
 	it := c.item
 	c.item = nil
-	if c.resp == nil && !respStart(c) { // what was answered before is sent
+	if c.resp == nil && !respStart(c) { // earlier replies have been sent
 		itemRemove(it)
 		connSetState(c, connClosing)
 		return
@@ -45,7 +45,7 @@ func completeNreadAscii(c *conn) {
 	itemLock(hv)
 	cas := c.cas
 	if cas == 0 {
-		cas = getCasId() // with the lock, so that it only grows
+		cas = getCasId() // under the lock, so that the item's unique only grows
 	}
 	c.cas = 0
 	var nbytes int
@@ -67,7 +67,7 @@ func valueEnds(c *conn, it *item) bool {
 	}
 	b := ch.data()[:ch.used]
 	if len(b) == 1 && b[0] == '\n' {
-		// The end may be in two chunks.
+		// \r and \n may be in two chunks.
 		ch = ch.prev.chunk()
 		return ch.data()[ch.used-1] == '\r'
 	}
@@ -88,8 +88,8 @@ func storedText(ret storeItemType) string {
 	return errUnhandledStore
 }
 
-// tryReadCommandAscii serves one line. It returns false if there is no whole
-// one.
+// tryReadCommandAscii serves one line. It returns false if the line is not
+// complete.
 func tryReadCommandAscii(c *conn) bool {
 	if c.rbytes == 0 {
 		return false
@@ -118,9 +118,9 @@ func tryReadCommandAscii(c *conn) bool {
 	return true
 }
 
-// lookAhead prefetches for the next commands in the read buffer. The second
-// word of most lines is a key; for the others it does no harm. All are taken
-// to be of the kind of the first.
+// lookAhead prefetches items for the next commands in the read buffer. The
+// second word of most lines is a key; if not, the prefetch does no harm. All
+// commands are taken to be like the first.
 func lookAhead(c *conn) {
 	var keys [assocBatch][]byte
 	n := 0
@@ -146,10 +146,11 @@ func lookAhead(c *conn) {
 	assocPrefetch(keys[:n], unlinks)
 }
 
-// tooLongLine has more than 2048 bytes and no end of line yet. That must be
-// a get of many keys, or we hang up.
+// tooLongLine handles more than 2048 bytes without a line end: it returns false
+// to wait for the rest if the command is a get of many keys. Otherwise it
+// closes the connection.
 func tooLongLine(c *conn, line []byte) bool {
-	// C's numbers: of blanks before it there may be 100, and 6 bytes less.
+	// As in C: at most 100 leading spaces; the last 6 bytes are ignored.
 	cmd := bytes.TrimLeft(line[:len(line)-6], " ")
 	word := firstWord(cmd)
 	if len(line)-6-len(cmd) > 100 || len(word) == len(cmd) || !isGet(word) {
@@ -157,19 +158,19 @@ func tooLongLine(c *conn, line []byte) bool {
 		return true
 	}
 	if c.transport == udpTransport {
-		return false // there is no more of it
+		return false // there is no rest of a datagram
 	}
 	if !c.rbufMalloced {
 		rbufSwitchToMalloc(c)
 	}
-	// Not as in C, which looks for the end from the beginning each time: the
-	// rest may come byte by byte.
+	// Not as in C, which searches from the start of the line each time: the
+	// rest may arrive byte by byte.
 	c.rlooked = len(line)
 	return false
 }
 
-// isGet tells whether cmd has a line of keys as long as the client likes. Not
-// as in C, which hangs up on a long gat.
+// isGet tells whether cmd takes any number of keys. Not as in C, which hangs up
+// on a long gat.
 func isGet(cmd []byte) bool {
 	switch string(cmd) {
 	case "get", "gets", "gat", "gats":
@@ -178,9 +179,9 @@ func isGet(cmd []byte) bool {
 	return false
 }
 
-// processGetCommand serves get, gets, gat and gats. The keys stay in the
-// read buffer, so that we can wait for the client to take the values of the
-// first ones before we look for the others.
+// processGetCommand serves get, gets, gat and gats. The keys stay in the read
+// buffer, so that the later ones can wait until the client has taken the values
+// of the first.
 func processGetCommand(c *conn, pr *parser, returnCas, shouldTouch bool) {
 	c.get = getRequest{returnCas: returnCas, shouldTouch: shouldTouch}
 	if shouldTouch {
@@ -193,7 +194,7 @@ func processGetCommand(c *conn, pr *parser, returnCas, shouldTouch bool) {
 	}
 	keys := pr.request[pr.tokens[pr.keytoken].start:]
 	if !keysOk(lineText(keys)) {
-		outString(c, errBadFormat+"\r\n") // an empty line too, as C
+		outString(c, errBadFormat+"\r\n") // followed by an empty line, as in C
 		return
 	}
 	c.rcurr -= len(keys)
@@ -202,7 +203,8 @@ func processGetCommand(c *conn, pr *parser, returnCas, shouldTouch bool) {
 	processGetKeys(c, keys)
 }
 
-// keysOk looks at all keys before the first is answered.
+// keysOk tells whether no key is too long. All are checked before the first is
+// answered.
 func keysOk(keys []byte) bool {
 	for len(keys) > keyMaxLength {
 		end := bytes.LastIndexByte(keys[:keyMaxLength+1], ' ')
@@ -214,16 +216,16 @@ func keysOk(keys []byte) bool {
 	return true
 }
 
-// processGetKeys answers as many keys of the line as the client takes. When
-// it returns with c.getRest set, the rest of the line is still in the read
-// buffer, at rcurr.
+// processGetKeys answers keys of the line, up to getKeysPerTurn or a full
+// reply. If it returns with c.getRest set, the rest of the line is still in the
+// read buffer, at rcurr.
 func processGetKeys(c *conn, line []byte) {
 	if c.resp == nil && !respStart(c) {
 		connSetState(c, connClosing)
 		return
 	}
 	keys := lineText(line)
-	prefetched := 0 // where in keys
+	prefetched := 0 // bytes of keys
 	ok := true
 	c.thread.curSfd = c.sfd
 	for i, n := 0, 0; ok && i < len(keys); {
@@ -260,18 +262,18 @@ func processGetKeys(c *conn, line []byte) {
 	connSetState(c, connNewCmd)
 }
 
-// getLater leaves the rest of the line, from i on, for when what is answered
-// has been sent.
+// getLater leaves the rest of the line, from i on, until the replies so far
+// have been sent.
 func getLater(c *conn, line []byte, i int) {
 	c.rcurr += i
 	c.rbytes -= i
 	c.rlooked = len(line) - i - 1
-	c.lastCmdTime = currentTime.Load() // it is not idle
+	c.lastCmdTime = currentTime.Load() // c is not idle
 	connSetState(c, connMwrite)
 }
 
-// prefetchKeys prefetches for the next keys of a get, unless it is only one.
-// It returns their length.
+// prefetchKeys prefetches items for the next keys of a get, unless there is
+// only one. It returns how many bytes of the line these keys take.
 func prefetchKeys(line []byte) int {
 	var keys [assocBatch][]byte
 	n, i := 0, 0
@@ -297,13 +299,13 @@ func processUpdateCommand(c *conn, pr *parser, comm int, handleCas bool) {
 	connReadValue(c, it, comm)
 }
 
-// connReadValue makes c read the value of it, which is then stored by comm.
+// connReadValue makes c read a value into it, to be stored as comm says.
 func connReadValue(c *conn, it *item, comm int) {
 	c.item = it
 	c.cmd = comm
 	c.rtail = 0
 	if c.protocol == binaryProt {
-		c.rtail = 2 // no \r\n comes; see binValueEnd
+		c.rtail = 2 // binary values end without \r\n; see binValueEnd
 	}
 	c.rlbytes = int(it.nbytes) - c.rtail
 	if it.itFlags&itemChunked != 0 {
@@ -470,8 +472,8 @@ func processFlushAllCommand(c *conn, pr *parser) {
 	outString(c, "OK")
 }
 
-// flushAll flushes what is stored before the time exptime, or before now if
-// that is not above 0. What is set later in the same second survives.
+// flushAll flushes all items stored before the time exptime, or before now if
+// exptime is not positive. Items set later in the same second survive.
 func flushAll(exptime int64) {
 	oldest := currentTime.Load() - 1
 	if exptime > 0 {
@@ -481,7 +483,7 @@ func flushAll(exptime int64) {
 	itemFlushExpired()
 }
 
-// closeAfterReplies hangs up when what was answered is sent.
+// closeAfterReplies closes the connection once its replies have been sent.
 func closeAfterReplies(c *conn) {
 	c.closeAfterWrite = true
 	connSetState(c, connMwrite)
@@ -583,8 +585,8 @@ func processLruCrawlerCommand(c *conn, pr *parser) {
 	}
 }
 
-// processLruCrawlerDump lets the crawler write to c. That thread has c until
-// it is done.
+// processLruCrawlerDump hands c to the crawler thread, which owns c until the
+// dump is done.
 func processLruCrawlerDump(c *conn, pr *parser, kind crawlerRunType, name string) {
 	switch {
 	case !settings.lruCrawler.Load():
@@ -608,7 +610,7 @@ func processLruCrawlerDump(c *conn, pr *parser, kind crawlerRunType, name string
 	connHandOver(c)
 }
 
-// outCrawl tells what came of an order to the crawler.
+// outCrawl answers with the result of a request to the crawler.
 func outCrawl(c *conn, res crawlerResultType) {
 	switch res {
 	case crawlerOk:
@@ -624,8 +626,8 @@ func outCrawl(c *conn, res crawlerResultType) {
 	}
 }
 
-// processAdminCommand serves commands that are rare. Other than the common
-// ones they may have blanks before them. (C: text_cmd_entries)
+// processAdminCommand serves the rare commands. Unlike the common ones they may
+// have spaces before them. (C: text_cmd_entries)
 func processAdminCommand(c *conn, pr *parser) {
 	switch string(pr.token(commandToken)) {
 	case "shutdown":
