@@ -1,45 +1,46 @@
-// The page mover, which takes a page from one slab class to give it to
+// The page mover, which takes a page from one slab class and gives it to
 // another or to the global pool, and the automover, which decides when. From
 // slabs_mover.c and slab_automove.c.
 //
-// A page is emptied chunk by chunk while everybody goes on using its items.
-// What is free is taken off the free list; what has expired is unlinked; what
-// is in use is copied to another chunk of the class, and the copy takes its
-// place in the cache. A chunk that can't be had yet is busy: the mover goes
-// over the page again and again, until none is left. A chunk that it has got
-// is marked in completed. Nobody else can come to it any more: it is on no
-// free list, in no LRU and no bucket, and all references to it are gone.
+// A page is emptied chunk by chunk while its items stay in use. A free chunk is
+// taken off the free list; an expired item is unlinked; an item in use is
+// copied to another chunk of the class, and the copy replaces it in the cache.
+// A chunk that can't be taken yet is busy: the mover goes over the page again
+// and again, until none is left. Chunks that it has taken are marked in
+// completed. Nobody else can reach them any more: they are on no free list, in
+// no LRU and no bucket, and all references to them are gone.
 //
 // The mover comes to a chunk from its page, not from a key, and does not know
-// what it is. So this is who may look at what, step by step:
+// what the chunk is. So these are the rules on what it may read, step by step:
 //
-//   - Under slabsLock it may look at the lock field, which tells a free chunk,
-//     an itemChunk, and an item with its item lock. A free chunk can be taken
-//     at once. The head of an itemChunk is set together with its lock field,
-//     and later by nobody but the mover. As an item is freed together with all
-//     its chunks, it leads to an item that is not free.
-//   - Still under slabsLock it tries the item's lock. (It comes before slabsLock,
-//     so the mover must not wait for it.) That lock does not say yet that the item may be looked
-//     at: one that was never linked is written to without any, by whoever
-//     allocated it. But its time may. slabsAlloc sets it to 0, under slabsLock;
-//     doItemLink is the first to set it to something else, under the item
-//     lock. Without slabsLock the chunk might just now become an itemChunk,
-//     with its size where the time is.
-//   - If time is not 0 the item has been linked: all of it but next and prev
-//     belongs to who holds its lock, the mover. Nor can it be freed, as nobody
-//     can drop a reference. So slabsLock is let go, and the LRU's lock can be
-//     taken to unlink the item.
-//   - A reply under way reads a value without lock, but it has a reference,
-//     which it got, and will drop, under the lock. So with two references,
-//     that of the cache and the mover's own, nobody reads it, and nobody will.
-//   - With more, the value can be copied all the same: it is changed in place
-//     only where there is no other reader (doReplaceValue). The original is
-//     unlinked and becomes free with its last reference. But chunks have no
-//     references of their own, and a reply follows their links, so a chunked
-//     item has to be left as it is until all let go of it.
+//   - Under slabsLock it may read the lock field. That tells whether the chunk
+//     is free, an itemChunk, or an item, and which lock the item has. A free
+//     chunk can be taken at once. The head of an itemChunk is set together with
+//     its lock field, and later by nobody but the mover. An item is freed
+//     together with all its chunks, so head leads to an item that is not free.
+//   - Still under slabsLock it tries the item's lock. (Item locks come before
+//     slabsLock in the lock order, so the mover must not wait.) Holding that
+//     lock does not yet allow reading the item: one that was never linked is
+//     written without any lock, by whoever allocated it. Its time field,
+//     however, may be read. slabsAlloc sets time to 0, under slabsLock;
+//     doItemLink is the first to set it to anything else, under the item lock.
+//     Without slabsLock the chunk might just now become an itemChunk, which has
+//     its size where an item has its time.
+//   - If time is not 0 the item has been linked: all of it but next and prev is
+//     guarded by its lock, which the mover holds. Nor can the item be freed, as
+//     nobody else can drop a reference. So slabsLock can be released, and the
+//     LRU's lock acquired to unlink the item.
+//   - A reply in flight reads a value without the lock, but with a reference,
+//     which is acquired and dropped under the lock. So with two references, the
+//     cache's and the mover's own, nobody reads the value, and nobody will.
+//   - With more references the value can be copied all the same: it is changed
+//     in place only where there is no other reader (doReplaceValue). The
+//     original is unlinked and becomes free with its last reference. But chunks
+//     have no references of their own, and a reply follows their links, so a
+//     chunked item must be left as it is until all others have dropped theirs.
 //
-// Who holds a reference may thus find that his item is no more the one in the
-// cache. He must expect that anyway: it may be replaced or deleted.
+// Whoever holds a reference may thus find that the item is no longer the one in
+// the cache. That is nothing new: the item may also be replaced or deleted.
 
 package main
 
@@ -61,17 +62,17 @@ const (
 
 const slabsReassignAllowEvictions = 1 // flag of slabsReassign
 
-// What the mover finds a chunk to be. C has a few more, for what it sees when
-// it looks at an item before it has the lock.
+// What the mover finds a chunk to be. C has a few more, since it looks at an
+// item before it has the lock.
 type moveStatus int
 
 const (
 	moveNone         moveStatus = iota
 	moveFromSlab                // it was free
-	moveFromLru                 // it is a linked item's, or a part of one
-	moveBusyActive              // as well, but there are other references
-	moveBusyFloating            // its item is not linked yet, or no more
-	moveLocked                  // its item is locked by somebody
+	moveFromLru                 // it is a linked item, or a part of one
+	moveBusyActive              // the same, but others hold references
+	moveBusyFloating            // its item is not linked yet, or no longer
+	moveLocked                  // somebody else holds its item's lock
 )
 
 var moveStatusText = [...]string{"none", "from_slab", "from_lru", "busy_active", "busy_floating", "locked"}
@@ -79,18 +80,18 @@ var moveStatusText = [...]string{"none", "from_slab", "from_lru", "busy_active",
 // A slabRebalance is the move of one page.
 type slabRebalance struct {
 	sClsid, dClsid int
-	slabStart      int    // the page, bytes from the start of the arena
-	slabPos        int    // the next chunk to look at, by its number
+	slabStart      int    // the page, in bytes from the start of the arena
+	slabPos        int    // number of the next chunk to look at
 	clsSize        int    // bytes of a chunk
-	completed      []bool // the chunks that are ours
-	done           bool   // all of them
+	completed      []bool // chunks that the mover has taken
+	done           bool   // it has taken all of them
 
-	// It may evict to get memory: all is in use, or somebody has asked for
-	// this move.
+	// It may evict to get memory: all memory is in use, or the caller of
+	// slabsReassign allows it.
 	allowEvictions bool
 
-	busyLoops      int // times that it went over the page
-	busyItems      int // chunks that were busy this time
+	busyLoops      int // passes over the page that met busy chunks
+	busyItems      int // busy chunks in this pass
 	lastBusyStatus moveStatus
 
 	rescues       int
@@ -102,56 +103,56 @@ type slabRebalance struct {
 
 // The mover (struct slab_rebal_thread).
 var slabRebal struct {
-	lock      sync.Mutex // held by the thread while it is awake; for all that follows
+	lock      sync.Mutex // held by the thread while it is awake; guards all that follows
 	runThread bool
-	wake      chan struct{} // with room for one
+	wake      chan struct{} // holds one wake-up
 	done      chan struct{} // closed when the thread has ended
-	newIt     *item         // memory for the next item to rescue
+	newIt     *item         // memory for the next rescue
 	amLast    int64         // Unix time when the automover last moved a page to a class
 	am        *slabAutomove
-	rebal     slabRebalance // none if sClsid and dClsid are the same
+	rebal     slabRebalance // no move if sClsid and dClsid are the same
 
-	resting atomic.Bool // the thread waits for the clock, or to be woken
+	resting atomic.Bool // the thread waits for a tick of the clock, or a wake-up
 }
 
-// Times over a page after which the mover loses its patience. It sleeps in
-// between, at most slabMoveMaxSleep.
+// After slabMoveMaxLoops passes over a page the mover deletes items that are in
+// its way. Between passes it sleeps, at most slabMoveMaxSleep.
 const (
 	slabMoveMaxLoops = 5000
 	slabMoveMaxSleep = 5 * time.Millisecond
 )
 
-// What slabsLockedCb has found.
+// The chunk that slabsLockedCb is to look at, and what it finds.
 type lockedSt struct {
-	it       *item       // the item that the chunk is, or is a part of
+	it       *item       // the chunk; then the item that it is, or is a part of
 	ch       *itemChunk  // the chunk, if it is a part
-	holdLock *sync.Mutex // of it, to be unlocked
+	holdLock *sync.Mutex // the item's lock, for the caller to unlock
 }
 
-// What slabRebalanceMove has come to.
+// The results of slabRebalanceMove.
 const (
-	moveInPage   = iota // there is more to look at
-	movePageBusy        // to be gone over again
+	moveInPage   = iota // more chunks to look at
+	movePageBusy        // the page needs another pass
 	movePageDone
 )
 
-// The automover. It looks at each class once a round and remembers the last
-// rounds, the window.
+// The automover. It looks at each class once a round, and remembers the last
+// rounds: its window.
 const (
 	minPagesForSource  = 2
 	minPagesForReclaim = 2.5
 )
 
-// What a round, or a sum of them, has seen of a class.
+// What one round, or a sum of rounds, has seen of a class.
 type windowData struct {
 	age          uint64 // of the tail of COLD, seconds
-	dirty        uint64 // evictions, no memory, or new pages
+	dirty        uint64 // rounds with evictions, failed allocations or new pages
 	evictedRatio float64
-	evictedSeen  uint64 // any evictions at all
+	evictedSeen  uint64 // rounds with evictions
 }
 
 type slabAutomove struct {
-	version     uint32 // of the settings that it was made from
+	version     uint32 // of the settings it was made from
 	window      [][maxNumberOfSlabClasses]windowData
 	windowCur   int // rounds so far
 	maxAgeRatio float64
@@ -160,12 +161,12 @@ type slabAutomove struct {
 	samBefore, samAfter [maxNumberOfSlabClasses]slabStatsAutomove
 }
 
-// slabRebalanceStart begins with the first page of the class, which is
-// likely to contain the oldest items.
+// slabRebalanceStart picks the first page of the class, which is likely to hold
+// the oldest items. It returns false if the class has no page to spare.
 func slabRebalanceStart() bool {
 	r := &slabRebal.rebal
-	// Nobody else puts memory into the pool, so this stays as it is for the
-	// whole move, unless somebody changes the limit.
+	// Nobody else puts pages into the pool, so this stays true for the whole
+	// move, unless somebody changes the limit.
 	if n, memLimitReached := globalPagePoolSize(); memLimitReached && n == 0 {
 		r.allowEvictions = true
 	}
@@ -176,15 +177,15 @@ func slabRebalanceStart() bool {
 	r.slabStart = page
 	r.clsSize = size
 	r.completed = make([]bool, perslab)
-	r.done = r.sClsid == slabGlobalPagePool // there is nothing in it
+	r.done = r.sClsid == slabGlobalPagePool // pages in the pool are empty
 	statsLock.Lock()
 	statsState.slabReassignRunning = true
 	statsLock.Unlock()
 	return true
 }
 
-// slabRebalanceAlloc returns a free chunk that is not in the page to be
-// emptied. Those that are it takes for good. It returns nil if there is none.
+// slabRebalanceAlloc returns a free chunk outside the page being emptied, or
+// nil. Free chunks that it meets inside that page are marked as taken.
 func slabRebalanceAlloc(id, flags int) *item {
 	r := &slabRebal.rebal
 	for {
@@ -211,8 +212,8 @@ func slabRebalancePrep() {
 		return
 	}
 	if !r.allowEvictions && r.busyLoops > slabMoveMaxLoops {
-		// We are stuck. Memory may have become full since the start; if not
-		// it makes no sense to evict: get a page to give one away.
+		// Stuck. Memory may have become full since the start. If not, do not
+		// evict; take a new page so that the old one can go.
 		if _, memLimitReached := globalPagePoolSize(); memLimitReached {
 			r.allowEvictions = true
 		} else if t.newIt = slabRebalanceAlloc(r.sClsid, 0); t.newIt != nil {
@@ -227,8 +228,9 @@ func slabRebalancePrep() {
 	}
 }
 
-// slabsLockedCb finds out what a.it is, with slabsLock held. With moveFromLru
-// and moveBusyActive the item is locked and has a reference of ours.
+// slabsLockedCb finds out what the chunk a.it is. slabsLock is held. After
+// moveFromLru and moveBusyActive the item is locked, and has one more reference
+// for the mover.
 func slabsLockedCb(a *lockedSt) moveStatus {
 	switch a.it.lock {
 	case lockFree:
@@ -252,13 +254,13 @@ func slabsLockedCb(a *lockedSt) moveStatus {
 	return moveBusyActive
 }
 
-// slabRebalanceReplace puts a copy of it into its place in the cache.
+// slabRebalanceReplace makes a copy of an item replace it in the cache.
 func slabRebalanceReplace(it *item) {
 	t, r := &slabRebal, &slabRebal.rebal
 	newIt := t.newIt
 	t.newIt = nil
-	// All but next and prev. That includes the lock field, though without
-	// slabsLock: only the mover looks at it from the page.
+	// All but next and prev. The lock field may be written without slabsLock:
+	// only the mover reads it of a chunk found in a page.
 	n := r.clsSize - 2*refSize
 	copy(newIt.offset(2*refSize, n), it.offset(2*refSize, n))
 	newIt.hNext = 0
@@ -275,8 +277,8 @@ func slabRebalanceReplace(it *item) {
 	r.rescues++
 }
 
-// slabRebalanceRescue moves an item, or the chunk ch of it, that nobody else
-// has a reference to.
+// slabRebalanceRescue moves an item, or only its chunk ch unless that is nil.
+// Nobody else has a reference to the item.
 func slabRebalanceRescue(it *item, ch *itemChunk) {
 	t := &slabRebal
 	if ch == nil {
@@ -287,16 +289,16 @@ func slabRebalanceRescue(it *item, ch *itemChunk) {
 	t.newIt = nil
 	*nch = *ch
 	copy(nch.data(), ch.data()[:ch.used])
-	ch.prev.chunk().next = nch.ref() // the first is in the item, so there is one
+	ch.prev.chunk().next = nch.ref() // the first chunk lies in the item, so ch has a prev
 	if ch.next != 0 {
 		ch.next.chunk().prev = nch.ref()
 	}
 	t.rebal.chunkRescues++
 }
 
-// slabRebalanceActiveRescue is for an item that others have references to.
-// Its memory must wait for them, but if we have waited for too long for a
-// chunked one it is not to be found any more.
+// slabRebalanceActiveRescue is for an item that others have references to: its
+// memory becomes free when they drop them. A copy replaces it in the cache; a
+// chunked item can't be copied, and is deleted after too many passes.
 func slabRebalanceActiveRescue(it *item) {
 	r := &slabRebal.rebal
 	if it.itFlags&itemChunked == 0 {
@@ -310,9 +312,9 @@ func slabRebalanceActiveRescue(it *item) {
 	}
 }
 
-// slabRebalanceItem tries to get the memory of a linked item, or of the chunk
-// ch of it, and returns whether it has. The item is locked, and has a
-// reference of ours to be dropped.
+// slabRebalanceItem tries to take the memory of a linked item, or only of its
+// chunk ch unless that is nil, and returns whether it has. The item is locked;
+// the mover's reference to it is used up.
 func slabRebalanceItem(it *item, ch *itemChunk) bool {
 	t, r := &slabRebal, &slabRebal.rebal
 	switch {
@@ -321,12 +323,13 @@ func slabRebalanceItem(it *item, ch *itemChunk) bool {
 		if it.refcount == 1 && it.itFlags&itemChunked == 0 {
 			return true
 		}
-		// Of a chunked one all becomes free, for the next time.
+		// A chunked item is freed with all its chunks, for the next pass to
+		// take.
 	case t.newIt == nil:
 		r.busyNomem++
 		if r.allowEvictions && r.busyLoops > slabMoveMaxLoops && settings.evictToFree {
-			// Not as in C, which goes on for ever: the class may be full of
-			// chunks of items that are in the LRU of another.
+			// Not as in C, which tries for ever: the class may be full of
+			// chunks whose items are in the LRU of another class.
 			l := &lrus[it.slabsClsid]
 			l.lock.Lock()
 			doPullEvict(l, it)
@@ -345,9 +348,9 @@ func slabRebalanceItem(it *item, ch *itemChunk) bool {
 	return false
 }
 
-// slabRebalanceMove tries to free up one chunk of memory, if it is not free
-// already. Without memory for a rescue it still gets what is free or has
-// expired.
+// slabRebalanceMove tries to take the next chunk of the page, unless it has it
+// already. Without memory for a rescue it can still take free chunks and
+// expired items.
 func slabRebalanceMove() int {
 	r := &slabRebal.rebal
 	x := r.slabPos
@@ -386,7 +389,7 @@ func slabRebalanceMove() int {
 	return movePageBusy
 }
 
-// slabRebalanceFinish passes the page on, which is completely clear now.
+// slabRebalanceFinish passes on the page, which is empty now.
 func slabRebalanceFinish() {
 	t, r := &slabRebal, &slabRebal.rebal
 	if t.newIt != nil {
@@ -408,8 +411,8 @@ func slabRebalanceFinish() {
 	*r = slabRebalance{}
 }
 
-// slabRebalanceCheckAutomove asks the automover, which may begin a move. It
-// returns whether it has.
+// slabRebalanceCheckAutomove runs a round of the automover, and returns whether
+// that asked for a move.
 func slabRebalanceCheckAutomove() bool {
 	t := &slabRebal
 	now := time.Now().Unix()
@@ -435,13 +438,13 @@ func slabRebalanceCheckAutomove() bool {
 		loggerLogText(loggerSlabMove, src, dst, state)
 	}
 	if dst != slabGlobalPagePool {
-		t.amLast = now // not more than one a second
+		t.amLast = now // at most one a second
 	}
 	return true
 }
 
-// slabRebalanceStep takes the move under way one step further, and returns
-// what slabRebalanceMove does.
+// slabRebalanceStep takes the current move one step further. It returns the
+// same as slabRebalanceMove.
 func slabRebalanceStep() int {
 	r := &slabRebal.rebal
 	switch {
@@ -456,12 +459,12 @@ func slabRebalanceStep() int {
 	return moveInPage
 }
 
-// slabRebalanceThread moves pages, and waits for a reason to do so. It
-// finishes a page before it ends.
+// slabRebalanceThread waits for moves and makes them. It does not end before it
+// has finished a page that it began.
 func slabRebalanceThread() {
 	t, r := &slabRebal, &slabRebal.rebal
 	backoff := time.Microsecond
-	idle := 0 // times that there was nothing to do
+	idle := 0 // rounds with nothing to do
 	t.lock.Lock()
 	for t.runThread || r.sClsid != r.dClsid {
 		wait := time.Duration(0)
@@ -482,8 +485,8 @@ func slabRebalanceThread() {
 		}
 		if wait > 0 {
 			// Not as in C, which waits for a busy page with the lock held:
-			// a client that does not read its reply must not keep those
-			// waiting who want all threads to pause.
+			// a client that does not read its reply must not block callers
+			// that pause all threads.
 			t.lock.Unlock()
 			if wait == time.Second { // which ends with a tick of the clock
 				t.resting.Store(true)
@@ -507,7 +510,7 @@ func doSlabsReassign(src, dst, flags int) reassignResultType {
 	if src == dst {
 		return reassignSrcDstSame
 	}
-	if src == -1 { // we are to choose
+	if src == -1 { // any class
 		src = slabsPickAnyForReassign(dst)
 	}
 	if !slabsClassCheck(src) || !slabsClassCheck(dst) {
@@ -522,8 +525,8 @@ func doSlabsReassign(src, dst, flags int) reassignResultType {
 	return reassignOk
 }
 
-// slabsReassign has the mover take a page from class src, -1 for any, to
-// class dst. It does not wait for anything.
+// slabsReassign has the mover take a page from class src, or any class if that
+// is -1, to class dst. It does not wait for the mover.
 func slabsReassign(src, dst, flags int) reassignResultType {
 	t := &slabRebal
 	if !t.lock.TryLock() {
@@ -543,11 +546,11 @@ func slabsReassign(src, dst, flags int) reassignResultType {
 func slabMaintenanceWake() {
 	select {
 	case slabRebal.wake <- struct{}{}:
-	default: // it is about to be
+	default: // a wake-up is pending
 	}
 }
 
-// While the lock is held the mover can't wake up or move.
+// While the lock is held the mover sleeps.
 func slabMaintenancePause() { slabRebal.lock.Lock() }
 
 func slabMaintenanceResume() { slabRebal.lock.Unlock() }
@@ -585,7 +588,7 @@ func slabAutomoveInit() *slabAutomove {
 	return a
 }
 
-// windowSum sums up what the window shows of class n.
+// windowSum adds up what all rounds of the window saw of class n.
 func windowSum(a *slabAutomove, n int) (w windowData) {
 	for x := range a.window {
 		d := &a.window[x][n]
@@ -597,7 +600,7 @@ func windowSum(a *slabAutomove, n int) (w windowData) {
 	return w
 }
 
-// windowFill notes what this round shows of class n.
+// windowFill records what this round sees of class n.
 func windowFill(a *slabAutomove, n int, evictedTotal uint64) *windowData {
 	wd := &a.window[a.windowCur%len(a.window)][n]
 	*wd = windowData{age: uint64(a.iamAfter[n].age)}
@@ -613,9 +616,9 @@ func windowFill(a *slabAutomove, n int, evictedTotal uint64) *windowData {
 	return wd
 }
 
-// slabAutomoveRun is one round. It returns from where to where a page should
-// be moved, or -1: to the pool, from a class with much free memory; or else
-// from the class with the oldest items to the one that evicts the youngest.
+// slabAutomoveRun is one round. It returns the classes that a page should move
+// between: from one with much free memory to the pool; or else from the one
+// with the oldest items to the one that evicts the youngest; or else -1 and -1.
 func slabAutomoveRun(a *slabAutomove) (src, dst int) {
 	_, memLimitReached := globalPagePoolSize()
 	fillItemStatsAutomove(&a.iamAfter)
@@ -645,15 +648,15 @@ func slabAutomoveRun(a *slabAutomove) (src, dst int) {
 		if age > oldestAge && sam.totalPages > minPagesForSource {
 			oldest, oldestAge = n, age
 		}
-		// It evicts in more than half of the window, or has more than a
-		// quarter of all evictions in it.
+		// It evicted in more than half of the window's rounds, or on average
+		// did more than a quarter of a round's evictions.
 		if age < youngestAge && (sum.evictedSeen > size/2 || sum.evictedRatio/float64(size) > 0.25) {
 			youngest, youngestAge, youngestEvicting = n, age, wd.evictedSeen != 0
 		}
 	}
 	a.iamBefore = a.iamAfter
 	a.samBefore = a.samAfter
-	// Only when the window has been filled once.
+	// Not before the window has been filled once.
 	if youngest != -1 && oldest != -1 && a.windowCur > len(a.window) &&
 		float64(youngestAge) < float64(oldestAge)*a.maxAgeRatio && youngestEvicting {
 		src, dst = oldest, youngest
