@@ -159,7 +159,7 @@ func TestAuthOptions(t *testing.T) {
 		{"-Y " + users + " -B binary", "You cannot allow the BINARY protocol"},
 		{"-Y " + users + " -U 11211", "Cannot use UDP with ascii authentication enabled"},
 		{"-p -1 -Y " + users + " -l proto[binary]:127.0.0.1", "Cannot use binary protocol when ascii authentication enabled"},
-		{"-d -Y users", "Authfile [users] needs its whole path"},
+		{"-d -Y users", "Authfile [users] must be an absolute path"},
 		{"-p -1 -Y " + bad, "Authfile [" + bad + "] has a malformed entry in line 2. Should be 'user:password'\n"},
 		{"-p -1 -Y " + dir + "/none", "Could not open authfile [" + dir + "/none] for reading, error No such file or directory\n"},
 	} {

@@ -1,6 +1,6 @@
 // Limits, settings and their defaults, the command line. From memcached.h;
 // memcached.c: settings_init, usage, the option loop of main and the checks
-// behind it; getopt_long(3), getsubopt(3).
+// after it; getopt_long(3), getsubopt(3).
 
 package main
 
@@ -22,7 +22,7 @@ const (
 	version = "1.6.45" // of memcached, whose protocol this is
 
 	keyMaxLength       = 250
-	readBufferSize     = 16384 // of a worker's buffers for reading, bytes
+	readBufferSize     = 16384 // of each of a worker's read buffers, bytes
 	udpReadBufferSize  = 65536 // bytes
 	udpMaxPayloadSize  = 1400  // bytes
 	udpHeaderSize      = 8
@@ -36,11 +36,11 @@ type protocol uint8
 const (
 	asciiProt protocol = 3 + iota
 	binaryProt
-	negotiatingProt // to be seen from the first byte
+	negotiatingProt // the client's first byte decides
 )
 
-// Set from the command line. What a command may change while workers read it
-// is atomic; all else is fixed before they start.
+// Set from the command line. Fields that commands can change while workers read
+// them are atomic or guarded by tuneLock; the rest is fixed before workers start.
 var settings struct {
 	maxbytes             atomic.Uint64
 	maxconns             int
@@ -48,13 +48,13 @@ var settings struct {
 	udpport              int
 	inter                string // -l as given, entries joined with commas
 	verbose              atomic.Int32
-	oldestLive           atomic.Uint32 // relTime; items not younger than this are flushed once it has passed
+	oldestLive           atomic.Uint32 // relTime; once it has passed, items with a time up to it are flushed
 	evictToFree          bool
 	socketpath           string
 	authFile             string
 	access               int     // mode of the Unix socket (-a)
 	factor               float64 // growth of chunk sizes
-	chunkSize            int     // least bytes for key, value and flags
+	chunkSize            int     // minimum bytes for key, value and flags
 	numThreads           int
 	numThreadsPerUdp     int
 	prefixDelimiter      byte
@@ -81,7 +81,7 @@ var settings struct {
 	watchEnabled         bool
 	lruCrawlerSleep      atomic.Int32  // microseconds
 	lruCrawlerTocrawl    atomic.Uint32 // items per LRU and run, 0 for all
-	crawlsPersleep       int           // items between two rests
+	crawlsPersleep       int           // items crawled between two sleeps
 	hotLruPct            atomic.Int32
 	warmLruPct           atomic.Int32
 	tempLru              atomic.Bool
@@ -102,7 +102,7 @@ var settings struct {
 	slabAutomoveVersion                      uint32 // bumped when one of these three changes
 }
 
-// What the command line says to main alone: its local variables in C.
+// Options that only main uses; in C they are its local variables.
 var options struct {
 	lockMemory           bool
 	daemonize            bool
@@ -120,8 +120,8 @@ var options struct {
 	slabSizesUnparsed    string
 	slabSizes            []int // nil if not given
 	slabChunkSizeChanged bool
-	check                bool // --check, of
-	checkAddr            string
+	check                bool   // --check
+	checkAddr            string // its address, if it has one
 }
 
 const banner = "memcached " + version + " (mc9)"
@@ -129,10 +129,10 @@ const banner = "memcached " + version + " (mc9)"
 //go:embed LICENSE
 var license string
 
-// As in getopt(3), a colon for a value.
+// As in getopt(3), a colon follows an option that takes a value.
 const shortopts = "a:AZp:s:U:m:Mc:khiVrvdl:u:P:f:n:t:D:LR:Cb:B:I:SFXWY:e:o:N:"
 
-const optCheck = 1 // has no letter
+const optCheck = 1 // for --check, which has no letter
 
 type longopt struct {
 	name string
@@ -176,7 +176,7 @@ var longopts = []longopt{
 	{"memory-file", 'e'},
 	{"extended", 'o'},
 	{"napi-ids", 'N'},
-	{"check", optCheck}, // not in C, and its value may be left out
+	{"check", optCheck}, // not in C; its value is optional
 }
 
 const blanks = " \t\n\v\f\r"
@@ -234,21 +234,21 @@ func usage() {
 	fmt.Printf(banner+`
 -p, --port=<num>          TCP port (default: %d); 0 for none, -1 for any free one
 -U, --udp-port=<num>      UDP port (default: %d, off)
--s, --unix-socket=<file>  listen on this Unix socket and on no network
--a, --unix-mask=<mask>    who may use the Unix socket, in octal (default: %o)
+-s, --unix-socket=<file>  listen on this Unix socket instead of the network
+-a, --unix-mask=<mask>    permissions of the Unix socket, in octal (default: %o)
 -A, --enable-shutdown     allow the command "shutdown"
--l, --listen=<addr>       address to listen on (default: all); a list has commas, the
+-l, --listen=<addr>       addresses to listen on (default: all), separated by commas; the
                           option may be repeated. Each is host, host:port, [ipv6]:port
-                          or *, after proto[ascii]: or proto[binary]: if it is to speak
-                          that alone
+                          or *. A prefix proto[ascii]: or proto[binary]: permits that
+                          protocol only
 -d, --daemon              run in the background
 -r, --enable-coredumps    raise the limit on the size of core files
 -u, --user=<user>         become this user, name or number, if started as root
                           (default: nobody)
--m, --memory-limit=<num>  megabytes for items; here and wherever a size is taken, k, m
-                          or g behind the number say what it counts (default: %d)
--M, --disable-evictions   when memory is full refuse items, do not evict others
--c, --conn-limit=<num>    connections at a time (default: %d)
+-m, --memory-limit=<num>  megabytes for items (default: %d); a suffix k, m or g, here
+                          and on every other size, sets the unit
+-M, --disable-evictions   when memory is full, refuse new items instead of evicting others
+-c, --conn-limit=<num>    simultaneous connections (default: %d)
 -k, --lock-memory         keep all memory from being paged out
 -v, --verbose             print errors and warnings
 -vv                       print commands and replies too
@@ -256,67 +256,74 @@ func usage() {
 -h, --help                print this and exit
 -i, --license             print the license and exit
 -V, --version             print the version and exit
--P, --pidfile=<file>      write the process id to this file; it goes away again with -d
+-P, --pidfile=<file>      write the process id to this file; with -d, remove it at exit
 -f, --slab-growth-factor=<num> ratio of one chunk size to the next (default: %2.2f)
--n, --slab-min-size=<bytes> least room for key, value and flags (default: %d)
--L, --enable-largepages   take all item memory at start, in large pages
+-n, --slab-min-size=<bytes> minimum space for key, value and flags (default: %d)
+-L, --enable-largepages   allocate all item memory at start, in large pages
 -D <char>                 separates a key's prefix from the rest (default: "%c"); also
-                          begins to count by prefix, as "stats detail on" does
+                          turns on counting by prefix, as "stats detail on" does
 -t, --threads=<num>       worker threads (default: %d)
--R, --max-reqs-per-event=<num> requests that a connection may have served before
-                          it is the others' turn (default: %d)
--C, --disable-cas         items have no unique, which saves 8 bytes each
--b, --listen-backlog=<num> connections that may wait to be accepted (default: %d)
--B, --protocol=<name>     ascii, binary or auto, by a client's first byte (default: auto)
+-R, --max-reqs-per-event=<num> requests to serve on one connection before turning
+                          to the others (default: %d)
+-C, --disable-cas         items have no CAS unique, which saves 8 bytes each
+-b, --listen-backlog=<num> connections that can wait to be accepted (default: %d)
+-B, --protocol=<name>     ascii, binary, or auto: each client's first byte decides
+                          (default: auto)
 -I, --max-item-size=<num> largest item in bytes (default: 1m, from 1k to 1g)
--S, --enable-sasl         binary protocol only, clients authenticate with SASL PLAIN; the
-                          environment's MEMCACHED_SASL_PWDB names a file of user:password
+-S, --enable-sasl         binary protocol only; clients authenticate with SASL PLAIN as
+                          one of the users in the file that the environment variable
+                          MEMCACHED_SASL_PWDB names, lines of user:password
 -F, --disable-flush-all   refuse flush_all
 -X, --disable-dumping     refuse stats cachedump, stats detail, and lru_crawler's
                           metadump and mgdump
 -W, --disable-watch       refuse watch
--Y, --auth-file=<file>    text protocol only, clients authenticate as one of the users in
-                          this file of user:password, read again on SIGHUP
--o, --extended=<list>     suboptions with commas between; no_ turns off what it may precede
+-Y, --auth-file=<file>    text protocol only; clients authenticate as one of the users in
+                          this file, lines of user:password, read again on SIGHUP
+-o, --extended=<list>     suboptions, separated by commas; no_, where shown, turns one off
    - [no_]maxconns_fast:  refuse connections over the limit at once (default: %s)
    - hashpower:           size of the hash table at start, as a power of two
                           (default: 16)
-   - tail_repair_time:    seconds until an item held at the end of an LRU is taken
-                          for lost (default: never; dangerous)
+   - tail_repair_time:    seconds without use after which an item that is still
+                          referenced at the tail of an LRU is unlinked, assuming a
+                          leak (default: never; dangerous)
    - [no_]lru_crawler:    a thread that looks for expired items (default: enabled)
-   - lru_crawler_sleep:   microseconds of rest after 1000 items crawled (default: %d)
+   - lru_crawler_sleep:   microseconds to sleep after 1000 items crawled (default: %d)
    - lru_crawler_tocrawl: items to crawl per LRU and run (default: %d, all)
    - read_buf_mem_limit:  megabytes for buffers of connections (default: %d, no limit)
-   - [no_]lru_maintainer: LRUs in segments, and a thread to keep them; otherwise
+   - [no_]lru_maintainer: segmented LRUs, and a thread that maintains them; otherwise
                           one plain LRU per class (default: enabled)
-   - hot_lru_pct:         part of a class's memory for the hot LRU (default: %d percent)
+   - hot_lru_pct:         share of a class's memory for the hot LRU (default: %d percent)
    - warm_lru_pct:        the same for the warm LRU (default: %d percent)
-   - hot_max_factor:      age in hot, relative to cold, that is too old (default: %.2f)
-   - warm_max_factor:     the same for warm (default: %.2f)
-   - temporary_ttl:       items that live shorter have an LRU of their own and are
-                          never evicted (in seconds; default: off)
+   - hot_max_factor:      items leave the hot LRU when older than the tail of the cold
+                          LRU times this (default: %.2f)
+   - warm_max_factor:     the same for the warm LRU (default: %.2f)
+   - temporary_ttl:       items that expire within this many seconds have an LRU of
+                          their own and are never evicted (default: off)
    - idle_timeout:        seconds until an idle connection is closed (default: %d, never)
    - slab_chunk_max:      largest chunk in kilobytes (default: %d)
-   - slab_sizes:          the chunk sizes themselves, in bytes, with - between
-   - no_chunked_items:    chunks of up to a whole page
+   - slab_sizes:          the chunk sizes of all classes in bytes, separated by -
+   - no_chunked_items:    let chunks be as large as a page
    - [no_]slab_reassign:  pages can move from one class to another (default: %s)
-   - [no_]slab_automove:  and do by themselves: 0 never, 1 to a class that evicts young
-                          items, 2 also with every eviction (default: %d)
-   - slab_automove_ratio: what is young, relative to the oldest class (default: %.2f)
+   - [no_]slab_automove:  move pages automatically: 0 never, 1 to a class that evicts
+                          young items, 2 also on every eviction (default: %d)
+   - slab_automove_ratio: young is an age below this fraction of the age in the class
+                          with the oldest items (default: %.2f)
    - slab_automove_window: seconds to watch before a move (default: %d)
    - watcher_logbuf_size: kilobytes of buffer for each watcher (default: %d)
    - worker_logbuf_size:  kilobytes of log buffer for each worker (default: %d)
    - track_sizes:         count items by size, for stats sizes
-   - no_hashexpand:       the hash table stays as it is
+   - no_hashexpand:       the hash table never grows
    - modern:              defaults of the next version (currently: none)
    - no_modern:           defaults of 1.4: no_lru_crawler, no_lru_maintainer,
                           no_slab_reassign, no_slab_automove, no_maxconns_fast,
                           slab_chunk_max=1024
    - sock_cookie_id:      mark for listening sockets, for packet filters
-   - [no_]inline_ascii_resp, resp_obj_mem_limit: of other versions, with no effect here
--N, --napi-ids=<num>      choose workers by network receive queue, of which there are so many
---check[=<addr>]          be no server, but ask the one at this address, a file or as for -l,
-                          whether it is well (default: where the other options have it)
+   - [no_]inline_ascii_resp, resp_obj_mem_limit: of other versions, no effect here
+-N, --napi-ids=<num>      choose a connection's worker by network receive queue (NAPI
+                          ID); the number of queues
+--check[=<addr>]          do not serve, but check whether a server answers at this address,
+                          a socket file or as for -l (default: where the other options
+                          put it)
 `,
 		settings.port, settings.udpport, settings.access, settings.maxbytes.Load()>>20,
 		settings.maxconns, settings.factor, settings.chunkSize, settings.prefixDelimiter,
@@ -334,9 +341,9 @@ func usageLicense() {
 	fmt.Printf("%s\n\n%s", banner, license)
 }
 
-// getopt yields the options among argv and their values, without leading
-// blanks. What is wrong with an option it says in the words of getopt_long,
-// and yields '?' for it. Words that are not options are passed over.
+// getopt yields the options in argv and their values, without leading white
+// space. For a bad option it prints what getopt_long does and yields '?'. Words
+// that are not options are skipped.
 func getopt(argv []string) iter.Seq2[byte, string] {
 	return func(yield func(byte, string) bool) {
 		args := argv[1:]
@@ -401,7 +408,7 @@ func getoptLong(prog, word string, shift func() (string, bool)) (c byte, val str
 		if val, given = shift(); !given {
 			c = getoptBad("%s: option '--%s' requires an argument", prog, name)
 		}
-	case given && !takesValue(c) && c != optCheck && c != 'v': // for -v C knows of one, and ignores it
+	case given && !takesValue(c) && c != optCheck && c != 'v': // C lets --verbose have one, and ignores it
 		c = getoptBad("%s: option '--%s' doesn't allow an argument", prog, name)
 	}
 	return c, val
@@ -416,8 +423,8 @@ func takesValue(c byte) bool {
 	return strings.Contains(shortopts, string(c)+":")
 }
 
-// longoptsFind returns the option called name or, if there is none, all
-// whose names begin so.
+// longoptsFind returns the option called name or, if there is none, all options
+// whose names begin with it.
 func longoptsFind(name string) (found []longopt) {
 	for _, o := range longopts {
 		if o.name == name {
@@ -547,7 +554,7 @@ func parseOptions(argv []string) {
 		case 'W':
 			settings.watchEnabled = false
 		case 'Y':
-			if arg == "" { // which would be no password at all
+			if arg == "" { // authentication would be off
 				sysfatal(1, "Could not open authfile [] for reading")
 			}
 			settings.authFile = arg
@@ -565,9 +572,9 @@ func parseOptions(argv []string) {
 	}
 }
 
-// parseListen adds to the list of addresses. Not as in C, where an empty one
-// makes a server that nobody can reach, and one that is part of another is
-// lost.
+// parseListen adds arg to the list of addresses. Not as in C, where an empty
+// address makes a server that nobody can reach, and one that is a substring of
+// the list is dropped.
 func parseListen(arg string) {
 	switch {
 	case strings.Trim(arg, ";,") == "":
@@ -579,7 +586,7 @@ func parseListen(arg string) {
 	}
 }
 
-// parseSuboption is one round of the loop for -o.
+// parseSuboption applies one suboption of -o.
 func parseSuboption(opt string) {
 	name, value, given := strings.Cut(opt, "=")
 	if !given {
@@ -680,7 +687,7 @@ func parseSuboption(opt string) {
 	case "track_sizes":
 		options.trackSizes = true
 	case "no_inline_ascii_resp", "inline_ascii_resp", "modern", "no_drop_privileges":
-		// There is nothing to change, in C neither.
+		// No effect, as in C.
 	case "no_chunked_items":
 		settings.slabChunkSizeMax = settings.slabPageSize
 	case "no_slab_reassign":
@@ -714,14 +721,14 @@ func parseSuboption(opt string) {
 		settings.sockCookieId = uint32(n)
 	default:
 		if name == "relaxed_privileges" && debugBuild {
-			break // of no use here, but upstream's tests pass it
+			break // no effect, but upstream's tests pass it
 		}
 		sysfatal(1, "Illegal suboption \"%s\"", opt)
 	}
 }
 
-// parseRange ends the process with the complaint if value is below lo or above
-// hi.
+// parseRange returns the number in value. If it is below lo or above hi, the
+// process ends with the complaint.
 func parseRange(value string, lo, hi int, complaint string) int {
 	n := atoi(value)
 	if n < lo || n > hi {
@@ -742,7 +749,7 @@ func parseMaxFactor(name, value string) float64 {
 	return f
 }
 
-// parseSize reads the size that an option is given, in bytes; see toksize.
+// parseSize returns the size that option name is given, in bytes; see toksize.
 func parseSize(name, value string, unit int) int {
 	n, ok := toksize([]byte(strings.TrimRight(value, blanks)), unit)
 	if !ok {
@@ -751,8 +758,8 @@ func parseSize(name, value string, unit int) int {
 	return n
 }
 
-// checkOptions ends the process if the options do not fit each other, and
-// sets what follows from them.
+// checkOptions ends the process if options conflict, and makes the settings
+// that follow from them.
 func checkOptions() {
 	if settings.numNapiIds > settings.numThreads {
 		sysfatal(exUsage, "Number of napi_ids(%d) cannot be greater than number of threads(%d)",
@@ -794,7 +801,7 @@ func checkOptions() {
 		sysfatal(exUsage, "temporary_ttl requires lru_maintainer to be enabled")
 	}
 
-	// One worker serves each UDP port if there are several addresses.
+	// With several addresses, each UDP socket is served by one worker only.
 	settings.numThreadsPerUdp = settings.numThreads
 	if strings.ContainsFunc(settings.inter, isListSeparator) {
 		settings.numThreadsPerUdp = 1
@@ -820,7 +827,7 @@ func checkOptions() {
 			sysfatal(exUsage, "Cannot use UDP with ascii authentication enabled (-U 0 to disable)")
 		}
 		if options.daemonize && !options.maxcore && !filepath.IsAbs(settings.authFile) {
-			sysfatal(exUsage, "-d goes to /: Authfile [%s] needs its whole path", settings.authFile)
+			sysfatal(exUsage, "-d changes to /: Authfile [%s] must be an absolute path", settings.authFile)
 		}
 	}
 
