@@ -115,7 +115,7 @@ func (ch *itemChunk) item() *item { return (*item)(unsafe.Pointer(ch)) }
 // chunk undoes itemChunk.item.
 func (it *item) chunk() *itemChunk { return (*itemChunk)(unsafe.Pointer(it)) }
 
-// offset returns n bytes, from off bytes after the start of the item.
+// offset returns the n bytes that begin off bytes into the item.
 func (it *item) offset(off, n int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(it), off)), n)
 }
@@ -219,7 +219,7 @@ func memAlign(n int) int {
 	return (n + unit - 1) &^ (unit - 1)
 }
 
-// memBytes returns n bytes, from off bytes after the start of the arena.
+// memBytes returns the n bytes that begin off bytes into the arena.
 func memBytes(off, n int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(memBase, off)), n)
 }

@@ -235,7 +235,7 @@ func metaFinish(c *conn, b []byte, quiet bool) {
 }
 
 // processMgetCmd serves mg. Not as in C, which locks the item for some flags
-// only: here it stays locked until its value is in the reply.
+// only: here the item stays locked until its value is in the reply.
 func processMgetCmd(c *conn, pr *parser) {
 	var of metaFlags
 	if errstr := metaFlagPreparse(pr, 2, &of); errstr != "" {
@@ -246,7 +246,7 @@ func processMgetCmd(c *conn, pr *parser) {
 	n := &t.stats.pending.n
 	it, hv, overflow := limitedGetLocked(of.key, t, dontUpdate)
 	if overflow {
-		// Not a miss, which might vivify.
+		// Not treated as a miss, which might vivify.
 		outErrstring(c, "SERVER_ERROR refcount overflow during fetch")
 		return
 	}
@@ -354,7 +354,7 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 			b = metaKey(b, it.key(), it.itFlags&itemKeyBinary != 0)
 		}
 	}
-	// Z comes first, so that no client is told both W and Z.
+	// Check for Z first, so that no client is told both W and Z.
 	if it.itFlags&itemTokenSent != 0 {
 		b = append(b, " Z"...)
 	}
@@ -620,8 +620,7 @@ func marithmeticReply(b []byte, pr *parser, of *metaFlags, r *marithmeticResult)
 	return b, true
 }
 
-// finalizeMset answers ms: ret is what storing its value came to. The item is
-// locked.
+// finalizeMset answers ms, with ret from storing its value. The item is locked.
 func finalizeMset(c *conn, it *item, nbytes int, ret storeItemType, cas uint64) {
 	b := c.resp.wbuf
 	quiet := false

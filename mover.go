@@ -6,7 +6,7 @@
 // taken off the free list; an expired item is unlinked; an item in use is
 // copied to another chunk of the class, and the copy replaces it in the cache.
 // A chunk that can't be taken yet is busy: the mover goes over the page again
-// and again, until none is left. Chunks that it has taken are marked in
+// and again, until no chunk is busy. Chunks that it has taken are marked in
 // completed. Nobody else can reach them any more: they are on no free list, in
 // no LRU and no bucket, and all references to them are gone.
 //
@@ -24,7 +24,7 @@
 //     written without any lock, by whoever allocated it. Its time field,
 //     however, may be read. slabsAlloc sets time to 0, under slabsLock;
 //     doItemLink is the first to set it to anything else, under the item lock.
-//     Without slabsLock the chunk might just now become an itemChunk, which has
+//     Without slabsLock the chunk could be turning into an itemChunk, which has
 //     its size where an item has its time.
 //   - If time is not 0 the item has been linked: all of it but next and prev is
 //     guarded by its lock, which the mover holds. Nor can the item be freed, as
@@ -37,7 +37,7 @@
 //     in place only where there is no other reader (doReplaceValue). The
 //     original is unlinked and becomes free with its last reference. But chunks
 //     have no references of their own, and a reply follows their links, so a
-//     chunked item must be left as it is until all others have dropped theirs.
+//     chunked item must be left as it is until the other references are dropped.
 //
 // Whoever holds a reference may thus find that the item is no longer the one in
 // the cache. That is nothing new: the item may also be replaced or deleted.
@@ -90,7 +90,7 @@ type slabRebalance struct {
 	// slabsReassign allows it.
 	allowEvictions bool
 
-	busyLoops      int // passes over the page that met busy chunks
+	busyLoops      int // passes over the page that found busy chunks
 	busyItems      int // busy chunks in this pass
 	lastBusyStatus moveStatus
 
@@ -115,8 +115,8 @@ var slabRebal struct {
 	resting atomic.Bool // the thread waits for a tick of the clock, or a wake-up
 }
 
-// After slabMoveMaxLoops passes over a page the mover deletes items that are in
-// its way. Between passes it sleeps, at most slabMoveMaxSleep.
+// After slabMoveMaxLoops passes over a page the mover starts to evict items.
+// Between passes it sleeps, at most slabMoveMaxSleep.
 const (
 	slabMoveMaxLoops = 5000
 	slabMoveMaxSleep = 5 * time.Millisecond
@@ -254,13 +254,13 @@ func slabsLockedCb(a *lockedSt) moveStatus {
 	return moveBusyActive
 }
 
-// slabRebalanceReplace makes a copy of an item replace it in the cache.
+// slabRebalanceReplace replaces an item in the cache with a copy in t.newIt.
 func slabRebalanceReplace(it *item) {
 	t, r := &slabRebal, &slabRebal.rebal
 	newIt := t.newIt
 	t.newIt = nil
-	// All but next and prev. The lock field may be written without slabsLock:
-	// only the mover reads it of a chunk found in a page.
+	// All but next and prev. The lock field is written without slabsLock, but
+	// nobody else reads it: only the mover looks at chunks by page.
 	n := r.clsSize - 2*refSize
 	copy(newIt.offset(2*refSize, n), it.offset(2*refSize, n))
 	newIt.hNext = 0
@@ -277,8 +277,8 @@ func slabRebalanceReplace(it *item) {
 	r.rescues++
 }
 
-// slabRebalanceRescue moves an item, or only its chunk ch unless that is nil.
-// Nobody else has a reference to the item.
+// slabRebalanceRescue moves an item to t.newIt or, if ch is not nil, only that
+// chunk of the item. Nobody else has a reference to the item.
 func slabRebalanceRescue(it *item, ch *itemChunk) {
 	t := &slabRebal
 	if ch == nil {
@@ -297,8 +297,8 @@ func slabRebalanceRescue(it *item, ch *itemChunk) {
 }
 
 // slabRebalanceActiveRescue is for an item that others have references to: its
-// memory becomes free when they drop them. A copy replaces it in the cache; a
-// chunked item can't be copied, and is deleted after too many passes.
+// memory becomes free only when they drop these. A copy replaces the item in the
+// cache; a chunked one can't be copied, and is deleted after too many passes.
 func slabRebalanceActiveRescue(it *item) {
 	r := &slabRebal.rebal
 	if it.itFlags&itemChunked == 0 {
@@ -312,9 +312,9 @@ func slabRebalanceActiveRescue(it *item) {
 	}
 }
 
-// slabRebalanceItem tries to take the memory of a linked item, or only of its
-// chunk ch unless that is nil, and returns whether it has. The item is locked;
-// the mover's reference to it is used up.
+// slabRebalanceItem tries to take the memory of a linked item or, if ch is not
+// nil, of that chunk of the item, and returns whether it could. The item is
+// locked; the mover's reference to it is used up.
 func slabRebalanceItem(it *item, ch *itemChunk) bool {
 	t, r := &slabRebal, &slabRebal.rebal
 	switch {
@@ -459,8 +459,8 @@ func slabRebalanceStep() int {
 	return moveInPage
 }
 
-// slabRebalanceThread waits for moves and makes them. It does not end before it
-// has finished a page that it began.
+// slabRebalanceThread waits for moves and makes them. It finishes a page that it
+// has begun before it ends.
 func slabRebalanceThread() {
 	t, r := &slabRebal, &slabRebal.rebal
 	backoff := time.Microsecond
@@ -550,7 +550,7 @@ func slabMaintenanceWake() {
 	}
 }
 
-// While the lock is held the mover sleeps.
+// While the lock is held the mover stays asleep.
 func slabMaintenancePause() { slabRebal.lock.Lock() }
 
 func slabMaintenanceResume() { slabRebal.lock.Unlock() }

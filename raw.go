@@ -1,7 +1,7 @@
-// System calls for the workers that do not block. Unlike those of x/sys/unix
-// they do not tell Go's scheduler, which could take the worker for blocked and
-// give its P to another thread; nor do they allocate. Also what poll.go needs of
-// the scheduler. Not in C.
+// System calls that do not block, for the workers. Unlike those of x/sys/unix
+// they do not tell Go's scheduler, which could think the worker blocked and
+// give its P to another thread; nor do they allocate. Also what
+// poll.go needs of the scheduler. Not in C.
 
 package main
 

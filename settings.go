@@ -758,8 +758,8 @@ func parseSize(name, value string, unit int) int {
 	return n
 }
 
-// checkOptions ends the process if options conflict, and makes the settings
-// that follow from them.
+// checkOptions ends the process if options conflict, and derives further
+// settings from them.
 func checkOptions() {
 	if settings.numNapiIds > settings.numThreads {
 		sysfatal(exUsage, "Number of napi_ids(%d) cannot be greater than number of threads(%d)",

@@ -67,7 +67,7 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 // taken with no other lock held; under it only those of the last line are
 // taken.
 //
-// To modify an LRU hold the item lock and the LRU's. Code arriving at an item
+// To modify an LRU hold both the item lock and the LRU's. Code arriving at an item
 // from an LRU or a page already holds a later lock, so it only tries:
 // itemTrylock with the item's lock field, which does not change while the item
 // is allocated. Until that succeeds it may read nothing but that field and the
@@ -76,8 +76,8 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 // An item that is not linked yet belongs to whoever allocated it. A reference
 // keeps a linked item from being freed, and its key and value from being
 // changed, so both may be read without the lock. Every other field needs the
-// lock, itFlags and refcount too. That includes calling data() and schunk();
-// the slices and chunks that they return stay valid while a reference is held.
+// lock, even itFlags and refcount; so do calls of data() and schunk(), but what
+// these return stays valid while a reference is held.
 var itemLocks []sync.Mutex
 
 // The results of casCompare.
@@ -90,8 +90,8 @@ const (
 	casStaleval // older, but may be stored as stale
 )
 
-// An item with more references than this is not given out, since they are
-// counted in 16 bits.
+// An item with more references than this is not handed out: refcount has 16
+// bits.
 const itRefcountLimit = 60000
 
 func itemLock(hv uint32) { itemLocks[hv&uint32(len(itemLocks)-1)].Lock() }
@@ -112,7 +112,7 @@ func itemUnlock(hv uint32) { itemLocks[hv&uint32(len(itemLocks)-1)].Unlock() }
 // itemLocksInit makes the item locks, more of them for more workers. The hash
 // table must have more buckets than there are locks.
 func itemLocksInit(nthreads int) {
-	// Few collisions between workers, but no waste of memory.
+	// Enough locks that workers seldom collide, without wasting memory.
 	power := 15 // just under the default of hashpower
 	switch {
 	case nthreads < 3:
@@ -149,7 +149,7 @@ func itemGet(key []byte, t *thread, doUpdate bool) *item {
 	return it
 }
 
-// itemGetLocked is itemGet that returns with the item lock held, even if there
+// itemGetLocked is itemGet, but returns with the item lock held, even if there
 // is no item, so that the caller can store one.
 func itemGetLocked(key []byte, t *thread, doUpdate bool) (it *item, hv uint32) {
 	hv = hash(key)
@@ -198,7 +198,7 @@ func storeItem(it *item, comm int, t *thread, nbytes *int, cas *uint64, casIn ui
 // realtime converts an expiry time to relTime. Up to realtimeMaxdelta it is
 // seconds from now, above that a Unix time. 0, never, stays 0. A date before
 // the server started becomes 1, and the current second becomes the one before:
-// both have passed. A date too late for relTime becomes its latest.
+// both have passed. A date too late for relTime becomes the latest one.
 func realtime(exptime int64) relTime {
 	now := currentTime.Load()
 	switch {
@@ -279,9 +279,9 @@ func storeItemCopyData(comm int, oldIt, newIt, addIt *item) bool {
 	return true
 }
 
-// storeItemCopyOut fills b from it. it may be chunked even though the result of
-// the append is not: the result takes its flags from the old item; with none
-// it is 4 bytes smaller.
+// storeItemCopyOut fills b from an item. That may be chunked even though the
+// result of the append is not: the result takes its flags from the old item;
+// with none it is 4 bytes smaller.
 func storeItemCopyOut(b []byte, it *item) {
 	if it.itFlags&itemChunked == 0 {
 		copy(b, it.data())
@@ -292,10 +292,10 @@ func storeItemCopyOut(b []byte, it *item) {
 	}
 }
 
-// doStoreItem stores it as comm says. A unique in it is the one that the client
-// expects; casIn becomes the new one. *nbytes is set to the value size after an
-// append or prepend, *cas to the unique of the stored item; both pointers may
-// be nil.
+// doStoreItem stores an item as comm says. If the item has a unique, that is the
+// one the client expects; casIn becomes its new one. *nbytes is set to the value
+// size after an append or prepend, *cas to the unique of the stored item; both
+// pointers may be nil.
 func doStoreItem(it *item, comm int, t *thread, hv uint32, nbytes *int, cas *uint64, casIn uint64, casStale bool) storeItemType {
 	oldIt := doItemGet(it.key(), hv, t, dontUpdate)
 	ret := notStored
@@ -318,7 +318,7 @@ func doStoreItem(it *item, comm int, t *thread, hv uint32, nbytes *int, cas *uin
 			doItemLink(it, hv, casIn)
 			ret = stored
 		case nreadCas:
-			ret = notFound // it has expired or been evicted, say
+			ret = notFound // expired or evicted, for example
 			t.stats.pending.n[statCasMisses]++
 		case nreadReplace, nreadAppend, nreadPrepend:
 			// Requires an existing item.
@@ -356,7 +356,7 @@ func doStoreOver(it, oldIt *item, comm int, t *thread, hv uint32, casStale bool)
 	res := casCompare(it, oldIt, casStale)
 	switch comm {
 	case nreadAdd:
-		// Only a missing item is added, but this one is bumped.
+		// The key exists: nothing is added, but its item is bumped.
 		doItemUpdate(oldIt)
 		return notStored, nil
 

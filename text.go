@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A get counts as one more command for -R after every so many keys, and
+// For -R a get counts as one command more after every getKeysPerTurn keys, and
 // whenever its reply is full. Not as in C, where other connections wait for all
 // of its keys.
 const getKeysPerTurn = 1000
@@ -158,7 +158,7 @@ func tooLongLine(c *conn, line []byte) bool {
 		return true
 	}
 	if c.transport == udpTransport {
-		return false // there is no rest of a datagram
+		return false // a datagram has no rest to wait for
 	}
 	if !c.rbufMalloced {
 		rbufSwitchToMalloc(c)
@@ -299,7 +299,7 @@ func processUpdateCommand(c *conn, pr *parser, comm int, handleCas bool) {
 	connReadValue(c, it, comm)
 }
 
-// connReadValue makes c read a value into it, to be stored as comm says.
+// connReadValue makes c read the value of an item, to be stored as comm says.
 func connReadValue(c *conn, it *item, comm int) {
 	c.item = it
 	c.cmd = comm

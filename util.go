@@ -83,8 +83,8 @@ func perror(what string, err error) {
 	fmt.Fprintf(os.Stderr, "%s: %s\n", what, strerror(err))
 }
 
-// strerror returns an error's text as C words it: without Go's context, and
-// with a capital letter.
+// strerror returns an error's text in C's form: only the system's words,
+// capitalized.
 func strerror(err error) string {
 	s := err.Error()
 	var errno syscall.Errno
@@ -116,10 +116,9 @@ func atof(s string) float64 {
 	return 0
 }
 
-// toksize reads a size, a number followed by k, m or g (or kb, mb, gb);
-// without these it is in units of unit bytes. It returns bytes, and fails for 4
-// exabytes or more. Not as in C, where only -I takes letters; elsewhere they
-// are ignored.
+// toksize reads a size: a number with the suffix k, m or g (or kb, mb, gb), or
+// without one in units of unit bytes. It returns bytes, and fails for 4 exabytes
+// or more. Not as in C, where only -I takes a suffix; other options ignore it.
 func toksize(tok []byte, unit int) (int, bool) {
 	end := 0
 	for end < len(tok) && '0' <= tok[end] && tok[end] <= '9' {
