@@ -260,7 +260,8 @@ func slabRebalanceReplace(it *item) {
 	newIt := t.newIt
 	t.newIt = nil
 	// All but next and prev. The lock field is written without slabsLock, but
-	// nobody else reads it: only the mover looks at chunks by page.
+	// nobody reads it yet: the copy is not linked, and only the mover comes to
+	// chunks from their page.
 	n := r.clsSize - 2*refSize
 	copy(newIt.offset(2*refSize, n), it.offset(2*refSize, n))
 	newIt.hNext = 0
