@@ -91,6 +91,7 @@ var settings struct {
 	loggerBufSize        int           // bytes
 	readBufMemLimit      int           // bytes for all workers together, 0 for no limit
 	numNapiIds           int
+	ioUring              bool
 	sockCookieId         uint32 // mark for the listening sockets, 0 for none
 
 	tuneLock sync.Mutex // guards what follows
@@ -217,6 +218,7 @@ func settingsInit() {
 	settings.loggerWatcherBufSize = 256 << 10
 	settings.loggerBufSize = 64 << 10
 	settings.watchEnabled = true
+	settings.ioUring = true
 
 	options.startLruMaintainer = true
 	options.startLruCrawler = true
@@ -318,6 +320,8 @@ func usage() {
                           no_slab_reassign, no_slab_automove, no_maxconns_fast,
                           slab_chunk_max=1024
    - sock_cookie_id:      mark for listening sockets, for packet filters
+   - no_io_uring:         receive and send with a system call for each connection,
+                          even where io_uring takes those of several in one
    - [no_]inline_ascii_resp, resp_obj_mem_limit: of other versions, no effect here
 -N, --napi-ids=<num>      choose a connection's worker by network receive queue (NAPI
                           ID); the number of queues
@@ -696,6 +700,8 @@ func parseSuboption(opt string) {
 		settings.slabAutomove.Store(0)
 	case "no_maxconns_fast":
 		settings.maxconnsFast = false
+	case "no_io_uring":
+		settings.ioUring = false
 	case "no_lru_crawler":
 		settings.lruCrawler.Store(false)
 		options.startLruCrawler = false

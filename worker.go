@@ -61,7 +61,9 @@ type thread struct {
 	respCount int      // replies gathered and not sent, and their limit
 	respLimit int
 
+	ring    *ring   // nil if there is none
 	round   []*conn // to be served in this round
+	recvs   []*conn // to be received for in it
 	sends   []*conn // have come to connMwrite in it
 	sending []*conn // those of them that are being sent to
 	yielded []*conn // have input left but had their turn (-R); for the next round
@@ -239,6 +241,9 @@ func setupThread(me *thread) {
 func workerLibevent(me *thread) {
 	runtime.LockOSThread()
 	blockPreemptSignal()
+	if settings.ioUring {
+		me.ring = ringInit() // here, as only this thread may use it
+	}
 	registerThreadInitialized()
 	for {
 		msec := -1
@@ -302,21 +307,35 @@ func driveRound(me *thread) {
 // roundReceive receives for the connections that can be read, and returns how
 // many of conns can be served now: as many as there are read buffers for.
 func roundReceive(me *thread, conns []*conn) int {
+	conns = conns[:min(len(conns), roundMax)]
+	me.recvs = me.recvs[:0]
 	for i, c := range conns {
-		switch {
-		case i == roundMax:
-			return i
-		case c.state != connRead || c.transport == udpTransport:
+		if c.state != connRead || c.transport == udpTransport {
 			continue // driveMachine knows what it waits for
-		case i > 0 && !rbufAvailable(c):
-			return i
 		}
-		if rbufAlloc(c) {
-			if room := readRoom(c); room != nil {
-				c.io.n, c.io.e = readFd(c, room)
-				c.io.done = true
-			}
+		if i > 0 && !rbufAvailable(c) {
+			conns = conns[:i]
+			break
 		}
+		if rbufAlloc(c) && readRoom(c) != nil {
+			me.recvs = append(me.recvs, c)
+		}
+	}
+	if r := me.ring; r != nil && len(me.recvs) >= ringLeast {
+		for _, c := range me.recvs {
+			ringPrep(r, ioringOpRecv, c, readRoom(c))
+		}
+		ringSubmit(r)
+		for _, c := range me.recvs {
+			me.stats.pending.n[statBytesRead] += uint64(max(c.io.n, 0))
+		}
+	} else {
+		for _, c := range me.recvs {
+			c.io.n, c.io.e = readFd(c, readRoom(c))
+		}
+	}
+	for _, c := range me.recvs {
+		c.io.done = true
 	}
 	return len(conns)
 }
@@ -345,7 +364,16 @@ func roundSend(me *thread) {
 		}
 		statsFold(me) // whoever reads a reply finds it counted
 		for _, c := range me.sending {
-			transmitStart(c)
+			r := c.resp
+			if me.ring != nil && len(me.sending) >= ringLeast && len(r.iov) == 0 && c.io.want > 0 {
+				ringPrep(me.ring, ioringOpSend, c, r.wbuf[r.done:])
+				c.io.done = true
+			} else {
+				transmitStart(c)
+			}
+		}
+		if me.ring != nil {
+			ringSubmit(me.ring)
 		}
 		for _, c := range me.sending {
 			driveMachine(c)
@@ -482,7 +510,7 @@ func memcachedThreadInit(nthreads int) {
 	for i := range threads {
 		threads[i] = &thread{id: i}
 		setupThread(threads[i])
-		statsState.reservedFds += 4 // two of epoll and the ends of the pipe
+		statsState.reservedFds += 5 // two of epoll, the ends of the pipe, the ring
 	}
 	workerHangLock.Lock()
 	for _, t := range threads {
@@ -492,4 +520,11 @@ func memcachedThreadInit(nthreads int) {
 	waitForThreadRegistration(nthreads)
 	initLock.Unlock()
 	workerHangLock.Unlock()
+	if settings.verbose.Load() > 0 {
+		what := "off"
+		if threads[0].ring != nil {
+			what = "on"
+		}
+		fmt.Fprintf(os.Stderr, "io_uring is %s\n", what)
+	}
 }

@@ -1,0 +1,163 @@
+// io_uring: all receives of a round in one system call, and all sends in
+// another. epoll still says which sockets are ready, so that nothing in the ring
+// ever waits. Where the kernel refuses a ring, or with -o no_io_uring, the same
+// is done by plain calls. Not in C.
+
+package main
+
+import (
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// From linux/io_uring.h.
+const (
+	ioringSetupClamp        = 1 << 4
+	ioringSetupSingleIssuer = 1 << 12 // one thread submits
+	ioringSetupDeferTaskrun = 1 << 13 // completions are worked on when asked for
+	ioringFeatSingleMmap    = 1 << 0
+	ioringOffSqes           = 0x10000000
+	ioringEnterGetevents    = 1 << 0
+	ioringOpSend            = 26
+	ioringOpRecv            = 27
+)
+
+// struct io_uring_sqe, a submission.
+type ioUringSqe struct {
+	opcode   uint8
+	flags    uint8
+	ioprio   uint16
+	fd       int32
+	off      uint64
+	addr     uint64
+	len      uint32
+	msgFlags uint32
+	userData uint64
+	_        [3]uint64
+}
+
+// struct io_uring_cqe, a completion.
+type ioUringCqe struct {
+	userData uint64
+	res      int32
+	flags    uint32
+}
+
+// struct io_uring_params.
+type ioUringParams struct {
+	sqEntries, cqEntries, flags, sqThreadCpu, sqThreadIdle, features, wqFd uint32
+
+	_     [3]uint32
+	sqOff struct {
+		head, tail, ringMask, ringEntries, flags, dropped, array, _ uint32
+		_                                                           uint64
+	}
+	cqOff struct {
+		head, tail, ringMask, ringEntries, overflow, cqes, flags, _ uint32
+		_                                                           uint64
+	}
+}
+
+// A ring is one worker's. Only its own thread touches it.
+type ring struct {
+	fd    int
+	conns []*conn // what has been prepared, in order; userData is the index
+
+	sqTail         *uint32
+	sqMask         uint32
+	sqes           []ioUringSqe
+	cqHead, cqTail *uint32
+	cqMask         uint32
+	cqes           []ioUringCqe
+}
+
+// With fewer connections in a round plain calls are as fast.
+const ringLeast = 3
+
+// ringInit makes a ring with room for a round. It returns nil if the system
+// refuses one.
+func ringInit() *ring {
+	var p ioUringParams
+	var fd uintptr
+	e := unix.EINVAL
+	for _, flags := range []uint32{ioringSetupSingleIssuer | ioringSetupDeferTaskrun, 0} { // the latter before Linux 6.1
+		p = ioUringParams{flags: flags | ioringSetupClamp}
+		fd, _, e = unix.RawSyscall(unix.SYS_IO_URING_SETUP, roundMax, uintptr(unsafe.Pointer(&p)), 0)
+		if e != unix.EINVAL {
+			break
+		}
+	}
+	if e != 0 {
+		return nil
+	}
+	r := &ring{fd: int(fd), conns: make([]*conn, 0, roundMax)}
+	size := max(p.sqOff.array+4*p.sqEntries, p.cqOff.cqes+uint32(unsafe.Sizeof(ioUringCqe{}))*p.cqEntries)
+	rings, err := unix.Mmap(r.fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if err == nil && p.features&ioringFeatSingleMmap == 0 { // before Linux 5.4
+		err = unix.ENOSYS
+	}
+	var sqes []byte
+	if err == nil {
+		sqes, err = unix.Mmap(r.fd, ioringOffSqes, int(p.sqEntries)*int(unsafe.Sizeof(ioUringSqe{})),
+			unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	}
+	if err != nil {
+		unix.Close(r.fd)
+		return nil
+	}
+	word := func(off uint32) *uint32 { return (*uint32)(unsafe.Pointer(&rings[off])) }
+	r.sqTail, r.sqMask = word(p.sqOff.tail), *word(p.sqOff.ringMask)
+	r.cqHead, r.cqTail, r.cqMask = word(p.cqOff.head), word(p.cqOff.tail), *word(p.cqOff.ringMask)
+	r.sqes = unsafe.Slice((*ioUringSqe)(unsafe.Pointer(&sqes[0])), p.sqEntries)
+	r.cqes = unsafe.Slice((*ioUringCqe)(unsafe.Pointer(&rings[p.cqOff.cqes])), p.cqEntries)
+	for i := range p.sqEntries { // each place of the queue is always for the same sqe
+		*word(p.sqOff.array + 4*i) = i
+	}
+	return r
+}
+
+// ringPrep prepares to receive into b, or to send it, for c.
+func ringPrep(r *ring, op uint8, c *conn, b []byte) {
+	tail := *r.sqTail
+	r.sqes[tail&r.sqMask] = ioUringSqe{
+		opcode:   op,
+		fd:       int32(c.sfd),
+		addr:     uint64(uintptr(unsafe.Pointer(&b[0]))),
+		len:      uint32(len(b)),
+		msgFlags: unix.MSG_DONTWAIT,
+		userData: uint64(len(r.conns)),
+	}
+	atomic.StoreUint32(r.sqTail, tail+1)
+	c.io.n, c.io.e = -1, unix.EIO // unless a completion says something else
+	r.conns = append(r.conns, c)
+}
+
+// ringSubmit does all that has been prepared, and leaves what came of it in
+// each conn's io.
+func ringSubmit(r *ring) {
+	submit, left := len(r.conns), len(r.conns)
+	for left > 0 {
+		n, _, e := unix.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), uintptr(left), ioringEnterGetevents, 0, 0)
+		switch e {
+		case 0:
+			submit -= int(n)
+		case unix.EINTR, unix.EAGAIN, unix.EBUSY:
+		default:
+			left = 0 // those without a completion are closed
+		}
+		head := *r.cqHead
+		for ; head != atomic.LoadUint32(r.cqTail); head++ {
+			cqe := &r.cqes[head&r.cqMask]
+			io := &r.conns[cqe.userData].io
+			if io.n, io.e = int(cqe.res), 0; cqe.res < 0 {
+				io.n, io.e = -1, unix.Errno(-cqe.res)
+			}
+			left--
+		}
+		atomic.StoreUint32(r.cqHead, head)
+	}
+	clear(r.conns)
+	r.conns = r.conns[:0]
+}
