@@ -26,7 +26,8 @@ const (
 	// which is what they take in C.
 	respPerBuffer = 13
 
-	iovMax = 1024 // of writev(2)
+	respIovMax = 256  // pieces of replies to one connection, after which they leave
+	iovMax     = 1024 // of writev(2)
 )
 
 // Errors that clients are told in more than one place.
@@ -120,7 +121,7 @@ func respAddValue(c *conn, it *item, n int) {
 // respFull tells whether what is gathered should leave before there is more.
 func respFull(c *conn) bool {
 	r := c.resp
-	return r != nil && (len(r.wbuf) > wbufSize-2*respCopyMax || len(r.iov) > iovMax-2 || c.transport == udpTransport)
+	return r != nil && (len(r.wbuf) > wbufSize-2*respCopyMax || len(r.iov) > respIovMax-2 || c.transport == udpTransport)
 }
 
 // respLend returns a resp whose buffers begin where those of the one lent

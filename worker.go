@@ -231,7 +231,7 @@ func setupThread(me *thread) {
 		me.respLimit = me.rbufLimit * respPerBuffer
 	}
 	me.wbuf = make([]byte, 0, roundBufs*wbufSize)
-	me.riov = make([]respIov, 0, 2*iovMax)
+	me.riov = make([]respIov, 0, 2*respIovMax)
 	me.l = loggerCreate()
 	me.bumpBuf = itemLruBumpBufCreate()
 }
@@ -350,7 +350,7 @@ func driveConn(c *conn) {
 // roundFull tells whether there is no room for another connection's replies,
 // or they would not be within the limit of -o read_buf_mem_limit.
 func roundFull(me *thread) bool {
-	return cap(me.wbuf)-len(me.wbuf) < wbufSize || cap(me.riov)-len(me.riov) < iovMax ||
+	return cap(me.wbuf)-len(me.wbuf) < wbufSize || cap(me.riov)-len(me.riov) < respIovMax ||
 		me.respLimit != 0 && len(me.sends) > 0
 }
 
