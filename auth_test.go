@@ -12,20 +12,6 @@ import (
 	"testing"
 )
 
-// login tries to log in on a connection of its own.
-func login(t *testing.T, s *server, user, pass string) string {
-	t.Helper()
-	c := s.client()
-	defer c.Close()
-	return loginAs(c, user, pass)
-}
-
-func loginAs(c *client, user, pass string) string {
-	token := user + " " + pass
-	c.write("set auth 0 0 " + strconv.Itoa(len(token)) + "\r\n" + token + "\r\n")
-	return strings.TrimSpace(c.line())
-}
-
 func TestAuthfileReload(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "users")
 	write := func(text string) {

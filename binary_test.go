@@ -183,46 +183,6 @@ func (p *packet) String() string {
 	return s
 }
 
-// packet reads a reply. What it returns in place of one ends as client.line's.
-func (c *client) packet() (*packet, string) {
-	c.SetReadDeadline(time.Now().Add(patience))
-	p := new(packet)
-	_, err := io.ReadFull(c.r, p.hdr[:])
-	if err == nil {
-		p.body = make([]byte, min(binary.BigEndian.Uint32(p.hdr[8:]), 1<<26))
-		_, err = io.ReadFull(c.r, p.body)
-	}
-	switch {
-	case err == nil:
-		return p, p.String() + "\r\n"
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, silence
-	}
-	return nil, closed
-}
-
-func (c *client) packetLine() string {
-	_, s := c.packet()
-	return s
-}
-
-// askBinary sends packets and returns the replies, as client.ask. The fence
-// is a version, since that is answered to strangers, too.
-func (c *client) askBinary(packets string) (replies []string) {
-	const opaque = 0xfe4ce
-	fence, _ := parsePacket(fmt.Sprintf("TVersion opaque=%d", opaque))
-	c.write(packets + fence)
-	for {
-		p, s := c.packet()
-		if p != nil && p.opcode() == protocolBinaryCmdVersion && p.opaque() == opaque {
-			return replies
-		}
-		if replies = append(replies, s); p == nil {
-			return replies
-		}
-	}
-}
-
 // packets returns the requests that lines say.
 func packets(t testing.TB, lines ...string) string {
 	t.Helper()
@@ -235,18 +195,6 @@ func packets(t testing.TB, lines ...string) string {
 		b.WriteString(s)
 	}
 	return b.String()
-}
-
-// wantBinary asks one packet and expects this reply.
-func (c *client) wantBinary(t testing.TB, request, reply string) {
-	t.Helper()
-	have := c.askBinary(packets(t, request))
-	for i := range have {
-		have[i] = show(have[i])
-	}
-	if s := strings.Join(have, "; "); s != reply {
-		t.Fatalf("%s: have %s, want %s", request, s, reply)
-	}
 }
 
 func TestPackets(t *testing.T) {
@@ -307,12 +255,8 @@ func TestBinaryLeaks(t *testing.T) {
 				serve(c, []byte(in))
 				if i%50 == 0 {
 					currentTime.Add(1)
-					for hv := range itemLocks {
-						if lock := itemTrylock(uint32(hv)); lock != nil {
-							itemTrylockUnlock(lock)
-						} else {
-							t.Fatalf("a lock is held after %q", in)
-						}
+					if !locksFree() {
+						t.Fatalf("a lock is held after %q", in)
 					}
 				}
 			}
@@ -427,11 +371,7 @@ func TestBinaryHangups(t *testing.T) {
 	text.wantStat(t, "curr_connections", "2")
 	eventually(t, "descriptors are closed", func() bool { return s.fds() <= fds+1 })
 	text.want(t, "delete big\r\ndelete a\r\n", "DELETED\r\nNOT_FOUND\r\n")
-	for _, line := range strings.Split(text.ask("stats slabs\r\n"), "\r\n") {
-		if strings.Contains(line, ":used_chunks ") && !strings.HasSuffix(line, " 0") {
-			t.Error("leaked: ", line)
-		}
-	}
+	text.wantNoneUsed(t)
 }
 
 // No packet is so bad that others notice.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"strings"
@@ -9,37 +8,6 @@ import (
 	"testing"
 	"time"
 )
-
-// fill stores items prefix0 .. prefix<n-1>.
-func fill(c *client, prefix string, n, exptime int) {
-	w := bufio.NewWriter(c)
-	for i := range n {
-		fmt.Fprintf(w, "set %s%d 0 %d 5 noreply\r\nvalue\r\n", prefix, i, exptime)
-	}
-	w.Flush()
-	c.ask("")
-}
-
-// readDump reads a metadump to its end and counts how often it has each key.
-func readDump(t *testing.T, c *client) map[string]int {
-	t.Helper()
-	seen := map[string]int{}
-	if line := c.line(); line != "OK\r\n" {
-		t.Fatalf("%q", line)
-	}
-	for {
-		line := c.line()
-		if line == "END\r\n" {
-			return seen
-		}
-		key, ok := strings.CutPrefix(line, "key=")
-		if !ok {
-			t.Fatalf("%q", line)
-		}
-		key, _, _ = strings.Cut(key, " ")
-		seen[key]++
-	}
-}
 
 // A client that does not read its dump costs nobody else anything: others
 // store, the hash table grows. When it reads at last each item is there once.

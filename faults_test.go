@@ -5,11 +5,9 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -19,21 +17,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// status returns a number that the kernel has of the server, in KB where
-// it is of memory.
-func (s *server) status(name string) int {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	m := regexp.MustCompile(`(?m)^` + name + `:\s+(\d+)`).FindSubmatch(text)
-	if m == nil {
-		s.t.Fatal("no ", name)
-	}
-	n, _ := strconv.Atoi(string(m[1]))
-	return n
-}
 
 // Where the system has no memory for another slab page or a larger hash
 // table, we go on with what there is, and take more as soon as we may. (A
@@ -94,7 +77,8 @@ func TestFullDisk(t *testing.T) {
 	if out, err := exec.Command("unshare", append(mount, "true")...).CombinedOutput(); err != nil {
 		t.Skipf("unshare: %v %s", err, out)
 	}
-	cmd := command("", "-l", "127.0.0.1", "-p", freePort(t), "-P", filepath.Join(dir, "pid"))
+	port := freePort(t)
+	cmd := command("", "-l", "127.0.0.1", "-p", port, "-P", filepath.Join(dir, "pid"))
 	sh := exec.Command("unshare", append(mount, cmd.Args...)...)
 	sh.Env = append(cmd.Env, "MEMCACHED_PORT_FILENAME="+filepath.Join(dir, "port"))
 	var said strings.Builder
@@ -102,15 +86,7 @@ func TestFullDisk(t *testing.T) {
 	if err := sh.Start(); err != nil {
 		t.Fatal(err)
 	}
-	port := cmd.Args[len(cmd.Args)-3]
-	eventually(t, "the server serves", func() bool {
-		nc, err := net.Dial("tcp", "127.0.0.1:"+port)
-		if err != nil {
-			return false
-		}
-		defer nc.Close()
-		return newClient(nc).ask("get foo\r\n") == "END\r\n"
-	})
+	connect(t, "tcp", "127.0.0.1:"+port).want(t, "get foo\r\n", "END\r\n")
 	pid, _ := os.ReadFile(fmt.Sprintf("/proc/%d/root%s/pid", sh.Process.Pid, dir))
 	if string(pid) != "1\n" {
 		t.Errorf("the pid file: %q", pid)
@@ -118,16 +94,6 @@ func TestFullDisk(t *testing.T) {
 	sh.Process.Signal(syscall.SIGTERM)
 	if err := sh.Wait(); err != nil || strings.Count(said.String(), "No space left on device") != 2 {
 		t.Errorf("%v\n%s", err, &said)
-	}
-}
-
-// wantCheap expects that clients have cost no more than 128 KB each, since
-// VmRSS was before.
-func (s *server) wantCheap(t *testing.T, before, clients int) {
-	t.Helper()
-	const each = 128
-	if grown := s.status("VmRSS") - before; grown > clients*each && memPeek { // the race detector keeps more
-		t.Errorf("%d KB for each client", grown/clients)
 	}
 }
 

@@ -123,12 +123,8 @@ func fuzzCheck(t testing.TB, th *thread, c *conn) {
 	if th.respCount != 0 {
 		t.Fatalf("%d replies are not taken back", th.respCount)
 	}
-	for hv := range itemLocks {
-		lock := itemTrylock(uint32(hv))
-		if lock == nil {
-			t.Fatal("a lock is held")
-		}
-		itemTrylockUnlock(lock)
+	if !locksFree() {
+		t.Fatal("a lock is held")
 	}
 	checkStore(t)
 	if fuzzRuns++; fuzzRuns%50 == 0 {

@@ -370,13 +370,6 @@ func TestTooManyReferences(t *testing.T) {
 	c.wantNoneUsed(t)
 }
 
-// wantNoneUsed waits until no item has memory.
-func (c *client) wantNoneUsed(t *testing.T) {
-	t.Helper()
-	used := regexp.MustCompile(`:used_chunks [1-9]`)
-	eventually(t, "nothing is leaked", func() bool { return !used.MatchString(c.ask("stats slabs\r\n")) })
-}
-
 // Many at once have an mg refused.
 func TestOpaqueTooLong(t *testing.T) {
 	s := mc9(t, "-t", "4")
@@ -422,14 +415,7 @@ func TestSocketNames(t *testing.T) {
 		close(s.done)
 	}()
 	defer s.stop()
-	eventually(t, "it listens", func() bool {
-		nc, err := s.dial()
-		if err == nil {
-			nc.Close()
-		}
-		return err == nil
-	})
-	c := s.client()
+	c := connect(t, "unix", name)
 	if have := c.stat("settings", "domain_socket"); have != name {
 		t.Errorf("domain_socket %q", have)
 	}

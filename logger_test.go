@@ -17,21 +17,6 @@ import (
 	"time"
 )
 
-// watch makes a watcher of c.
-func (c *client) watch(t testing.TB, what string) {
-	t.Helper()
-	io.WriteString(c, "watch "+what+"\r\n")
-	if line := c.line(); line != "OK\r\n" {
-		t.Fatalf("watch %s: %q", what, line)
-	}
-}
-
-// statN returns a number of stats.
-func (c *client) statN(name string) int {
-	n, _ := strconv.Atoi(c.stat("", name))
-	return n
-}
-
 var skippedLine = regexp.MustCompile(`^skipped=(\d+)\n$`)
 
 // A watcher that does not read misses lines, and is told how many. The
@@ -39,7 +24,7 @@ var skippedLine = regexp.MustCompile(`^skipped=(\d+)\n$`)
 func TestWatcherSkips(t *testing.T) {
 	s := mc9(t, "-o", "watcher_logbuf_size=8")
 	c, w := s.client(), s.client()
-	w.watch(t, "fetchers")
+	w.mustWatch(t, "fetchers")
 	gets := 0
 	get := func(n int) {
 		for range n {
@@ -86,7 +71,7 @@ func TestWatcherSkips(t *testing.T) {
 func TestWatcherDrops(t *testing.T) {
 	s := mc9(t, "-o", "worker_logbuf_size=1")
 	c, w := s.client(), s.client()
-	w.watch(t, "fetchers")
+	w.mustWatch(t, "fetchers")
 	c.want(t, "get"+strings.Repeat(" k", 5000)+"\r\n", "END\r\n")
 	eventually(t, "all are counted", func() bool {
 		return c.statN("log_worker_written")+c.statN("log_worker_dropped") == 5000
@@ -115,7 +100,7 @@ func TestWatcherOrder(t *testing.T) {
 	const clients, rounds = 8, 500
 	s := mc9(t, "-m", "8", "-o", "worker_logbuf_size=4096,watcher_logbuf_size=16384")
 	w := s.client()
-	w.watch(t, "fetchers mutations evictions deletions")
+	w.mustWatch(t, "fetchers mutations evictions deletions")
 	var wg sync.WaitGroup
 	for i := range clients {
 		c := s.client()
@@ -168,7 +153,7 @@ func TestWatcherOrder(t *testing.T) {
 func TestWatcherConnevents(t *testing.T) {
 	s := start(t, "", true, "-p", "-1", "-o", "idle_timeout=1")
 	w := s.client()
-	w.watch(t, "connevents")
+	w.mustWatch(t, "connevents")
 	expect := func(pattern string) {
 		t.Helper()
 		line := w.line()
@@ -217,7 +202,7 @@ func TestWatcherChurn(t *testing.T) {
 	}()
 	for i := range 100 {
 		w := s.client()
-		w.watch(t, []string{"fetchers", "mutations", "connevents fetchers mutations"}[i%3])
+		w.mustWatch(t, []string{"fetchers", "mutations", "connevents fetchers mutations"}[i%3])
 		for range i % 5 {
 			w.line()
 		}

@@ -43,7 +43,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -317,19 +316,6 @@ func same(have, want []string) bool {
 		}
 	}
 	return len(have) == len(want)
-}
-
-// oracle returns the path and version of memcached, or "".
-func oracle() (path, version string) {
-	path = os.Getenv("MEMCACHED")
-	if path == "" {
-		path, _ = exec.LookPath("memcached")
-	}
-	if path == "" {
-		return "", ""
-	}
-	out, _ := exec.Command(path, "-V").Output()
-	return path, strings.TrimPrefix(strings.TrimSpace(string(out)), "memcached ")
 }
 
 // needs finds at the head of a conversation how old the server may be, if

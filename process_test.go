@@ -5,7 +5,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -17,24 +16,6 @@ import (
 	"syscall"
 	"testing"
 )
-
-// run starts mc9 and waits for it to end, which it must do by itself.
-func run(t testing.TB, flags ...string) (code int, out string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	c := command("", flags...)
-	cmd := exec.CommandContext(ctx, c.Path, c.Args[1:]...)
-	cmd.Env = c.Env
-	b, err := cmd.CombinedOutput()
-	if ctx.Err() != nil {
-		t.Errorf("%q does not end:\n%s", flags, b)
-	} else if cmd.ProcessState == nil {
-		t.Error(err)
-		return -1, ""
-	}
-	return cmd.ProcessState.ExitCode(), string(b)
-}
 
 func TestOptions(t *testing.T) {
 	const all = "maxbytes 134217728,maxconns 200,num_threads 2,reqs_per_event 5,growth_factor 1.50,chunk_size 64,tcp_backlog 99,evictions off,umask 666,item_size_max 524288"
@@ -322,17 +303,6 @@ func TestPidFile(t *testing.T) {
 	}
 }
 
-// freePort finds a port that nobody uses now.
-func freePort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
-}
-
 func TestListen(t *testing.T) {
 	a, b, c := freePort(t), freePort(t), freePort(t)
 	for _, tt := range []struct {
@@ -417,7 +387,7 @@ func TestPortFile(t *testing.T) {
 
 func TestUnixSocket(t *testing.T) {
 	dir := t.TempDir()
-	stale := filepath.Join(dir, "stale") // from the second round on
+	stale := filepath.Join(dir, "stale") // from the second round on: it is replaced
 	for _, tt := range []struct {
 		mask string
 		mode os.FileMode
@@ -429,13 +399,7 @@ func TestUnixSocket(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "a stale socket is replaced", func() bool {
-			nc, err := net.Dial("unix", stale)
-			if err == nil {
-				nc.Close()
-			}
-			return err == nil
-		})
+		connect(t, "unix", stale)
 		if fi, err := os.Stat(stale); err != nil || fi.Mode() != tt.mode|os.ModeSocket {
 			t.Errorf("-a %s: %v, %v", tt.mask, fi.Mode(), err)
 		}
@@ -460,22 +424,15 @@ func TestUser(t *testing.T) {
 		t.Skip("not root")
 	}
 	for user, id := range map[string]string{"nobody": "65534", "12345": "12345", "": "65534"} {
-		cmd := command("", "-l", "127.0.0.1", "-p", freePort(t))
+		port := freePort(t)
+		cmd := command("", "-l", "127.0.0.1", "-p", port)
 		if cmd.Args = append(cmd.Args[:1], cmd.Args[3:]...); user != "" { // without -u root
 			cmd.Args = append(cmd.Args, "-u", user)
 		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		addr := "127.0.0.1:" + cmd.Args[4]
-		eventually(t, "the server listens", func() bool {
-			nc, err := net.Dial("tcp", addr)
-			if err != nil {
-				return false
-			}
-			defer nc.Close()
-			return newClient(nc).ask("get foo\r\n") == "END\r\n"
-		})
+		connect(t, "tcp", "127.0.0.1:"+port).want(t, "get foo\r\n", "END\r\n")
 		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
 		for _, name := range []string{"Uid", "Gid"} {
 			if want := fmt.Sprintf("\n%s:\t%[2]s\t%[2]s\t%[2]s\t%[2]s\n", name, id); !strings.Contains(string(status), want) {
@@ -531,13 +488,7 @@ func TestLeastPower(t *testing.T) {
 			t.Errorf("it says %q", said.String())
 		}
 	}()
-	var nc net.Conn
-	eventually(t, "the server listens", func() (ok bool) {
-		nc, err = net.Dial("tcp", "127.0.0.1:"+port)
-		return err == nil
-	})
-	defer nc.Close()
-	c := newClient(nc)
+	c := connect(t, "tcp", "127.0.0.1:"+port)
 	c.want(t, "set foo 0 0 3\r\nbar\r\nget foo\r\n", "STORED\r\nVALUE foo 0 3\r\nbar\r\nEND\r\n")
 	proc := fmt.Sprintf("/proc/%d/", cmd.Process.Pid)
 	if pid := c.stat("", "pid"); "/proc/"+pid+"/" != proc {
@@ -620,16 +571,6 @@ func TestCheck(t *testing.T) {
 			t.Errorf("--check=%s: %d, %q", addr, code, out)
 		}
 	}
-}
-
-// activated starts mc9 as systemd would, with these sockets.
-func activated(flags []string, sockets ...*os.File) *exec.Cmd {
-	cmd := command("", flags...)
-	script := fmt.Sprintf(`LISTEN_PID=$$ LISTEN_FDS=%d exec "$0" "$@"`, len(sockets))
-	cmd.Args = append([]string{"sh", "-c", script, cmd.Path}, cmd.Args[1:]...)
-	cmd.Path = "/bin/sh"
-	cmd.ExtraFiles = sockets
-	return cmd
 }
 
 // Sockets that systemd has opened are told apart and used.

@@ -28,15 +28,12 @@ import (
 	"go/ast"
 	goparser "go/parser"
 	"go/token"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -351,7 +348,7 @@ func checkProse(t *testing.T, prose string) {
 
 // run has bash do what there is to try, with mc9 or with memcached.
 func (try *readingTry) run(t *testing.T, prelude, memcached string) {
-	port := quietPort(t)
+	port := freePort(t)
 	t.Parallel()
 	if _, err := exec.LookPath("bash"); err != nil {
 		t.Skip(err)
@@ -402,25 +399,6 @@ func (try *readingTry) run(t *testing.T, prelude, memcached string) {
 	if strings.Contains(string(log), "DATA RACE") {
 		t.Errorf("%s", log)
 	}
-}
-
-var quietPorts atomic.Int32
-
-// quietPort returns a port that is free, below those that the system gives to
-// clients, and only once. It is not for when other tests may start children:
-// before it is what it will be a child has all our descriptors, and this would
-// still listen.
-func quietPort(t *testing.T) string {
-	for range 1000 {
-		port := strconv.Itoa(20000 + (os.Getpid()*53+int(quietPorts.Add(1)))%10000)
-		l, err := net.Listen("tcp", "127.0.0.1:"+port)
-		if err == nil {
-			l.Close()
-			return port
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
 }
 
 var standIns = regexp.MustCompile(`\b9[0-9](?:[0-9][0-9])?\b`)

@@ -1,24 +1,32 @@
-// The child under test, and its clients.
+// The child under test, and its clients: what tests of all kinds need to start,
+// watch and stop a server, and to talk to it.
 
 package main
 
 import (
 	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
-	patience = 10 * time.Second // with a server; it is only spent on failures
+	patience = 2 * time.Minute // with a server; only failures take that long
 	closed   = "-- closed --"
 	silence  = "-- silence --"
 )
@@ -130,11 +138,60 @@ func mc9(t testing.TB, flags ...string) *server {
 	return start(t, "", false, flags...)
 }
 
+// dial connects to the server. While its backlog is full, it waits.
 func (s *server) dial() (net.Conn, error) {
+	network, addr := "unix", s.addr
 	if s.addr == "" {
-		return net.Dial("tcp", "127.0.0.1:"+s.port["TCP INET"])
+		network, addr = "tcp", "127.0.0.1:"+s.port["TCP INET"]
 	}
-	return net.Dial("unix", s.addr)
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		c, err := net.Dial(network, addr)
+		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(end) {
+			return c, err
+		}
+	}
+}
+
+// connect returns a client of a server that start knows nothing of, as soon as
+// it listens at addr.
+func connect(t testing.TB, network, addr string) (c *client) {
+	t.Helper()
+	eventually(t, "a server listens on "+addr, func() bool {
+		nc, err := net.Dial(network, addr)
+		if err == nil {
+			c = newClient(nc)
+			t.Cleanup(func() { c.Close() })
+		}
+		return err == nil
+	})
+	return c
+}
+
+// freePort returns a port that no other process gets, as client or server,
+// until the test ends. It is held by a socket that is bound but does not
+// listen: a server which sets SO_REUSEADDR, as all do, may listen on it.
+func freePort(t testing.TB) string {
+	t.Helper()
+	family := unix.AF_INET6 // for both, unless there is only the other
+	var any unix.Sockaddr = new(unix.SockaddrInet6)
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		family, any = unix.AF_INET, new(unix.SockaddrInet4)
+		fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	}
+	if err == nil {
+		t.Cleanup(func() { unix.Close(fd) })
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		err = unix.Bind(fd, any)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	sa, _ := unix.Getsockname(fd)
+	if sa, ok := sa.(*unix.SockaddrInet6); ok {
+		return strconv.Itoa(sa.Port)
+	}
+	return strconv.Itoa(sa.(*unix.SockaddrInet4).Port)
 }
 
 // stop ends the child. mc9 has to go in peace.
@@ -156,6 +213,81 @@ func (s *server) stop() {
 	if !s.cmd.ProcessState.Success() || strings.Contains(out, "DATA RACE") {
 		s.t.Errorf("%v\n%s", s.cmd.ProcessState, out)
 	}
+}
+
+// fds counts the descriptors of the server.
+func (s *server) fds() int {
+	names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return len(names)
+}
+
+// status returns a number that the kernel has of the server, in KB where
+// it is of memory.
+func (s *server) status(name string) int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^` + name + `:\s+(\d+)`).FindSubmatch(text)
+	if m == nil {
+		s.t.Fatal("no ", name)
+	}
+	n, _ := strconv.Atoi(string(m[1]))
+	return n
+}
+
+// wantCheap expects that clients have cost no more than 128 KB each, since
+// VmRSS was before.
+func (s *server) wantCheap(t *testing.T, before, clients int) {
+	t.Helper()
+	const each = 128
+	if grown := s.status("VmRSS") - before; grown > clients*each && memPeek { // the race detector keeps more
+		t.Errorf("%d KB for each client", grown/clients)
+	}
+}
+
+// run starts mc9 and waits for it to end, which it must do by itself.
+func run(t testing.TB, flags ...string) (code int, out string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c := command("", flags...)
+	cmd := exec.CommandContext(ctx, c.Path, c.Args[1:]...)
+	cmd.Env = c.Env
+	b, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		t.Errorf("%q does not end:\n%s", flags, b)
+	} else if cmd.ProcessState == nil {
+		t.Error(err)
+		return -1, ""
+	}
+	return cmd.ProcessState.ExitCode(), string(b)
+}
+
+// activated starts mc9 as systemd would, with these sockets.
+func activated(flags []string, sockets ...*os.File) *exec.Cmd {
+	cmd := command("", flags...)
+	script := fmt.Sprintf(`LISTEN_PID=$$ LISTEN_FDS=%d exec "$0" "$@"`, len(sockets))
+	cmd.Args = append([]string{"sh", "-c", script, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
+	cmd.ExtraFiles = sockets
+	return cmd
+}
+
+// oracle returns the path and version of memcached, or "".
+func oracle() (path, version string) {
+	path = os.Getenv("MEMCACHED")
+	if path == "" {
+		path, _ = exec.LookPath("memcached")
+	}
+	if path == "" {
+		return "", ""
+	}
+	out, _ := exec.Command(path, "-V").Output()
+	return path, strings.TrimPrefix(strings.TrimSpace(string(out)), "memcached ")
 }
 
 // eventually waits for something that another process does.
@@ -235,4 +367,193 @@ func (c *client) stat(command, name string) string {
 		}
 	}
 	return ""
+}
+
+// want asks for text and expects this reply.
+func (c *client) want(t testing.TB, text, reply string) {
+	t.Helper()
+	if have := c.ask(text); have != reply {
+		t.Fatalf("%.50q:\nhave %.200q\nwant %.200q", text, have, reply)
+	}
+}
+
+// statN returns a number of stats.
+func (c *client) statN(name string) int {
+	n, _ := strconv.Atoi(c.stat("", name))
+	return n
+}
+
+// wantStat waits until stats says that name is value.
+func (c *client) wantStat(t testing.TB, name, value string) {
+	t.Helper()
+	eventually(t, name+" "+value, func() bool { return c.stat("", name) == value })
+}
+
+// wantNoneUsed waits until no item has memory.
+func (c *client) wantNoneUsed(t *testing.T) {
+	t.Helper()
+	used := regexp.MustCompile(`:used_chunks [1-9]`)
+	eventually(t, "nothing is leaked", func() bool { return !used.MatchString(c.ask("stats slabs\r\n")) })
+}
+
+// packet reads a reply. What it returns in place of one ends as client.line's.
+func (c *client) packet() (*packet, string) {
+	c.SetReadDeadline(time.Now().Add(patience))
+	p := new(packet)
+	_, err := io.ReadFull(c.r, p.hdr[:])
+	if err == nil {
+		p.body = make([]byte, min(binary.BigEndian.Uint32(p.hdr[8:]), 1<<26))
+		_, err = io.ReadFull(c.r, p.body)
+	}
+	switch {
+	case err == nil:
+		return p, p.String() + "\r\n"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, silence
+	}
+	return nil, closed
+}
+
+func (c *client) packetLine() string {
+	_, s := c.packet()
+	return s
+}
+
+// askBinary sends packets and returns the replies, as client.ask. The fence
+// is a version, since that is answered to strangers, too.
+func (c *client) askBinary(packets string) (replies []string) {
+	const opaque = 0xfe4ce
+	fence, _ := parsePacket(fmt.Sprintf("TVersion opaque=%d", opaque))
+	c.write(packets + fence)
+	for {
+		p, s := c.packet()
+		if p != nil && p.opcode() == protocolBinaryCmdVersion && p.opaque() == opaque {
+			return replies
+		}
+		if replies = append(replies, s); p == nil {
+			return replies
+		}
+	}
+}
+
+// wantBinary asks one packet and expects this reply.
+func (c *client) wantBinary(t testing.TB, request, reply string) {
+	t.Helper()
+	have := c.askBinary(packets(t, request))
+	for i := range have {
+		have[i] = show(have[i])
+	}
+	if s := strings.Join(have, "; "); s != reply {
+		t.Fatalf("%s: have %s, want %s", request, s, reply)
+	}
+}
+
+func loginAs(c *client, user, pass string) string {
+	token := user + " " + pass
+	c.write("set auth 0 0 " + strconv.Itoa(len(token)) + "\r\n" + token + "\r\n")
+	return strings.TrimSpace(c.line())
+}
+
+// login tries to log in on a connection of its own.
+func login(t *testing.T, s *server, user, pass string) string {
+	t.Helper()
+	c := s.client()
+	defer c.Close()
+	return loginAs(c, user, pass)
+}
+
+// fill stores items prefix0 .. prefix<n-1>.
+func fill(c *client, prefix string, n, exptime int) {
+	w := bufio.NewWriter(c)
+	for i := range n {
+		fmt.Fprintf(w, "set %s%d 0 %d 5 noreply\r\nvalue\r\n", prefix, i, exptime)
+	}
+	w.Flush()
+	c.ask("")
+}
+
+// readDump reads a metadump to its end and counts how often it has each key.
+func readDump(t *testing.T, c *client) map[string]int {
+	t.Helper()
+	seen := map[string]int{}
+	if line := c.line(); line != "OK\r\n" {
+		t.Fatalf("%q", line)
+	}
+	for {
+		line := c.line()
+		if line == "END\r\n" {
+			return seen
+		}
+		key, ok := strings.CutPrefix(line, "key=")
+		if !ok {
+			t.Fatalf("%q", line)
+		}
+		key, _, _ = strings.Cut(key, " ")
+		seen[key]++
+	}
+}
+
+// watch makes a watcher of c. It waits for its turn where there are as many as
+// there may be: the server may not know yet which of them have gone.
+func (c *client) watch(what string) error {
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		c.write("watch " + what + "\r\n")
+		line := c.line()
+		switch {
+		case line == "OK\r\n":
+			return nil
+		case !strings.HasPrefix(line, "WATCHER_TOO_MANY "), time.Now().After(end):
+			return fmt.Errorf("watch %s: %q", what, line)
+		}
+	}
+}
+
+func (c *client) mustWatch(t testing.TB, what string) {
+	t.Helper()
+	if err := c.watch(what); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A udpClient sends datagrams, each with the 8 bytes of a frame's header.
+type udpClient struct{ net.Conn }
+
+func dialUdp(t *testing.T, addr string) udpClient {
+	c, err := net.Dial("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return udpClient{c}
+}
+
+func (u udpClient) send(id, seq, total uint16, text string) {
+	var b []byte
+	for _, n := range []uint16{id, seq, total, 0} {
+		b = binary.BigEndian.AppendUint16(b, n)
+	}
+	u.Write(append(b, text...))
+}
+
+// want sends text and expects the reply in as many packets as it takes.
+func (u udpClient) want(t *testing.T, id uint16, text, reply string) {
+	t.Helper()
+	u.send(id, 0, 1, text)
+	var have bytes.Buffer
+	for seq, total := uint16(0), uint16(1); seq < total; seq++ {
+		b := make([]byte, 65536)
+		u.SetReadDeadline(time.Now().Add(patience))
+		n, err := u.Read(b)
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		total = binary.BigEndian.Uint16(b[4:])
+		if n > 1400 || binary.BigEndian.Uint16(b) != id || binary.BigEndian.Uint16(b[2:]) != seq || b[6] != 0 || b[7] != 0 {
+			t.Errorf("%q: packet %d of %d bytes: % x", text, seq, n, b[:8])
+		}
+		have.Write(b[8:n])
+	}
+	if have.String() != reply {
+		t.Errorf("%q: have %.100q", text, have.String())
+	}
 }

@@ -231,6 +231,18 @@ func checkStore(t testing.TB) {
 	}
 }
 
+// locksFree reports whether nobody holds the lock of an item.
+func locksFree() bool {
+	for hv := range itemLocks {
+		lock := itemTrylock(uint32(hv))
+		if lock == nil {
+			return false
+		}
+		itemTrylockUnlock(lock)
+	}
+	return true
+}
+
 // storeInit makes an empty store of that many megabytes; conf may change the
 // settings before.
 func storeInit(t testing.TB, megs int, conf func()) {

@@ -669,9 +669,8 @@ func (w *stress) watch(_ *client, n int) error {
 	defer nc.Close()
 	c := newClient(nc)
 	kinds := []string{"fetchers", "mutations", "evictions connevents", "deletions sysevents", "fetchers mutations deletions"}
-	io.WriteString(c, "watch "+kinds[n%len(kinds)]+"\r\n")
-	if line := c.line(); line != "OK\r\n" {
-		return fmt.Errorf("watch: %q", line)
+	if err := c.watch(kinds[n%len(kinds)]); err != nil {
+		return err
 	}
 	for range n % 3 * 100 {
 		nc.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
