@@ -409,19 +409,24 @@ func TestBinaryGarbage(t *testing.T) {
 // gets all of it in order.
 func TestReplyDuringValue(t *testing.T) {
 	s := mc9(t, "-t", "1")
-	c := s.client()
+	c, other := s.client(), s.client()
 	value := strings.Repeat("x", 1000000)
 	c.want(t, "set big 0 0 1000000\r\n"+value+"\r\n", "STORED\r\n")
+	halfRead := func() {
+		eventually(t, "it waits for the rest of the value", func() bool {
+			return strings.Contains(other.ask("stats conns\r\n"), " conn_nread\r\n")
+		})
+	}
 
 	c.write("get big\r\nget big\r\nset a 0 0 3\r\na")
-	time.Sleep(50 * time.Millisecond) // most often mc9 has seen it by then
+	halfRead()
 	reply := "VALUE big 0 1000000\r\n" + value + "\r\nEND\r\n"
 	c.want(t, "bc\r\nget a\r\n", reply+reply+"STORED\r\nVALUE a 0 3\r\nabc\r\nEND\r\n")
 
 	b := s.client()
 	set := packets(t, "TSet key=a value=abc opaque=3")
 	b.write(packets(t, "TGet key=big opaque=1", "TGet key=big opaque=2") + set[:len(set)-1])
-	time.Sleep(50 * time.Millisecond)
+	halfRead()
 	have := b.askBinary(set[len(set)-1:])
 	for i := range have {
 		have[i] = show(have[i])

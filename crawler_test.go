@@ -5,8 +5,8 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 )
 
 // A client that does not read its dump costs nobody else anything: others
@@ -67,28 +67,33 @@ func TestDumpGone(t *testing.T) {
 // Dumps, crawls, growth, eviction and expiry all at once.
 func TestCrawlerStress(t *testing.T) {
 	s := mc9(t, "-m", "24", "-t", "3", "-o", "hashpower=13,lru_crawler_sleep=10,temporary_ttl=10")
-	var wg sync.WaitGroup
-	end := time.Now().Add(2 * time.Second)
-	run := func(f func(c *client, n int)) {
-		wg.Add(1)
+	var storing, others sync.WaitGroup
+	for k := range 3 {
+		c := s.client()
+		storing.Add(1)
 		go func() {
-			defer wg.Done()
-			c := s.client()
-			for n := 0; time.Now().Before(end); n++ {
-				f(c, n)
+			defer storing.Done()
+			for n := range 200 {
+				prefix := fmt.Sprintf("%d_%d_", k, n%50)
+				fill(c, prefix, 200, []int{0, 1, -1, 100, 5}[n%5])
+				var b strings.Builder
+				for i := range 50 {
+					fmt.Fprintf(&b, "get %s%d\r\ndelete %s%d\r\n", prefix, i, prefix, 2*i)
+				}
+				c.ask(b.String())
 			}
 		}()
 	}
-	for k := range 3 {
-		run(func(c *client, n int) {
-			prefix := fmt.Sprintf("%d_%d_", k, n%50)
-			fill(c, prefix, 200, []int{0, 1, -1, 100, 5}[n%5])
-			var b strings.Builder
-			for i := range 50 {
-				fmt.Fprintf(&b, "get %s%d\r\ndelete %s%d\r\n", prefix, i, prefix, 2*i)
+	var stored atomic.Bool
+	run := func(f func(c *client, n int)) {
+		c := s.client()
+		others.Add(1)
+		go func() {
+			defer others.Done()
+			for n := 0; !stored.Load(); n++ {
+				f(c, n)
 			}
-			c.ask(b.String())
-		})
+		}()
 	}
 	for _, what := range []string{"metadump all", "metadump hash", "mgdump all", "mgdump hash", "metadump 1,2"} {
 		run(func(c *client, n int) {
@@ -109,5 +114,7 @@ func TestCrawlerStress(t *testing.T) {
 		c.want(t, "lru_crawler disable\r\nlru_crawler enable\r\n", "OK\r\nOK\r\n")
 		c.ask("stats\r\nstats items\r\nstats settings\r\nstats conns\r\n")
 	})
-	wg.Wait()
+	storing.Wait()
+	stored.Store(true)
+	others.Wait()
 }

@@ -73,7 +73,10 @@ func fuzzAdd(f *testing.F, pattern string, binary bool) {
 // fuzzInit makes an empty store and a worker that does not run.
 func fuzzInit(t testing.TB, mode uint8) *thread {
 	stderr := os.Stderr
-	t.Cleanup(func() { os.Stderr = stderr })
+	t.Cleanup(func() {
+		os.Stderr = stderr
+		settings.verbose.Store(0)
+	})
 	storeInit(t, 4, func() {
 		settings.hashpowerInit = 12
 		settings.lruCrawler.Store(false)

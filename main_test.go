@@ -56,9 +56,7 @@ var update = flag.Bool("update", false, "rewrite testdata from memcached's repli
 
 func TestMain(m *testing.M) {
 	if os.Getenv("MC9_MAIN") != "" {
-		if os.Getenv("MC9_SOAK") != "" {
-			go soakReport()
-		}
+		reportFootprint()
 		main()
 		os.Exit(0)
 	}

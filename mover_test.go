@@ -555,8 +555,9 @@ func moverHammer(t *testing.T, roomy bool, moves uint64) {
 				pause.RUnlock()
 				statsLock.Lock()
 				n := stats.slabsMoved
+				rescued := stats.slabReassignRescues > 0 && stats.slabReassignChunkRescues > 0
 				statsLock.Unlock()
-				if signal && (n >= moves || stop.Load()) {
+				if signal && (n >= moves && rescued || n >= 100*moves || stop.Load()) {
 					close(enough)
 					signal = false
 				}

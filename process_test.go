@@ -214,10 +214,10 @@ func TestGraceful(t *testing.T) {
 	s := mc9(t, "-t", "1", "-R", "5")
 	c := s.client()
 	c.want(t, "get foo\r\n", "END\r\n")
-	s.cmd.Process.Signal(syscall.SIGSTOP)
-	c.write(strings.Repeat("get foo\r\n", n))
-	s.cmd.Process.Signal(syscall.SIGUSR1)
-	s.cmd.Process.Signal(syscall.SIGCONT)
+	s.whileStopped(func() {
+		c.write(strings.Repeat("get foo\r\n", n))
+		s.cmd.Process.Signal(syscall.SIGUSR1)
+	})
 	for i := range n {
 		if line := c.line(); line != "END\r\n" {
 			t.Fatalf("%d: %q", i, line)

@@ -14,8 +14,10 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -224,29 +226,76 @@ func (s *server) fds() int {
 	return len(names)
 }
 
-// status returns a number that the kernel has of the server, in KB where
-// it is of memory.
-func (s *server) status(name string) int {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	m := regexp.MustCompile(`(?m)^` + name + `:\s+(\d+)`).FindSubmatch(text)
-	if m == nil {
-		s.t.Fatal("no ", name)
-	}
-	n, _ := strconv.Atoi(string(m[1]))
-	return n
+// A footprint is what a mc9 uses at a time. Unlike its resident memory, none of it
+// depends on when garbage is collected or what other processes do.
+type footprint struct {
+	heap       int // KB of Go's heap that can be reached
+	buffers    int // KB of that in read buffers, which are kept for other clients
+	goroutines int
 }
 
-// wantCheap expects that clients have cost no more than 128 KB each, since
-// VmRSS was before.
-func (s *server) wantCheap(t *testing.T, before, clients int) {
+// reportFootprint has a mc9 print its footprint to stderr whenever it gets SIGUSR2.
+func reportFootprint() {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR2)
+	go func() {
+		for range asked {
+			f := footprint{heap: int(heapAlloc() >> 10), goroutines: runtime.NumGoroutine()}
+			for _, t := range threads {
+				t.stats.mutex.Lock()
+				f.buffers += t.stats.readBufCount * readBufferSize >> 10
+				t.stats.mutex.Unlock()
+			}
+			fmt.Fprintf(os.Stderr, "footprint %d %d %d\n", f.heap, f.buffers, f.goroutines)
+		}
+	}()
+}
+
+// heapAlloc returns how many bytes of Go's heap can be reached.
+func heapAlloc() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+var footprints = regexp.MustCompile(`(?m)^footprint (\d+) (\d+) (\d+)$`)
+
+func (s *server) footprint() (f footprint) {
+	s.t.Helper()
+	n := len(footprints.FindAllString(s.said(), -1))
+	s.cmd.Process.Signal(syscall.SIGUSR2)
+	eventually(s.t, "mc9 tells its footprint", func() bool {
+		all := footprints.FindAllStringSubmatch(s.said(), -1)
+		if len(all) == n {
+			return false
+		}
+		f = footprint{atoi(all[n][1]), atoi(all[n][2]), atoi(all[n][3])}
+		return true
+	})
+	return f
+}
+
+// wantCheap expects that clients cost no more than 128 KB each, compared with
+// what was used before they came.
+func (s *server) wantCheap(t *testing.T, before footprint, clients int) {
 	t.Helper()
 	const each = 128
-	if grown := s.status("VmRSS") - before; grown > clients*each && memPeek { // the race detector keeps more
-		t.Errorf("%d KB for each client", grown/clients)
+	if now := s.footprint(); now.heap-before.heap > clients*each {
+		t.Errorf("have %+v with %d clients, had %+v", now, clients, before)
 	}
+}
+
+// whileStopped runs f while no thread of the server runs.
+func (s *server) whileStopped(f func()) {
+	s.t.Helper()
+	s.cmd.Process.Signal(syscall.SIGSTOP)
+	eventually(s.t, "the server is stopped", func() bool {
+		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+		return strings.Contains(string(stat), ") T ")
+	})
+	f()
+	s.cmd.Process.Signal(syscall.SIGCONT)
 }
 
 // run starts mc9 and waits for it to end, which it must do by itself.

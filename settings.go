@@ -184,6 +184,7 @@ const blanks = " \t\n\v\f\r"
 
 func settingsInit() {
 	settings.useCas = true
+	settings.verbose.Store(0)
 	settings.access = 0700
 	settings.port = 11211
 	settings.maxbytes.Store(64 << 20)
