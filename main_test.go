@@ -15,6 +15,7 @@
 //	# ...      is a comment
 //	% mc9 -m 8            on the first line: the server's flags
 //	% send "a\x00\r\n"    sends this, a Go string, and nothing after it
+//	% recv LINE           waits for this line of the reply before it sends more
 //	% half                closes our side for writing
 //	% conn NAME           goes on with this connection, made when first named
 //	% close               hangs up; so does what follows a -- closed --
@@ -48,6 +49,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -60,7 +62,30 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	played.print()
+	os.Exit(code)
+}
+
+// played counts conversations.
+var played playedCounts
+
+type playedCounts struct {
+	version                  string // of memcached, "" if there is none
+	mc9, memcached, memcPart atomic.Int32
+}
+
+// print says how many there were. The go command shows it, unless it is given
+// packages (as ./...), all tests pass, and it is not asked for -v.
+func (p *playedCounts) print() {
+	switch {
+	case p.mc9.Load() == 0:
+	case p.version == "":
+		fmt.Printf("conversations: %d played to mc9, none to memcached: it is not here\n", p.mc9.Load())
+	default:
+		fmt.Printf("conversations: %d played to mc9, %d to memcached %s, %d of these in part; -v names what was left out\n",
+			p.mc9.Load(), p.memcached.Load(), p.version, p.memcPart.Load())
+	}
 }
 
 var runs = regexp.MustCompile(`\{([^{}]+) ([0-9]+)\}`)
@@ -118,6 +143,7 @@ type player struct {
 	x      exchange
 	binary bool     // lines are packets
 	skip   bool     // the whole file
+	left   int      // exchanges that were skipped
 	text   []string // the conversation as it should read
 
 	complaints []string
@@ -125,6 +151,7 @@ type player struct {
 
 type exchange struct {
 	begun       bool
+	early       []early
 	send        string
 	half        bool // then half close
 	raw         bool // no fence
@@ -132,6 +159,12 @@ type exchange struct {
 	line        int // number of the first of want, or of the last sent
 	skip, until bool
 	grep        *regexp.Regexp
+}
+
+// An early is sent, and answered by a line, before the rest is sent.
+type early struct {
+	send, want string
+	line       int // number of want
 }
 
 // play returns the text of the conversation as the server would have it, and
@@ -166,6 +199,9 @@ func (p *player) play(text string) (string, []string) {
 				p.complain(i+1, "bad string")
 			}
 			x.begun, x.raw, x.send, x.line = true, true, x.send+expand(s), i+1
+		case verb == "% recv":
+			x.early = append(x.early, early{x.send, arg, i + 1})
+			x.begun, x.raw, x.send, x.line = true, true, "", i+1
 		case verb == "% half":
 			x.begun, x.raw, x.half, x.line = true, true, true, i+1
 		case verb == "% conn":
@@ -227,7 +263,9 @@ func (p *player) end() {
 	}
 	p.x = exchange{}
 	have := x.want
-	if !p.skip && !x.skip {
+	if p.skip || x.skip {
+		p.left++
+	} else {
 		have = p.exchange(&x)
 		for end := time.Now().Add(patience); x.until && !same(have, x.want) && time.Now().Before(end); {
 			time.Sleep(time.Millisecond)
@@ -270,6 +308,12 @@ func (p *player) exchange(x *exchange) (have []string) {
 	line := c.line
 	if p.binary {
 		line = c.packetLine
+	}
+	for _, e := range x.early {
+		c.write(e.send)
+		if have := show(line()); have != e.want {
+			p.complain(e.line, fmt.Sprintf("\n\thave %s\n\twant %s", have, e.want))
+		}
 	}
 	switch {
 	case p.binary && !x.raw:
@@ -316,9 +360,8 @@ func same(have, want []string) bool {
 	return len(have) == len(want)
 }
 
-// needs finds at the head of a conversation how old the server may be, if
-// that goes for all of it.
-var needs = regexp.MustCompile(`\A(?:[#%].*\n)*?% need (.*)`)
+// forWhom finds at the head of a conversation whom all of it is for.
+var forWhom = regexp.MustCompile(`\A(?:[#%].*\n)*?% (need|differ) (.*)`)
 
 func TestConversations(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.mc")
@@ -326,9 +369,7 @@ func TestConversations(t *testing.T) {
 		t.Fatal("no conversations")
 	}
 	memcached, version := oracle()
-	if memcached == "" {
-		t.Log("no memcached here: played to mc9 alone")
-	}
+	played.version = version
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -341,12 +382,22 @@ func TestConversations(t *testing.T) {
 		try := func(name, path, version string) {
 			t.Run(strings.TrimSuffix(filepath.Base(file), ".mc")+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				if m := needs.FindStringSubmatch(string(text)); m != nil && path != "" && older(version, m[1]) {
-					t.Skip("needs ", m[1])
+				if m := forWhom.FindStringSubmatch(string(text)); m != nil && path != "" && (m[1] == "differ" || older(version, m[2])) {
+					t.Skip(m[1], " ", m[2])
 				}
 				s := start(t, path, false, flags...)
 				p := &player{file: file, version: version, update: *update, dial: s.dial}
 				now, complaints := p.play(string(text))
+				switch {
+				case path == "":
+					played.mc9.Add(1)
+				case p.left > 0:
+					t.Logf("%d exchanges are for another version, or for mc9 alone", p.left)
+					played.memcPart.Add(1)
+					fallthrough
+				default:
+					played.memcached.Add(1)
+				}
 				for _, c := range complaints {
 					t.Error(c)
 				}
@@ -413,6 +464,8 @@ func TestHarness(t *testing.T) {
 		{"% send \"qu\"\n% half\n\tqu\n\t-- closed --\n", "", ""},
 		{"% send \"tw\"\n\no\n\tONE\n\tTWO \\x00\n", "", ""},
 		{"% send \"two\\n\"\n\tONE\n\nx\n\tx\n", "f:5", ""},
+		{"% send \"two\\n\"\n% recv ONE\n% send \"x\\n\"\n\tTWO \\x00\n\tx\n", "", ""},
+		{"% send \"two\\n\"\n% recv TWO\nx\n\tTWO \\x00\n\tx\n", "f:2", ""},
 		{"version\nx\n\t~VERSION .*\n\tx\n", "", ""},
 		{"version\n", "f:1", "version\n\tVERSION 1.6.20\n"},
 		{"% grep TWO\ntwo\n\tTWO \\x00\n", "", ""},
