@@ -524,6 +524,7 @@ func TestEndlessGet(t *testing.T) {
 		t.Errorf("%q after %d bytes", line, sent)
 	}
 	d.want(t, "get foo\r\n", "END\r\n")
+	d.wantStat(t, "malloc_fails", "1")
 	d.wantStat(t, "curr_connections", "1")
 }
 
