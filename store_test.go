@@ -476,7 +476,7 @@ func TestDelta(t *testing.T) {
 		{"", true, 1, nonNumeric, ""},
 		{"+5", true, 1, deltaOk, "6 "},
 		{"-5", true, 1, nonNumeric, "-5"},
-		{"-18446744073709551615", true, 1, deltaOk, "2                    "},
+		{"-18446744073709551615", true, 1, nonNumeric, "-18446744073709551615"},
 		{"-", true, 1, nonNumeric, "-"},
 		{string(bytes.Repeat([]byte("0"), 600<<10)), true, 1, nonNumeric, string(bytes.Repeat([]byte("0"), 600<<10))},
 	} {
@@ -518,6 +518,8 @@ func TestExpire(t *testing.T) {
 		t.Error("c has not expired")
 	}
 	currentTime.Store(1010)
+	wantValue(t, th, "a", "1")
+	currentTime.Store(1011)
 	if _, ok := get(th, "a"); ok {
 		t.Error("a has not expired")
 	}
