@@ -438,6 +438,15 @@ func (c *client) wantStat(t testing.TB, name, value string) {
 	eventually(t, name+" "+value, func() bool { return c.stat("", name) == value })
 }
 
+// wantLogged waits until the logger thread has counted n lines, dropped ones
+// included.
+func (c *client) wantLogged(t testing.TB, n int) {
+	t.Helper()
+	eventually(t, fmt.Sprint(n, " lines are counted"), func() bool {
+		return c.statN("log_worker_written")+c.statN("log_worker_dropped") == n
+	})
+}
+
 // wantNoneUsed waits until no item has memory.
 func (c *client) wantNoneUsed(t *testing.T) {
 	t.Helper()
