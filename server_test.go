@@ -50,15 +50,20 @@ func (s *server) said() string {
 	return string(b)
 }
 
-// command is mc9 or the server at path, with flags.
+// command is mc9 or the server at path, with flags. Where MC9_EMULATOR names
+// one, as for a processor that is not this machine's, mc9 is run by it.
 func command(path string, flags ...string) *exec.Cmd {
 	env := append([]string{"MEMCACHED_SASL_PWDB=testdata/sasl/users", "SASL_CONF_PATH=testdata/sasl"}, os.Environ()...)
-	if path == "" {
+	own := path == ""
+	if own {
 		path, _ = os.Executable()
 		env = append(env, "MC9_MAIN=1", "GORACE=atexit_sleep_ms=0")
 	}
 	if os.Getuid() == 0 {
 		flags = append([]string{"-u", "root"}, flags...)
+	}
+	if emulator := os.Getenv("MC9_EMULATOR"); emulator != "" && own {
+		path, flags = emulator, append([]string{path}, flags...)
 	}
 	cmd := exec.Command(path, flags...)
 	cmd.Env = env
