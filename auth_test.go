@@ -13,6 +13,7 @@ import (
 )
 
 func TestAuthfileReload(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "users")
 	write := func(text string) {
 		t.Helper()

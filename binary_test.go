@@ -317,6 +317,7 @@ func BenchmarkBinary(b *testing.B) {
 
 // As TestHangups.
 func TestBinaryHangups(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-m", "256", "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove")
 	c := s.client()
 	value := strings.Repeat("x", 200000)
@@ -376,6 +377,7 @@ func TestBinaryHangups(t *testing.T) {
 
 // No packet is so bad that others notice.
 func TestBinaryGarbage(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-m", "64", "-o", "slab_chunk_max=4")
 	c := s.client()
 	for range 200 {
@@ -408,6 +410,7 @@ func TestBinaryGarbage(t *testing.T) {
 // A client that asks for much, sends half a set and only then begins to read
 // gets all of it in order.
 func TestReplyDuringValue(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-t", "1")
 	c, other := s.client(), s.client()
 	value := strings.Repeat("x", 1000000)
@@ -441,6 +444,7 @@ func TestReplyDuringValue(t *testing.T) {
 }
 
 func TestBinaryUdp(t *testing.T) {
+	t.Parallel()
 	s := start(t, "", true, "-p", "-1", "-U", "-1", "-l", "127.0.0.1", "-t", "1")
 	u := dialUdp(t, "127.0.0.1:"+s.port["UDP INET"])
 	reply := func(op, extlen, status, opaque, cas int, body string) string {

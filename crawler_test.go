@@ -12,6 +12,7 @@ import (
 // A client that does not read its dump costs nobody else anything: others
 // store, the hash table grows. When it reads at last each item is there once.
 func TestDumpSlow(t *testing.T) {
+	t.Parallel()
 	for _, what := range []string{"all", "hash"} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -44,6 +45,7 @@ func TestDumpSlow(t *testing.T) {
 
 // Clients that leave in the middle of their dump.
 func TestDumpGone(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-m", "100", "-t", "2")
 	c := s.client()
 	fill(c, "key", 50000, 0)
@@ -66,6 +68,7 @@ func TestDumpGone(t *testing.T) {
 
 // Dumps, crawls, growth, eviction and expiry all at once.
 func TestCrawlerStress(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-m", "24", "-t", "3", "-o", "hashpower=13,lru_crawler_sleep=10,temporary_ttl=10")
 	var storing, others sync.WaitGroup
 	for k := range 3 {

@@ -106,6 +106,7 @@ func TestFullDisk(t *testing.T) {
 // memory, whether values are small and copied or large and only held; and
 // nothing when it has gone.
 func TestDeafClients(t *testing.T) {
+	t.Parallel()
 	const clients = 100
 	s := mc9(t, "-m", "64", "-t", "2")
 	c := s.client()
@@ -145,6 +146,7 @@ func TestDeafClients(t *testing.T) {
 // Clients that send one byte at a time are served like others, who do not
 // wait for them, and cost no more.
 func TestSlowClients(t *testing.T) {
+	t.Parallel()
 	const clients = 50
 	s := mc9(t, "-t", "1")
 	c := s.client()
@@ -170,6 +172,7 @@ func TestSlowClients(t *testing.T) {
 // -o read_buf_mem_limit closes whoever wants a read buffer when there is
 // none, and takes no more replies than it has room for.
 func TestReadBufMemLimit(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-t", "1", "-o", "read_buf_mem_limit=1")
 	const buffers = 1 << 20 / readBufferSize
 	var keys strings.Builder
@@ -205,6 +208,7 @@ func TestReadBufMemLimit(t *testing.T) {
 
 // A process that is stopped and goes on has lost nothing.
 func TestStopCont(t *testing.T) {
+	t.Parallel()
 	s := mc9(t)
 	c := s.client()
 	c.want(t, "set foo 0 0 3\r\nbar\r\n", "STORED\r\n")

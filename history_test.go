@@ -174,6 +174,7 @@ func TestHistory(t *testing.T) {
 // CVE-2013-0179, CVE-2013-7290, CVE-2013-7291: what is printed of a key is the
 // key, and not what comes behind it.
 func TestVerboseKeys(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-vvv", "-t", "1")
 	c, b := s.client(), s.client()
 	key := strings.Repeat("k", 250)
@@ -236,6 +237,7 @@ func TestVerboseKeys(t *testing.T) {
 
 // CVE-2018-1000115: nobody can be flooded by who does not ask for UDP.
 func TestUdpOff(t *testing.T) {
+	t.Parallel()
 	for _, flags := range []string{"-p -1", "-l 127.0.0.1 -p -1", "-p -1 -U 0", "-p -1 -U -1 -U 0"} {
 		s := start(t, "", true, strings.Fields(flags)...)
 		for name, port := range s.port {
@@ -255,6 +257,7 @@ func TestUdpOff(t *testing.T) {
 
 // CVE-2022-48571: no datagram is so bad that others notice.
 func TestUdpGarbage(t *testing.T) {
+	t.Parallel()
 	s := start(t, "", true, "-p", "-1", "-U", "-1", "-l", "127.0.0.1", "-t", "1")
 	addr := "127.0.0.1:" + s.port["UDP INET"]
 	c := s.client()
@@ -311,6 +314,7 @@ func TestUdpGarbage(t *testing.T) {
 // CVE-2018-1000127: clients that do not read hold references to an item, but
 // no more than can be counted. When they are gone nothing is left of them.
 func TestTooManyReferences(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-t", "1", "-R", "1000", "-o", "no_lru_maintainer,no_lru_crawler")
 	c, b := s.client(), s.client()
 	value := strings.Repeat("v", 10000) + "\r\n"
@@ -372,6 +376,7 @@ func TestTooManyReferences(t *testing.T) {
 
 // Many at once have an mg refused.
 func TestOpaqueTooLong(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-t", "4")
 	c := s.client()
 	c.want(t, "set n 0 0 1\r\n0\r\n", "STORED\r\n")
@@ -445,6 +450,7 @@ func TestSocketNames(t *testing.T) {
 
 // No argument is too long to be refused.
 func TestLongArguments(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("9", 5000)
 	for _, flag := range []string{"-l ", "-l proto[", "-l proto[ascii]:", "-l tag[", "-l [", "-l 127.0.0.1:", "-l a:b:", "-l %",
 		"-u ", "-Y ", "-B ", "-o ", "-o slab_sizes=", "-o hashpower=", "-o idle_timeout=", "-p ", "-U ", "-m ", "-t ", "-c ", "-I ",
@@ -505,6 +511,7 @@ func TestAuthfileBytes(t *testing.T) {
 
 // CVE-2010-1152: a get is the one line that may be long, but not of any length.
 func TestEndlessGet(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-t", "1")
 	c, d := s.client(), s.client()
 	c.write("get")
@@ -550,6 +557,7 @@ func TestPrefixes(t *testing.T) {
 
 // stats cachedump lists what two megabytes hold.
 func TestCachedumpFull(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-m", "64", "-o", "no_lru_maintainer,no_lru_crawler")
 	c := s.client()
 	fill(c, strings.Repeat("k", 240), 10000, 0)

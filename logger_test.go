@@ -22,6 +22,7 @@ var skippedLine = regexp.MustCompile(`^skipped=(\d+)\n$`)
 // A watcher that does not read misses lines, and is told how many. The
 // server does not wait for it.
 func TestWatcherSkips(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-o", "watcher_logbuf_size=8")
 	c, w := s.client(), s.client()
 	w.mustWatch(t, "fetchers")
@@ -69,6 +70,7 @@ func TestWatcherSkips(t *testing.T) {
 
 // What finds no room in a worker's ring is dropped, and counted.
 func TestWatcherDrops(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-o", "worker_logbuf_size=1")
 	c, w := s.client(), s.client()
 	w.mustWatch(t, "fetchers")
@@ -95,6 +97,7 @@ func TestWatcherDrops(t *testing.T) {
 
 // Lines come in the order of their gids, whichever thread they are from.
 func TestWatcherOrder(t *testing.T) {
+	t.Parallel()
 	const clients, rounds = 8, 500
 	s := mc9(t, "-m", "8", "-o", "worker_logbuf_size=4096,watcher_logbuf_size=16384")
 	w := s.client()
@@ -183,6 +186,7 @@ func TestWatcherConnevents(t *testing.T) {
 
 // Watchers come and go while much is logged.
 func TestWatcherChurn(t *testing.T) {
+	t.Parallel()
 	s := mc9(t)
 	c := s.client()
 	stop := make(chan struct{})

@@ -39,13 +39,16 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"flag"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,6 +65,9 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
+	// Most of what runs in parallel waits for servers and their clocks. (A
+	// -parallel that is given is read later.)
+	flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
 	code := m.Run()
 	played.print()
 	os.Exit(code)
@@ -370,6 +376,8 @@ func TestConversations(t *testing.T) {
 	}
 	memcached, version := oracle()
 	played.version = version
+	help, _ := exec.Command(memcached, "-h").Output()
+	hasSasl := bytes.Contains(help, []byte("--enable-sasl"))
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -384,6 +392,9 @@ func TestConversations(t *testing.T) {
 				t.Parallel()
 				if m := forWhom.FindStringSubmatch(string(text)); m != nil && path != "" && (m[1] == "differ" || older(version, m[2])) {
 					t.Skip(m[1], " ", m[2])
+				}
+				if path != "" && slices.Contains(flags, "-S") && !hasSasl {
+					t.Skip("it is built without SASL")
 				}
 				s := start(t, path, false, flags...)
 				p := &player{file: file, version: version, update: *update, dial: s.dial}

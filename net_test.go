@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -75,9 +76,16 @@ func TestHangupStates(t *testing.T) { hangUps(t, hangUpStates, "-t", "1") }
 // hangUps runs hangUp with a server on a Unix socket, and with one by TCP,
 // where a connection can be reset.
 func hangUps(t *testing.T, hangUp func(*testing.T, *server), flags ...string) {
-	flags = append(flags, "-m", "256", "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove")
-	t.Run("FIN", func(t *testing.T) { hangUp(t, mc9(t, flags...)) })
-	t.Run("RST", func(t *testing.T) { hangUp(t, start(t, "", true, append(flags, "-l", "127.0.0.1", "-p", "-1")...)) })
+	t.Parallel()
+	flags = slices.Clip(append(flags, "-m", "256", "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove"))
+	t.Run("FIN", func(t *testing.T) {
+		t.Parallel()
+		hangUp(t, mc9(t, flags...))
+	})
+	t.Run("RST", func(t *testing.T) {
+		t.Parallel()
+		hangUp(t, start(t, "", true, append(flags, "-l", "127.0.0.1", "-p", "-1")...))
+	})
 }
 
 func hangUp(t *testing.T, s *server) {
@@ -182,6 +190,7 @@ func hangUpStates(t *testing.T, s *server) {
 //
 //	go test -run TestChurn -long 120
 func TestChurn(t *testing.T) {
+	t.Parallel()
 	s := start(t, "", true, "-l", "127.0.0.1", "-p", "-1", "-b", "4096")
 	c := s.client()
 	c.wantStat(t, "curr_connections", "1")
@@ -221,6 +230,7 @@ func TestChurn(t *testing.T) {
 }
 
 func TestMaxconns(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-c", "100")
 	c := s.client()
 	var in []*client
@@ -308,6 +318,7 @@ func TestIdleTimeout(t *testing.T) {
 }
 
 func TestYields(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-R", "1")
 	c := s.client()
 	c.want(t, strings.Repeat("set foo 0 0 3\r\nbar\r\n", 6), strings.Repeat("STORED\r\n", 6))
@@ -346,6 +357,7 @@ func TestYields(t *testing.T) {
 // A client that does not read its reply is no burden to others, even of the
 // same worker, and gets all of it in the end, as it was when it asked.
 func TestSlowReader(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-t", "1", "-m", "100")
 	c, slow := s.client(), s.client()
 	var get, reply strings.Builder
@@ -388,6 +400,7 @@ func TestSlowReader(t *testing.T) {
 
 // Many clients at once: their own keys are theirs, and what they share adds up.
 func TestManyClients(t *testing.T) {
+	t.Parallel()
 	const clients, rounds = 16, 100
 	s := mc9(t, "-t", "4")
 	c := s.client()
@@ -434,6 +447,7 @@ func TestManyClients(t *testing.T) {
 }
 
 func TestUdp(t *testing.T) {
+	t.Parallel()
 	s := start(t, "", true, "-p", "-1", "-U", "-1", "-t", "1")
 	c := s.client()
 	big := strings.Repeat("0123456789", 2000)
@@ -464,6 +478,7 @@ func TestUdp(t *testing.T) {
 // -vvv tells of each change of state, in memcached's words; 1.6.45 is silent
 // on errors in storage commands, and then goes to conn_swallow at once.
 func TestStates(t *testing.T) {
+	t.Parallel()
 	s := mc9(t, "-vvv", "-t", "1", "-o", "no_lru_crawler,no_lru_maintainer")
 	const end = "going from conn_closing to conn_closed\n"
 	ended := func() bool { return strings.HasSuffix(s.said(), end) }
@@ -544,6 +559,7 @@ N: going from conn_closing to conn_closed
 // Who looks at all connections may keep one from being forgotten by epoll,
 // though it is closed: there is an event for it then.
 func TestLateEvents(t *testing.T) {
+	t.Parallel()
 	s := start(t, "", true, "-l", "127.0.0.1", "-p", "-1", "-t", "2")
 	var done atomic.Bool
 	var wg sync.WaitGroup

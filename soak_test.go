@@ -15,6 +15,7 @@ import (
 var soak = flag.Duration("soak", 0, "how long TestSoak goes on")
 
 func TestSoak(t *testing.T) {
+	t.Parallel()
 	if end, ok := t.Deadline(); ok && time.Until(end) < *soak {
 		t.Fatal("it wants more time: -timeout 1h")
 	}

@@ -800,6 +800,7 @@ func (w *stress) checkQuiet(t *testing.T, c *client) {
 }
 
 func TestStress(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, flags string
 		roomy       bool
@@ -809,6 +810,7 @@ func TestStress(t *testing.T) {
 		{"chunks", "-m 12 -f 2 -t 3 -o hashpower=12,slab_automove=1,slab_chunk_max=16,no_lru_maintainer", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			w := &stress{s: mc9(t, strings.Fields(tt.flags)...), roomy: tt.roomy}
 			w.run(t, testSeed(t, 0))
 			if c := w.s.client(); !tt.roomy && (c.statN("evictions") == 0 || *long >= 10 && c.statN("slabs_moved") == 0) {
