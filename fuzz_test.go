@@ -30,6 +30,13 @@ const (
 
 var devNull, _ = os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 
+// quiet throws away what mc9 prints in this process until the test ends.
+func quiet(t testing.TB) {
+	stderr := os.Stderr
+	os.Stderr = devNull
+	t.Cleanup(func() { os.Stderr = stderr })
+}
+
 // fuzzAdd adds what there is of conversations to a corpus.
 func fuzzAdd(f *testing.F, pattern string, binary bool) {
 	files, _ := filepath.Glob(pattern)
@@ -72,11 +79,6 @@ func fuzzAdd(f *testing.F, pattern string, binary bool) {
 
 // fuzzInit makes an empty store and a worker that does not run.
 func fuzzInit(t testing.TB, mode uint8) *thread {
-	stderr := os.Stderr
-	t.Cleanup(func() {
-		os.Stderr = stderr
-		settings.verbose.Store(0)
-	})
 	storeInit(t, 4, func() {
 		settings.hashpowerInit = 12
 		settings.lruCrawler.Store(false)
@@ -87,7 +89,8 @@ func fuzzInit(t testing.TB, mode uint8) *thread {
 		}
 		if mode&fuzzVerbose != 0 {
 			settings.verbose.Store(3)
-			os.Stderr = devNull
+			t.Cleanup(func() { settings.verbose.Store(0) })
+			quiet(t)
 		}
 		if mode&fuzzAuth != 0 {
 			settings.sasl = true

@@ -8,6 +8,7 @@ import (
 
 // The options as C's getopt_long finds them, and how charts pass them.
 func TestGetopt(t *testing.T) {
+	quiet(t)
 	for _, tt := range []struct{ args, want string }{
 		{"", ""},
 		{"-v", "v"},
