@@ -181,7 +181,7 @@ func TestSignals(t *testing.T) {
 		syscall.SIGTERM: "Exiting normally\n",
 		syscall.SIGUSR1: "Gracefully stopping\n",
 	} {
-		s := start(t, "", true, "-v", "-l", "127.0.0.1", "-p", "-1")
+		s := start(t, "", true, "-v", "-l", "127.0.0.1", "-p", freePort(t))
 		c := s.client()
 		c.want(t, "get foo\r\n", "END\r\n")
 		s.cmd.Process.Signal(syscall.SIGHUP)

@@ -372,7 +372,7 @@ func (try *readingTry) run(t *testing.T, prelude, memcached string) {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 6*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", strings.ReplaceAll(prelude+try.script+"stop\n", "11311", port))
 	cmd.Dir = dir
