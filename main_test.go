@@ -15,7 +15,6 @@
 //	# ...      is a comment
 //	% mc9 -m 8            on the first line: the server's flags
 //	% send "a\x00\r\n"    sends this, a Go string, and nothing after it
-//	% recv LINE           waits for this line of the reply before it sends more
 //	% half                closes our side for writing
 //	% conn NAME           goes on with this connection, made when first named
 //	% close               hangs up; so does what follows a -- closed --
@@ -157,7 +156,6 @@ type player struct {
 
 type exchange struct {
 	begun       bool
-	early       []early
 	send        string
 	half        bool // then half close
 	raw         bool // no fence
@@ -165,12 +163,6 @@ type exchange struct {
 	line        int // number of the first of want, or of the last sent
 	skip, until bool
 	grep        *regexp.Regexp
-}
-
-// An early is sent, and answered by a line, before the rest is sent.
-type early struct {
-	send, want string
-	line       int // number of want
 }
 
 // play returns the text of the conversation as the server would have it, and
@@ -205,9 +197,6 @@ func (p *player) play(text string) (string, []string) {
 				p.complain(i+1, "bad string")
 			}
 			x.begun, x.raw, x.send, x.line = true, true, x.send+expand(s), i+1
-		case verb == "% recv":
-			x.early = append(x.early, early{x.send, arg, i + 1})
-			x.begun, x.raw, x.send, x.line = true, true, "", i+1
 		case verb == "% half":
 			x.begun, x.raw, x.half, x.line = true, true, true, i+1
 		case verb == "% conn":
@@ -314,12 +303,6 @@ func (p *player) exchange(x *exchange) (have []string) {
 	line := c.line
 	if p.binary {
 		line = c.packetLine
-	}
-	for _, e := range x.early {
-		c.write(e.send)
-		if have := show(line()); have != e.want {
-			p.complain(e.line, fmt.Sprintf("\n\thave %s\n\twant %s", have, e.want))
-		}
 	}
 	switch {
 	case p.binary && !x.raw:
@@ -475,8 +458,6 @@ func TestHarness(t *testing.T) {
 		{"% send \"qu\"\n% half\n\tqu\n\t-- closed --\n", "", ""},
 		{"% send \"tw\"\n\no\n\tONE\n\tTWO \\x00\n", "", ""},
 		{"% send \"two\\n\"\n\tONE\n\nx\n\tx\n", "f:5", ""},
-		{"% send \"two\\n\"\n% recv ONE\n% send \"x\\n\"\n\tTWO \\x00\n\tx\n", "", ""},
-		{"% send \"two\\n\"\n% recv TWO\nx\n\tTWO \\x00\n\tx\n", "f:2", ""},
 		{"version\nx\n\t~VERSION .*\n\tx\n", "", ""},
 		{"version\n", "f:1", "version\n\tVERSION 1.6.20\n"},
 		{"% grep TWO\ntwo\n\tTWO \\x00\n", "", ""},

@@ -231,27 +231,38 @@ func (s *server) fds() int {
 	return len(names)
 }
 
-// A footprint is what a mc9 uses at a time. Unlike its resident memory, none of it
-// depends on when garbage is collected or what other processes do.
+// status returns a number that the kernel has of the server, in KB where it is
+// of memory.
+func (s *server) status(name string) int {
+	s.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^` + name + `:\s+(\d+)`).FindSubmatch(text)
+	if m == nil {
+		s.t.Fatal("no ", name)
+	}
+	return atoi(string(m[1]))
+}
+
+// A footprint is what mc9 uses at a time. Unlike resident memory none of it
+// depends on when garbage is collected.
 type footprint struct {
 	heap       int // KB of Go's heap that can be reached
 	buffers    int // KB of that in read buffers, which are kept for other clients
 	goroutines int
 }
 
-// reportFootprint has a mc9 print its footprint to stderr whenever it gets SIGUSR2.
+// reportFootprint has mc9 print its heap and goroutines whenever it gets
+// SIGUSR2.
 func reportFootprint() {
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, syscall.SIGUSR2)
 	go func() {
 		for range asked {
-			f := footprint{heap: int(heapAlloc() >> 10), goroutines: runtime.NumGoroutine()}
-			for _, t := range threads {
-				t.stats.mutex.Lock()
-				f.buffers += t.stats.readBufCount * readBufferSize >> 10
-				t.stats.mutex.Unlock()
-			}
-			fmt.Fprintf(os.Stderr, "footprint %d %d %d\n", f.heap, f.buffers, f.goroutines)
+			heap := heapAlloc()
+			fmt.Fprintf(os.Stderr, "footprint %d %d\n", heap>>10, runtime.NumGoroutine())
 		}
 	}()
 }
@@ -264,8 +275,9 @@ func heapAlloc() uint64 {
 	return m.HeapAlloc
 }
 
-var footprints = regexp.MustCompile(`(?m)^footprint (\d+) (\d+) (\d+)$`)
+var footprints = regexp.MustCompile(`(?m)^footprint (\d+) (\d+)$`)
 
+// footprint asks for it.
 func (s *server) footprint() (f footprint) {
 	s.t.Helper()
 	n := len(footprints.FindAllString(s.said(), -1))
@@ -275,9 +287,12 @@ func (s *server) footprint() (f footprint) {
 		if len(all) == n {
 			return false
 		}
-		f = footprint{atoi(all[n][1]), atoi(all[n][2]), atoi(all[n][3])}
+		f.heap, f.goroutines = atoi(all[n][1]), atoi(all[n][2])
 		return true
 	})
+	c := s.client()
+	defer c.Close()
+	f.buffers = c.statN("read_buf_bytes") >> 10
 	return f
 }
 
@@ -376,6 +391,19 @@ func (s *server) client() *client {
 func (c *client) write(text string) {
 	c.SetWriteDeadline(time.Now().Add(patience))
 	io.WriteString(c, text)
+}
+
+// unread returns how many bytes have come from the server and are not read.
+func (c *client) unread(t *testing.T) (n int) {
+	t.Helper()
+	raw, err := c.Conn.(syscall.Conn).SyscallConn()
+	if err == nil {
+		raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // line reads a line of a reply, \r\n included.
