@@ -179,26 +179,29 @@ func connect(t testing.TB, network, addr string) (c *client) {
 // listen: a server which sets SO_REUSEADDR, as all do, may listen on it.
 func freePort(t testing.TB) string {
 	t.Helper()
-	family := unix.AF_INET6 // for both, unless there is only the other
-	var any unix.Sockaddr = new(unix.SockaddrInet6)
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	// One of IPv6 holds the port of IPv4, too.
+	var addr unix.Sockaddr = new(unix.SockaddrInet6)
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		family, any = unix.AF_INET, new(unix.SockaddrInet4)
-		fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	}
-	if err == nil {
-		t.Cleanup(func() { unix.Close(fd) })
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-		err = unix.Bind(fd, any)
+		addr = new(unix.SockaddrInet4)
+		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	sa, _ := unix.Getsockname(fd)
-	if sa, ok := sa.(*unix.SockaddrInet6); ok {
-		return strconv.Itoa(sa.Port)
+	t.Cleanup(func() { unix.Close(fd) })
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if err := unix.Bind(fd, addr); err != nil {
+		t.Fatal(err)
 	}
-	return strconv.Itoa(sa.(*unix.SockaddrInet4).Port)
+	addr, _ = unix.Getsockname(fd)
+	switch addr := addr.(type) {
+	case *unix.SockaddrInet6:
+		return strconv.Itoa(addr.Port)
+	case *unix.SockaddrInet4:
+		return strconv.Itoa(addr.Port)
+	}
+	return ""
 }
 
 // stop ends the child. mc9 has to go in peace.
@@ -314,8 +317,8 @@ func (s *server) whileStopped(f func()) {
 		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
 		return strings.Contains(string(stat), ") T ")
 	})
+	defer s.cmd.Process.Signal(syscall.SIGCONT)
 	f()
-	s.cmd.Process.Signal(syscall.SIGCONT)
 }
 
 // run starts mc9 and waits for it to end, which it must do by itself.
