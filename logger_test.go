@@ -177,8 +177,13 @@ func TestWatcherConnevents(t *testing.T) {
 	}
 
 	s = start(t, "", true, "-p", "-1", "-o", "idle_timeout=1")
-	w = s.client()
-	w.mustWatch(t, "connevents")
+	s.whileStopped(func() { // so that it is a watcher before it is idle
+		w = s.client()
+		w.write("watch connevents\r\n")
+	})
+	if line := w.line(); line != "OK\r\n" {
+		t.Fatalf("%q", line)
+	}
 	c = s.client()
 	expect(`conn_new ` + addr(c) + ` transport=tcp cfd=\d+`)
 	expect(`conn_close ` + addr(c) + ` transport=tcp reason=idle_timeout cfd=\d+`)
