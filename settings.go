@@ -11,6 +11,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +20,8 @@ import (
 )
 
 const (
-	version = "1.6.45" // of memcached, whose protocol this is
+	version    = "1.6.45" // of memcached, whose protocol mc9 speaks
+	mc9Version = "0.9.0"  // of mc9 itself; CHANGES lists what each one brought
 
 	keyMaxLength       = 250
 	readBufferSize     = 16384 // of each of a worker's read buffers, bytes
@@ -124,8 +126,6 @@ var options struct {
 	check                bool   // --check
 	checkAddr            string // its address, if it has one
 }
-
-const banner = "memcached " + version + " (mc9)"
 
 //go:embed LICENSE
 var license string
@@ -233,8 +233,32 @@ func flagEnabledDisabled(flag bool) string {
 	return "disabled"
 }
 
+// banner returns one line that tells two builds apart. It begins as
+// memcached's does, for the scripts that take the second word as the version.
+func banner(info *debug.BuildInfo, ok bool) string {
+	words := "memcached " + version + " (mc9 " + mc9Version
+	if !ok {
+		return words + ")"
+	}
+	setting := map[string]string{}
+	for _, s := range info.Settings {
+		setting[s.Key] = s.Value
+	}
+	if revision := setting["vcs.revision"]; revision != "" {
+		words += ", revision " + revision[:min(12, len(revision))]
+		if setting["vcs.modified"] == "true" {
+			words += " modified"
+		}
+	}
+	words += ", " + info.GoVersion
+	if tags := setting["-tags"]; tags != "" {
+		words += ", tags " + tags
+	}
+	return words + ")"
+}
+
 func usage() {
-	fmt.Printf(banner+`
+	fmt.Printf(`%s
 -p, --port=<num>          TCP port (default: %d); 0 for none, -1 for any free one
 -U, --udp-port=<num>      UDP port (default: %d, off)
 -s, --unix-socket=<file>  listen on this Unix socket instead of the network
@@ -330,7 +354,7 @@ func usage() {
                           a socket file or as for -l (default: where the other options
                           put it)
 `,
-		settings.port, settings.udpport, settings.access, settings.maxbytes.Load()>>20,
+		banner(debug.ReadBuildInfo()), settings.port, settings.udpport, settings.access, settings.maxbytes.Load()>>20,
 		settings.maxconns, settings.factor, settings.chunkSize, settings.prefixDelimiter,
 		settings.numThreads, settings.reqsPerEvent, settings.backlog,
 		flagEnabledDisabled(settings.maxconnsFast), settings.lruCrawlerSleep.Load(), settings.lruCrawlerTocrawl.Load(),
@@ -343,7 +367,7 @@ func usage() {
 }
 
 func usageLicense() {
-	fmt.Printf("%s\n\n%s", banner, license)
+	fmt.Printf("%s\n\n%s", banner(debug.ReadBuildInfo()), license)
 }
 
 // getopt yields the options in argv and their values, without leading white
@@ -480,7 +504,7 @@ func parseOptions(argv []string) {
 			options.check = true
 			options.checkAddr = arg
 		case 'V':
-			fmt.Println(banner)
+			fmt.Println(banner(debug.ReadBuildInfo()))
 			os.Exit(0)
 		case 'k':
 			options.lockMemory = true

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -76,5 +78,39 @@ func TestAtoi(t *testing.T) {
 		if f := atof(s); f != want {
 			t.Errorf("atof(%q) = %v, want %v", s, f, want)
 		}
+	}
+}
+
+func TestBanner(t *testing.T) {
+	type settings = []debug.BuildSetting
+	for _, tt := range []struct {
+		settings settings
+		want     string
+	}{
+		{nil, ", go1.24"},
+		{settings{{Key: "-tags", Value: "debug,tls"}}, ", go1.24, tags debug,tls"},
+		{settings{{Key: "vcs.revision", Value: "0123456789abcdef"}, {Key: "vcs.modified", Value: "false"}},
+			", revision 0123456789ab, go1.24"},
+		{settings{{Key: "vcs.revision", Value: "0123"}, {Key: "vcs.modified", Value: "true"}},
+			", revision 0123 modified, go1.24"},
+	} {
+		want := "memcached " + version + " (mc9 " + mc9Version + tt.want + ")"
+		if have := banner(&debug.BuildInfo{GoVersion: "go1.24", Settings: tt.settings}, true); have != want {
+			t.Errorf("have %s\nwant %s", have, want)
+		}
+	}
+	if have, want := banner(nil, false), "memcached "+version+" (mc9 "+mc9Version+")"; have != want {
+		t.Errorf("have %s\nwant %s", have, want)
+	}
+}
+
+// The first heading of CHANGES is the version that -V shows.
+func TestChanges(t *testing.T) {
+	text, err := os.ReadFile("CHANGES")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), "\n\nv"+mc9Version+", ") {
+		t.Errorf("CHANGES says nothing of v%s", mc9Version)
 	}
 }

@@ -1,0 +1,31 @@
+/*
+Mc9 is memcached's server: it keeps values in memory and gives them to clients
+of memcached, by its text protocol with the meta commands and its binary
+protocol.
+
+Usage:
+
+	mc9 [options]
+	mc9 [options] --check[=addr]
+
+The options are memcached's; mc9 -h lists them all. The first to know:
+
+	-p num   TCP port (default 11211)
+	-l addr  address to listen on (default all)
+	-s file  listen on this Unix socket instead
+	-m num   megabytes for items (default 64)
+	-c num   connections at a time (default 1024)
+	-t num   worker threads (default 4)
+	-I num   bytes of the largest item (default 1m)
+	-u user  become this user if started as root (default nobody)
+	-d       run in the background
+	-v       print errors and warnings; -vv commands and replies too
+	-V       print the versions of memcached and of mc9
+	--check  ask a running server whether it is well
+
+TERM and INT end mc9 at once, USR1 after it has answered what it has read.
+
+READING.md is a walk through the source, PORT.md maps each function of
+memcached's C to the Go, and mc9.8 is the manual.
+*/
+package main
