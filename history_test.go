@@ -325,7 +325,7 @@ func TestTooManyReferences(t *testing.T) {
 	pipeline := "get" + strings.Repeat(" big", each) + "\r\n"
 	var holders []net.Conn
 	for strings.Count(c.ask(pipeline), "VALUE") == each {
-		if len(holders) > 500 {
+		if len(holders) > 1000 {
 			t.Fatal("there is no limit")
 		}
 		for range 10 {
