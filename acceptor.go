@@ -195,16 +195,19 @@ func mainInit() {
 	stopSendFd = fds[1]
 }
 
-// clockInit starts the clock, whose seconds begin with those of the wall
-// clock, so that a date is over when it says. relTime begins late enough that
-// an update interval before now is not below 0 (doItemUpdate), that 1 is always
-// past (realtime), and that the last second is never 0, which for
-// settings.oldestLive and others means none.
-func clockInit() {
+// clockBegin is where relTime begins: late enough that an update interval before
+// now is not below 0 (doItemUpdate), that 1 is always past (realtime), and that
+// the last second is never 0, which for settings.oldestLive and others means
+// none.
+const clockBegin = itemUpdateInterval + 2
+
+// clockInit starts the clock at begin. Its seconds begin with those of the wall
+// clock, so that a date is over when it says.
+func clockInit(begin relTime) {
 	now := time.Now()
-	processStarted = now.Unix() - itemUpdateInterval - 2
-	clockBase = now.Add(-(itemUpdateInterval+2)*time.Second - time.Duration(now.Nanosecond()))
-	currentTime.Store(itemUpdateInterval + 2)
+	processStarted = now.Unix() - int64(begin)
+	clockBase = now.Add(-time.Duration(begin)*time.Second - time.Duration(now.Nanosecond()))
+	currentTime.Store(begin)
 }
 
 // acceptorLoop is the main thread's event loop. It returns when acceptorStop

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"hash/maphash"
+	"math"
 	"math/bits"
 	"os"
 	"sync"
@@ -48,7 +49,9 @@ const assocBatch = 16 // keys for assocPrefetch
 
 // hash is seeded at random at start, so that nobody can choose keys that
 // collide.
-func hash(key []byte) uint32 { return uint32(maphash.Bytes(hashSeed, key)) }
+func hash(key []byte) uint32 { return uint32(hash64(key)) }
+
+func hash64(key []byte) uint64 { return maphash.Bytes(hashSeed, key) }
 
 func hashsize(n int) int { return 1 << n }
 
@@ -59,13 +62,13 @@ func assocInit(power int) {
 		power = hashpowerDefault
 	}
 	if primaryHashtable != nil {
-		refsFree(primaryHashtable)
+		tableFree(primaryHashtable)
 	}
 	if oldHashtable != nil {
-		refsFree(oldHashtable)
+		tableFree(oldHashtable)
 		oldHashtable = nil
 	}
-	t, err := refsAlloc(hashsize(power))
+	t, err := tableAlloc[ref](hashsize(power))
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "Failed to init hashtable.\n")
 		os.Exit(1)
@@ -145,7 +148,7 @@ func assocPrefetch(keys [][]byte, links bool) (sum byte) {
 // assocExpand starts to grow the table to the next power of 2. All threads
 // are paused.
 func assocExpand() {
-	t, err := refsAlloc(hashsize(hashpower + 1))
+	t, err := tableAlloc[ref](hashsize(hashpower + 1))
 	if err != nil {
 		return // bad news, but we can keep running
 	}
@@ -181,6 +184,53 @@ func assocInsert(it *item, hv uint32) {
 	pos := hashBucket(hv)
 	it.hNext = *pos
 	*pos = it.ref()
+}
+
+// An assocFixup is the table as it is filled after a restart, on all processors
+// at once. An entry has the head of the chain and, above it, bits that are set for
+// the items in the chain: only where all those of a key are set may it be there.
+type assocFixup []uint64
+
+// assocFixupBits are three bits for a hash of 64 bits, from its upper half.
+func assocFixupBits(hv64 uint64) uint64 {
+	return (1<<(hv64>>32&31) | 1<<(hv64>>37&31) | 1<<(hv64>>42&31)) << 32
+}
+
+// assocInsertOnce is assocInsert into t. It returns false if the key is there
+// already.
+func assocInsertOnce(t assocFixup, it *item, hv64 uint64) bool {
+	bucket := &t[uint32(hv64)&uint32(len(t)-1)]
+	bits := assocFixupBits(hv64)
+	for {
+		old := atomic.LoadUint64(bucket)
+		if old&bits == bits {
+			for x := ref(old).item(); x != nil; x = x.hNext.item() {
+				if x.nkey == it.nkey && bytes.Equal(x.key(), it.key()) {
+					return false
+				}
+			}
+		}
+		it.hNext = ref(old)
+		if atomic.CompareAndSwapUint64(bucket, old, old&^math.MaxUint32|bits|uint64(it.ref())) {
+			return true
+		}
+	}
+}
+
+func assocFixupInit() assocFixup {
+	t, err := tableAlloc[uint64](len(primaryHashtable))
+	if err != nil {
+		sysfatal(1, "Failed to init hashtable.")
+	}
+	return t
+}
+
+// assocFixupDone makes t the table.
+func assocFixupDone(t assocFixup) {
+	for i, v := range t {
+		primaryHashtable[i] = ref(v)
+	}
+	tableFree(t)
 }
 
 // assocDelete requires that the item is in the table. Not as in C, it
@@ -223,7 +273,7 @@ func assocExpandDone() {
 	statsState.hashBytes -= uint64(len(oldHashtable) * refSize)
 	statsState.hashIsExpanding = false
 	statsLock.Unlock()
-	refsFree(oldHashtable)
+	tableFree(oldHashtable)
 	oldHashtable = nil
 	if settings.verbose.Load() > 1 {
 		fmt.Fprintf(os.Stderr, "Hash table expansion done\n")

@@ -107,7 +107,7 @@ var history = []struct {
 	{"1.6.45", "proto: mg with too long an opaque drops a reference without the lock", "TestOpaqueTooLong"},
 	{"1.6.45", "proxy: an ms that is refused keeps its item", "fixed.mc TestMetaLeaks"},
 	{"1.6.45", "extstore: the length of a binary miss", "- no extstore"},
-	{"1.6.45", "restart: a line without an end in the file of -e", "- no restart"},
+	{"1.6.45", "restart: a line without an end in the file of -e", "TestRestartDamage"},
 	{"1.6.45", "tls: text of an error that is not set", "- no TLS"},
 	{"1.6.45", "proxy: a byte too many in request_append", "- no proxy"},
 	{"1.6.45", "proxy: the default of ring_hash", "- no proxy"},

@@ -83,6 +83,9 @@ func doItemStatsAddCrawl(i int, reclaimed, unfetched, checked uint64) {
 // getCasId returns the next CAS unique. The first is 2.
 func getCasId() uint64 { return casId.Add(1) + 1 }
 
+// setCasId sets what getCasId returned last.
+func setCasId(newCas uint64) { casId.Store(newCas - 1) }
+
 // itemIsExpired reports whether an item has expired at the time now. Not as
 // in C, the item lives through the second exptime, since the second in which
 // its time to live began was not a whole one.
@@ -248,6 +251,29 @@ func itemSizeOk(nkey int, flags uint32, nbytes int) bool {
 		ntotal += 8
 	}
 	return slabsClsid(ntotal) != 0
+}
+
+// doItemLinkFixup makes an item public that was so before the restart. It
+// returns false if there is another with its key. Several processors may do so
+// at once, each with its own w, while no others are at the store.
+func doItemLinkFixup(it *item, hv64 uint64, w *restartWork) bool {
+	it.lock = uint16(hv64 & lockMask)
+	it.refcount = 1
+	if !assocInsertOnce(w.table, it, hv64) {
+		return false
+	}
+	it.time = min(it.time, restartStopped)
+	if !settings.lruSegmented.Load() || it.lruid() == tempLru && !settings.tempLru.Load() {
+		it.slabsClsid = it.clsid() | coldLru // where they are looked for
+	}
+	i := it.slabsClsid
+	if w.lrus[i] == nil {
+		w.lrus[i] = new([restartAges]restartList)
+	}
+	restartPush(&w.lrus[i][restartAge(restartStopped-it.time)], it)
+	w.bytes[i] += uint64(it.ntotal())
+	itemStatsSizesAdd(it)
+	return true
 }
 
 // doItemLinkQ makes the item the head of its LRU, which is locked.

@@ -341,6 +341,8 @@ func loggerParseCce(b []byte, e *logentry) []byte {
 
 func loggerGetGid() uint64 { return loggerGid.Add(1) }
 
+func loggerSetGid(gid uint64) { loggerGid.Store(gid) }
+
 // logentryAppend appends e as stored in a ring, where gid comes first.
 func logentryAppend(b []byte, e *logentry) []byte {
 	le := binary.LittleEndian

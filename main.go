@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"math/bits"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -291,6 +292,155 @@ func daemonReady(noclose bool) {
 	syscall.Close(daemonReadyFd)
 }
 
+// slabConfig is what the chunk sizes follow from, besides what has a setting of
+// its own.
+func slabConfig() string {
+	if options.slabSizesUnparsed != "" {
+		return options.slabSizesUnparsed
+	}
+	return strconv.FormatFloat(settings.factor, 'g', -1, 64)
+}
+
+// bootTime returns a clock that nobody sets, in milliseconds, and what tells it
+// from that of another run of the machine, or "".
+func bootTime() (ms int64, id string) {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return ts.Nano() / 1e6, strings.TrimSpace(string(b))
+}
+
+// What the next process goes on from.
+var mcMeta struct {
+	currentTime, stopTime, bootTime uint64
+	currentCas, loggerGid           uint64
+	hashpower, oldestLive           uint64
+	bootId                          string
+}
+
+// mcMetaNumbers lists the numbers of mcMeta with their keys and limits.
+func mcMetaNumbers() []mcMetaNumber {
+	const second = math.MaxUint32 / 2 // of relTime
+	m := &mcMeta
+	return []mcMetaNumber{
+		{"current_time", &m.currentTime, second},
+		{"stop_time", &m.stopTime, math.MaxInt64 / 2},
+		{"boot_time", &m.bootTime, math.MaxInt64 / 2},
+		{"current_cas", &m.currentCas, math.MaxUint64},
+		{"logger_gid", &m.loggerGid, math.MaxUint64},
+		{"hashpower", &m.hashpower, hashpowerMax},
+		{"oldest_live", &m.oldestLive, math.MaxUint32},
+	}
+}
+
+type mcMetaNumber struct {
+	key string
+	n   *uint64
+	max uint64
+}
+
+// mcMetaSettings lists the settings that must be the same.
+func mcMetaSettings() [][2]string {
+	_, shift := arenaSize(int(settings.maxbytes.Load()))
+	return [][2]string{
+		{"slab_config", slabConfig()},
+		{"chunk_size", strconv.Itoa(settings.chunkSize)},
+		{"item_size_max", strconv.Itoa(settings.itemSizeMax)},
+		{"slab_chunk_size_max", strconv.Itoa(settings.slabChunkSizeMax)},
+		{"slab_page_size", strconv.Itoa(settings.slabPageSize)},
+		{"use_cas", strconv.FormatBool(settings.useCas)},
+		{"ref_shift", strconv.Itoa(int(shift))},
+	}
+}
+
+func mcMetaSaveCb(ctx *restartCbCtx) {
+	for _, s := range mcMetaSettings() {
+		restartSetKv(ctx, s[0], "%s", s[1])
+	}
+	restartSetKv(ctx, "maxbytes", "%d", settings.maxbytes.Load())
+
+	m := &mcMeta
+	m.currentTime = uint64(currentTime.Load())
+	m.stopTime = uint64(time.Now().Unix())
+	ms, id := bootTime()
+	m.bootTime = uint64(ms - time.Since(clockBase).Milliseconds()%1000) // when the current second began
+	m.currentCas = getCasId()
+	m.loggerGid = loggerGetGid()
+	m.hashpower = uint64(hashpower)
+	m.oldestLive = uint64(settings.oldestLive.Load())
+	for _, v := range mcMetaNumbers() {
+		restartSetKv(ctx, v.key, "%d", *v.n)
+	}
+	restartSetKv(ctx, "boot_id", "%s", id)
+}
+
+// mcMetaLoadCb decides whether the settings match enough to use the items again.
+func mcMetaLoadCb(ctx *restartCbCtx) bool {
+	vals := map[string]string{}
+	for {
+		key, val, ret := restartGetKv(ctx)
+		if ret != restartOk {
+			break
+		}
+		vals[key] = val
+	}
+	bad := func(key string) bool {
+		if val, ok := vals[key]; ok {
+			fmt.Fprintf(os.Stderr, "[restart] restart incompatible due to setting for [%s] [old value: %s]\n", key, val)
+		} else {
+			fmt.Fprintf(os.Stderr, "[restart] missing some metadata lines\n")
+		}
+		return false
+	}
+	for _, s := range mcMetaSettings() {
+		if vals[s[0]] != s[1] {
+			return bad(s[0])
+		}
+	}
+	// Not as in C, there may be more memory than before.
+	if n, err := strconv.ParseUint(vals["maxbytes"], 10, 64); err != nil || n > settings.maxbytes.Load() {
+		return bad("maxbytes")
+	}
+	for _, v := range mcMetaNumbers() {
+		n, err := strconv.ParseUint(vals[v.key], 10, 64)
+		if err != nil || n > v.max {
+			return bad(v.key)
+		}
+		*v.n = n
+	}
+	mcMeta.bootId = vals["boot_id"]
+	if t := mcMetaElapsed(); t < 0 || t > math.MaxUint32/4 {
+		return bad("stop_time") // the clock has done something crazy
+	}
+	return true
+}
+
+// mcMetaElapsed returns the seconds since the clock of the process before
+// stopped. Not as in C, the machine's time matters only if the machine has been
+// started meanwhile.
+func mcMetaElapsed() int64 {
+	now := time.Now()
+	ms, id := bootTime()
+	if id == "" || id != mcMeta.bootId {
+		return now.Unix() - int64(mcMeta.stopTime)
+	}
+	const slack = 50 // for two clocks that are read one after the other
+	return (ms - int64(now.Nanosecond()/1e6) - int64(mcMeta.bootTime) + slack) / 1000
+}
+
+// mcMetaUse takes over what goes on, and returns where the clock is to begin.
+func mcMetaUse() relTime {
+	restartStopped = relTime(mcMeta.currentTime)
+	settings.oldestLive.Store(uint32(mcMeta.oldestLive))
+	setCasId(max(mcMeta.currentCas, 2))
+	loggerSetGid(mcMeta.loggerGid)
+	// The table was as large as it had to be: but not for more items than there
+	// is room for.
+	power := min(int(mcMeta.hashpower), max(bits.Len(uint(len(restartPages)*settings.slabPageSize/itemSize)), hashpowerDefault))
+	settings.hashpowerInit = max(settings.hashpowerInit, power)
+	return restartStopped + relTime(mcMetaElapsed())
+}
+
 func main() {
 	settingsInit()
 	parseOptions(os.Args)
@@ -343,12 +493,7 @@ func main() {
 	statsInit()
 	loggerInit()
 	connInit()
-	assocInit(settings.hashpowerInit)
-	slabsInit(int(settings.maxbytes.Load()), settings.factor, options.preallocate, options.slabSizes)
-	if options.trackSizes {
-		itemStatsSizesInit()
-	}
-	clockInit()
+	memoryInit()
 	checkMemory()
 
 	signal.Ignore(syscall.SIGPIPE)
@@ -368,7 +513,12 @@ func main() {
 	switch acceptorLoop() {
 	case graceStop:
 		fmt.Fprintf(os.Stderr, "Gracefully stopping\n")
-		pauseThreads(pauseWorkerThreads) // each has served what it was at
+		if settings.memoryFile == "" {
+			pauseThreads(pauseWorkerThreads) // each has served what it was at
+		} else {
+			stopThreads()
+			restartMmapClose()
+		}
 	case exitNormally:
 		if settings.verbose.Load() > 0 {
 			fmt.Fprintf(os.Stderr, "Exiting normally\n")
@@ -376,6 +526,31 @@ func main() {
 	}
 	if options.daemonize && options.pidFile != "" {
 		removePidfile(options.pidFile)
+	}
+}
+
+// memoryInit makes the store and starts the clock. With -e it goes on with what
+// the process before has left.
+func memoryInit() {
+	limit, begin := int(settings.maxbytes.Load()), relTime(clockBegin)
+	reuseMem := false
+	if settings.memoryFile != "" {
+		cbStack = nil
+		restartRegister("main", mcMetaLoadCb, mcMetaSaveCb)
+		restartRegister("slabs", restartMetaLoad, restartMetaSave)
+		reuseMem = restartMmapOpen(limit)
+	}
+	if reuseMem {
+		begin = mcMetaUse()
+	}
+	clockInit(begin)
+	assocInit(settings.hashpowerInit)
+	slabsInit(limit, settings.factor, options.preallocate, options.slabSizes, reuseMem)
+	if options.trackSizes {
+		itemStatsSizesInit()
+	}
+	if reuseMem {
+		restartFixup()
 	}
 }
 
@@ -388,6 +563,16 @@ func authInit() {
 		if problem := authfileLoad(settings.authFile); problem != "" {
 			sysfatal(1, "%s", problem)
 		}
+	}
+}
+
+// stopThreads has all threads but the main one hang, for good. None looks at an
+// item any more.
+func stopThreads() {
+	pauseThreads(pauseAllThreads)
+	lruMaintainerBumps() // what the workers have noted
+	for i := range itemLocks {
+		itemLocks[i].Lock() // for the thread that grows the hash table
 	}
 }
 

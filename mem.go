@@ -20,9 +20,10 @@ const refSize = int(unsafe.Sizeof(ref(0)))
 // thread.
 var (
 	memBase  unsafe.Pointer
-	memSize  int      // bytes reserved
-	memOpen  int      // bytes at the front that are usable; guarded by slabsLock
-	refShift uint = 3 // log2 of the unit of refs, to which all chunks are aligned
+	memSize  int       // bytes reserved
+	memOpen  int       // bytes at the front that are usable; guarded by slabsLock
+	refShift uint = 3  // log2 of the unit of refs, to which all chunks are aligned
+	memFd         = -1 // the file of -e
 )
 
 // Seconds since processStarted.

@@ -1,7 +1,8 @@
 //go:build !race
 
 // Where memory comes from: the arena of slab pages and the hash tables are
-// mapped outside Go's heap, where the collector never looks.
+// mapped outside Go's heap, where the collector never looks. With -e the file's
+// bytes from slabsStart on are those of the arena.
 
 package main
 
@@ -64,7 +65,13 @@ func memOpenTo(n int) error {
 	}
 	n = (n + hugePage - 1) &^ (hugePage - 1)
 	b := memBytes(memOpen, n-memOpen)
-	if err := unix.Mprotect(b, unix.PROT_READ|unix.PROT_WRITE); err != nil {
+	err := error(nil)
+	if memFd >= 0 && memOpen >= slabsStart {
+		err = memMapFile(b, memOpen)
+	} else {
+		err = unix.Mprotect(b, unix.PROT_READ|unix.PROT_WRITE)
+	}
+	if err != nil {
 		return err
 	}
 	if memOpen > 0 {
@@ -75,6 +82,30 @@ func memOpenTo(n int) error {
 	return nil
 }
 
+// memMapFile maps the file's bytes from off on to b. All of them are allocated
+// before: to touch what a full disk has no room for would end the process.
+func memMapFile(b []byte, off int) error {
+	if data, err := unix.Seek(memFd, int64(off), unix.SEEK_HOLE); err != nil || data < int64(off+len(b)) {
+		if err := fallocate(memFd, 0, off, len(b)); err != nil {
+			return err
+		}
+	}
+	_, err := unix.MmapPtr(memFd, int64(off), unsafe.Pointer(&b[0]), uintptr(len(b)),
+		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED)
+	return err
+}
+
+// memFromFile makes the first n bytes of the arena those of the file.
+func memFromFile(n int) error { return memOpenTo(n) }
+
+// memToFile sees to it that the file has the first n bytes of the arena. Not as
+// in C, it does not wait for a disk: whether all is there is looked at when the
+// file is taken up.
+func memToFile(n int) error { return nil }
+
+// memPopulate makes it quicker to read all of b.
+func memPopulate(b []byte) { unix.Madvise(b, unix.MADV_POPULATE_READ) }
+
 // memDiscard returns the memory of b to the system; b then reads as zeroes.
 func memDiscard(b []byte) {
 	if unix.Madvise(b, unix.MADV_DONTNEED) != nil {
@@ -82,9 +113,9 @@ func memDiscard(b []byte) {
 	}
 }
 
-// refsAlloc returns n zero refs, for a hash table.
-func refsAlloc(n int) ([]ref, error) {
-	b, err := unix.Mmap(-1, 0, n*refSize, unix.PROT_READ|unix.PROT_WRITE,
+// tableAlloc returns n zeroes, for a hash table.
+func tableAlloc[T ref | uint64](n int) ([]T, error) {
+	b, err := unix.Mmap(-1, 0, n*int(unsafe.Sizeof(T(0))), unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		return nil, err
@@ -92,10 +123,10 @@ func refsAlloc(n int) ([]ref, error) {
 	if len(b) >= hugePage {
 		unix.Madvise(b, unix.MADV_HUGEPAGE)
 	}
-	return unsafe.Slice((*ref)(unsafe.Pointer(&b[0])), n), nil
+	return unsafe.Slice((*T)(unsafe.Pointer(&b[0])), n), nil
 }
 
-// refsFree undoes refsAlloc.
-func refsFree(r []ref) {
-	unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(&r[0])), len(r)*refSize))
+// tableFree undoes tableAlloc.
+func tableFree[T ref | uint64](t []T) {
+	unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(&t[0])), len(t)*int(unsafe.Sizeof(t[0]))))
 }

@@ -1,7 +1,8 @@
 //go:build race
 
 // The arena and the hash tables on Go's heap, where the race detector sees
-// them. Stands in for mem_mmap.go.
+// them. Stands in for mem_mmap.go. The file of -e is read at the start and
+// written at the end.
 
 package main
 
@@ -31,8 +32,39 @@ func memOpenTo(n int) error {
 	return nil
 }
 
+// memFromFile reads what mem_mmap.go would map.
+func memFromFile(n int) error {
+	if n > memSize {
+		return unix.ENOMEM
+	}
+	for off := slabsStart; off < n; {
+		got, err := unix.Pread(memFd, memBytes(off, n-off), int64(off))
+		if err == nil && got == 0 {
+			err = unix.EIO
+		}
+		if err != nil {
+			return err
+		}
+		off += got
+	}
+	return nil
+}
+
+func memToFile(n int) error {
+	for off := slabsStart; off < n; {
+		wrote, err := unix.Pwrite(memFd, memBytes(off, n-off), int64(off))
+		if err != nil {
+			return err
+		}
+		off += wrote
+	}
+	return nil
+}
+
+func memPopulate(b []byte) {}
+
 func memDiscard(b []byte) { clear(b) }
 
-func refsAlloc(n int) ([]ref, error) { return make([]ref, n), nil }
+func tableAlloc[T ref | uint64](n int) ([]T, error) { return make([]T, n), nil }
 
-func refsFree(r []ref) {}
+func tableFree[T ref | uint64](t []T) {}

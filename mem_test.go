@@ -11,7 +11,7 @@ import (
 // server has begun at another one.
 func TestClockSteps(t *testing.T) {
 	storeInit(t, 4, nil)
-	clockInit()
+	clockInit(clockBegin)
 	base, started, begin := clockBase, processStarted, currentTime.Load()
 	for _, hours := range []int64{1, -1, 24 * 365, -24 * 365} {
 		clockBase, processStarted = base, started+hours*3600

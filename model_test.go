@@ -15,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -1112,8 +1113,9 @@ func (m *model) play(t *testing.T, c *modelConn, batch []modelCommand, meanwhile
 
 // A modelClock is what the test can do to the cache from outside.
 type modelClock struct {
-	tick func(n uint32) // n seconds pass
-	move func()         // moves things in the cache; may be nil
+	tick    func(n uint32) // n seconds pass
+	move    func()         // moves things in the cache; may be nil
+	restart func()         // another process goes on with it; may be nil
 }
 
 // turn has one of conns do something. With parts, others may have their turn
@@ -1286,12 +1288,13 @@ func modelMove(m *model) {
 func TestModel(t *testing.T) {
 	settingsInit()
 	for _, tt := range []struct {
-		name              string
-		segmented, moving bool
+		name                        string
+		segmented, moving, restarts bool
 	}{
-		{"flat", false, false},
-		{"segmented", true, false},
-		{"moving", true, true},
+		{"flat", false, false, false},
+		{"segmented", true, false, false},
+		{"moving", true, true, false},
+		{"restarts", true, true, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var conns []*modelConn
@@ -1310,6 +1313,9 @@ func TestModel(t *testing.T) {
 			for i := range *long {
 				m := &model{r: rand.New(rand.NewPCG(testSeed(t, i), 0)), segmented: tt.segmented, moving: tt.moving, header: itemSize}
 				moverInit(t, 64, func() {
+					if tt.restarts {
+						settings.memoryFile = filepath.Join(restartDir(t), "f")
+					}
 					settings.lruSegmented.Store(tt.segmented)
 					settings.itemSizeMax = modelItemMax
 					settings.slabChunkSizeMax = modelChunkMax
@@ -1321,6 +1327,10 @@ func TestModel(t *testing.T) {
 				clock := modelClock{tick: func(n uint32) { currentTime.Add(n) }}
 				if tt.moving {
 					clock.move = func() { modelMove(m) }
+				}
+				if tt.restarts {
+					restartCleanup(t)
+					clock.restart = func() { modelRestart(t, m) }
 				}
 				modelRun(t, m, conns, clock, true)
 				if !moverStep(10) {
@@ -1345,7 +1355,24 @@ func modelRun(t *testing.T, m *model, conns []*modelConn, clock modelClock, part
 	m.items = make(map[string]*modelItem)
 	for range modelTurns {
 		m.turn(t, conns, clock, parts)
+		if clock.restart != nil && m.oneIn(100) {
+			clock.restart()
+		}
 	}
+}
+
+// modelRestart stops the cache and goes on with what it has left.
+func modelRestart(t *testing.T, m *model) {
+	t.Helper()
+	restartMmapClose()
+	before := currentTime.Load()
+	settings.oldestLive.Store(0)
+	storeAgain()
+	checkStore(t)
+	processStarted = 1e9
+	m.now += currentTime.Load() - before
+	m.unique = casId.Load() + 1
+	m.note("", "restart")
 }
 
 // modelServer plays to a server whose clock can be moved.

@@ -21,7 +21,6 @@ func moverInit(t testing.TB, megs int, conf func()) *thread {
 	t.Helper()
 	storeInit(t, megs, conf)
 	statsReset()
-	slabRebal.rebal = slabRebalance{}
 	return testThread()
 }
 

@@ -682,7 +682,7 @@ func TestDropIn(t *testing.T) {
 		{"Debian's memcached.conf, but for -d", "-v -m 64 -p 0 -u nobody -l 127.0.0.1 -l ::1", ""},
 		{"Fedora's sysconfig", "-p 0 -u nobody -m 64 -c 1024 -l 127.0.0.1,::1", ""},
 		{"with TLS", "-Z -o ssl_chain_cert=a,ssl_key=b", "TLS"},
-		{"with warm restart", "-e /tmpfs/file", "memory file"},
+		{"with warm restart", "-e " + filepath.Join(restartDir(t), "file"), ""},
 	} {
 		flags := strings.Fields(tt.line)
 		if tt.refusal != "" {

@@ -91,6 +91,7 @@ var settings struct {
 	idleTimeout          uint32        // seconds, 0 for never
 	loggerWatcherBufSize int           // bytes
 	loggerBufSize        int           // bytes
+	memoryFile           string        // of -e
 	readBufMemLimit      int           // bytes for all workers together, 0 for no limit
 	numNapiIds           int
 	ioUring              bool
@@ -306,6 +307,8 @@ func usage() {
 -W, --disable-watch       refuse watch
 -Y, --auth-file=<file>    text protocol only; clients authenticate as one of the users in
                           this file, lines of user:password, read again on SIGHUP
+-e, --memory-file=<file>  keep items in this file on a RAM disk; after a stop by SIGUSR1
+                          or "shutdown graceful" the next start goes on with them
 -o, --extended=<list>     suboptions, separated by commas; no_, where shown, turns one off
    - [no_]maxconns_fast:  refuse connections over the limit at once (default: %s)
    - hashpower:           size of the hash table at start, as a power of two
@@ -523,7 +526,7 @@ func parseOptions(argv []string) {
 		case 'P':
 			options.pidFile = arg
 		case 'e':
-			sysfatal(exUsage, "This server is not built with support for a memory file.")
+			settings.memoryFile = arg
 		case 'f':
 			settings.factor = atof(arg)
 			if !(settings.factor > 1.0) {
@@ -860,6 +863,10 @@ func checkOptions() {
 		if options.daemonize && !options.maxcore && !filepath.IsAbs(settings.authFile) {
 			sysfatal(exUsage, "-d changes to /: Authfile [%s] must be an absolute path", settings.authFile)
 		}
+	}
+
+	if settings.memoryFile != "" && options.daemonize && !options.maxcore && !filepath.IsAbs(settings.memoryFile) {
+		sysfatal(exUsage, "-d goes to /: memory file [%s] needs its whole path", settings.memoryFile)
 	}
 
 	if options.udpSpecified && settings.udpport != 0 && !options.tcpSpecified {

@@ -65,7 +65,7 @@ var (
 
 	memLimit      int   // bytes, 0 for none
 	memMalloced   int   // bytes
-	memPrealloced bool  // with -L: all memory is there from the start, and the limit is fixed
+	memPrealloced bool  // with -L or -e: the limit is fixed from the start
 	memCurrent    int   // the next new page, bytes from the start of the arena
 	memReleased   []int // pages given back to the system
 	lastPicked    int   // class; for slabsPickAnyForReassign
@@ -101,17 +101,25 @@ func slabsClsid(size int) int {
 
 func slabsClassCheck(id int) bool { return id >= slabGlobalPagePool && id <= largestClsid }
 
+// arenaSize returns how many bytes of arena the limit asks for, and the
+// refShift that reaches them.
+func arenaSize(limit int) (need int, shift uint) {
+	// Each class may have one page beyond the limit.
+	need = slabsStart + limit + (maxNumberOfSlabClasses+2)*settings.slabPageSize
+	need = min((need+slabsStart-1)/slabsStart*slabsStart, arenaMax)
+	shift = 3
+	for need>>shift > math.MaxUint32 {
+		shift++
+	}
+	return need, shift
+}
+
 // slabsReserve reserves the arena: normally all that refs in units of 8 bytes
 // can address, so that cache_memlimit can raise the limit later; where
 // address space is limited, as much as possible.
 func slabsReserve(limit int) {
-	// Each class may have one page beyond the limit.
-	need := slabsStart + limit + (maxNumberOfSlabClasses+2)*settings.slabPageSize
-	need = min((need+slabsStart-1)/slabsStart*slabsStart, arenaMax)
-	refShift = 3
-	for need>>refShift > math.MaxUint32 {
-		refShift++
-	}
+	var need int
+	need, refShift = arenaSize(limit)
 	if options.lockMemory || memReserve(max(need, memRoom)) != nil {
 		size, err := need, memReserve(need)
 		for ; err != nil && size > arenaMin; err = memReserve(size) {
@@ -129,17 +137,26 @@ func slabsReserve(limit int) {
 	}
 }
 
+// slabsFixup puts a chunk of class id on the free list of w.
+func slabsFixup(it *item, id int, w *restartWork) {
+	it.itFlags = 0
+	it.slabsClsid = uint8(id)
+	it.lock = lockFree
+	restartPush(&w.free[id], it)
+}
+
 // slabsInit sets the chunk sizes: from slabSizes unless that is nil, else
 // from factor. limit is in bytes. The sizes are first computed as in C, so
-// that an item is in the same class here as there.
-func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int) {
+// that an item is in the same class here as there. With reuseMem the pages are still to
+// come, from restartFixup.
+func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseMem bool) {
 	slabsReserve(limit)
 	memLimit = limit
 	memMalloced = 0
 	memCurrent = slabsStart
 	memReleased = nil
-	memPrealloced = prealloc
-	if prealloc && memOpenTo(slabsStart+limit) != nil {
+	memPrealloced = prealloc || memFd >= 0
+	if prealloc && memFd < 0 && memOpenTo(slabsStart+limit) != nil {
 		fmt.Fprintf(os.Stderr, "Warning: Failed to allocate requested memory in"+
 			" one large chunk.\nWill allocate in smaller chunks\n")
 		memPrealloced = false
@@ -179,7 +196,7 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int) {
 	if n, err := strconv.Atoi(os.Getenv("T_MEMD_INITIAL_MALLOC")); err == nil {
 		memMalloced = n
 	}
-	if memPrealloced {
+	if memPrealloced && !reuseMem {
 		slabsPreallocate(largestClsid)
 	}
 }
@@ -199,6 +216,9 @@ func slabclassInit(i, size int) {
 func slabsPreallocate(maxslabs int) {
 	for i := powerSmallest; i <= maxslabs; i++ {
 		if !doSlabsNewslab(i) {
+			if memLimit < int(settings.maxbytes.Load()) {
+				os.Exit(1) // memoryAllocate has said that the disk is full
+			}
 			fmt.Fprintf(os.Stderr, "Error while preallocating slab memory!\n"+
 				"If using -L or other prealloc options, max memory must be "+
 				"at least %d megabytes.\n", largestClsid)
@@ -231,7 +251,7 @@ func doSlabsNewslab(id int) bool {
 	p := &slabclass[id]
 	g := &slabclass[slabGlobalPagePool]
 	n := settings.slabPageSize
-	if !settings.slabReassign && settings.slabChunkSizeMax == settings.slabPageSize {
+	if !settings.slabReassign && settings.slabChunkSizeMax == settings.slabPageSize && memFd < 0 {
 		n = p.size * p.perslab
 	}
 	if memLimit != 0 && memMalloced+n > memLimit && len(p.slabList) > 0 && len(g.slabList) == 0 {
@@ -366,7 +386,14 @@ func memoryAllocate(n int) int {
 		memReleased = memReleased[:last]
 	} else {
 		end := memCurrent + memAlign(n)
-		if memPrealloced && memCurrent+n > slabsStart+memLimit || memOpenTo(end) != nil {
+		if memPrealloced && memCurrent+n > slabsStart+memLimit {
+			return 0
+		}
+		if err := memOpenTo(end); err != nil {
+			if memFd >= 0 { // from now on this is the limit
+				perror("failed to allocate memory in "+settings.memoryFile, err)
+				memLimit = memCurrent - slabsStart
+			}
 			return 0
 		}
 		memCurrent = end

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math/bits"
 	"net/netip"
@@ -446,7 +447,7 @@ func processStatSettings(c *conn) {
 	appendStat(c, "slab_automove_freeratio", "%.3f", settings.slabAutomoveFreeratio)
 	appendStat(c, "ext_drop_unread", "no")
 	appendStat(c, "num_napi_ids", "%d", settings.numNapiIds)
-	appendStat(c, "memory_file", "(null)")
+	appendStat(c, "memory_file", "%s", cmp.Or(settings.memoryFile, "(null)"))
 	appendStat(c, "client_flags_size", "4")
 }
 

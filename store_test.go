@@ -254,13 +254,19 @@ func storeInit(t testing.TB, megs int, conf func()) {
 	if conf != nil {
 		conf()
 	}
+	storeAgain()
 	processStarted = 1e9
 	currentTime.Store(1000)
-	assocInit(settings.hashpowerInit)
-	slabsInit(int(settings.maxbytes.Load()), settings.factor, false, nil)
-	itemLocksInit(2)
+}
+
+// storeAgain makes a store with these settings, which has what is in the memory
+// file if there is one.
+func storeAgain() {
 	lrus = [powerLargest]lru{}
 	bumpBufs = nil
+	slabRebal.rebal, slabRebal.newIt = slabRebalance{}, nil
+	memoryInit()
+	itemLocksInit(2)
 }
 
 func testThread() *thread { return &thread{bumpBuf: itemLruBumpBufCreate()} }
@@ -371,11 +377,11 @@ func TestSlabsClsid(t *testing.T) {
 		}
 	}
 
-	slabsInit(64<<20, 1.25, false, []int{100, 200, 1001})
+	slabsInit(64<<20, 1.25, false, []int{100, 200, 1001}, false)
 	if got := []int{slabclass[1].size, slabclass[2].size, slabclass[3].size, slabclass[4].size}; !slices.Equal(got, []int{88, 184, 992, 524272}) {
 		t.Errorf("with slab_sizes: %v", got)
 	}
-	slabsInit(64<<20, 1.25, true, nil)
+	slabsInit(64<<20, 1.25, true, nil, false)
 	if memMalloced != len(chunkSizes)<<20 || slabsAdjustMemLimit(1<<30) {
 		t.Errorf("with -L: %d bytes, or the limit can be changed", memMalloced)
 	}
@@ -619,7 +625,7 @@ func TestReserve(t *testing.T) {
 	}
 	for limit := 64 << 20; limit <= 64<<40; limit *= 2 {
 		storeInit(t, 64, func() { settings.slabChunkSizeMax = 1 << 10 })
-		slabsInit(limit, 1.25, false, nil)
+		slabsInit(limit, 1.25, false, nil, false)
 		th := testThread()
 		for _, key := range []string{"key", pattern(keyMaxLength, 1)} {
 			set(th, nreadSet, key, pattern(2001, 1), 0)

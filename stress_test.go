@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -63,10 +64,12 @@ func stressRecords(key, value string) (recs []stressRecord, err error) {
 
 // A stress is a server and its clients.
 type stress struct {
-	s     *server
-	roomy bool          // memory is ample, and nobody flushes: nothing may get lost
-	clock atomic.Uint64 // ticks with every beginning and end of a write to a hot key
-	hot   [stressHot]struct {
+	s        *server
+	flags    []string      // to start it again
+	restarts int           // that are in between
+	roomy    bool          // memory is ample, and nobody flushes: nothing may get lost
+	clock    atomic.Uint64 // ticks with every beginning and end of a write to a hot key
+	hot      [stressHot]struct {
 		since atomic.Uint64 // the latest beginning of a write that has ended
 		set   atomic.Bool   // it is there, as it is never deleted, unless memory is short
 	}
@@ -688,27 +691,51 @@ func (w *stress) watch(_ *client, n int) error {
 // run has all clients do their work, with all else going on.
 func (w *stress) run(t *testing.T, seed uint64) {
 	c := w.s.client()
-	defer c.Close()
 	c.want(t, "set sum 0 0 1\r\n0\r\nset count0 0 0 1\r\n0\r\nset count1 0 0 1\r\n0\r\nset list 0 0 0\r\n\r\n", strings.Repeat("STORED\r\n", 4))
 	for i := 0; !w.roomy && c.statN("evictions") == 0; i++ { // from now on memory is short
 		for j := range 100 {
 			c.write(fmt.Sprintf("set pad%d-%d 0 0 10000 noreply\r\n", i, j) + stressFiller()[:10000] + "\r\n")
 		}
 	}
-	var working, others sync.WaitGroup
-	var done atomic.Bool
+	c.Close()
 	ops := stressOps * *long
 	for id := range w.clients {
-		w.ends[id] = make([]atomic.Uint64, ops+1)
-		sc := &stressClient{
-			client: w.s.client(),
-			w:      w,
-			id:     id,
-			proto:  []protocol{asciiProt, binaryProt, negotiatingProt}[id%3],
-			rnd:    rand.New(rand.NewPCG(seed, uint64(id))),
-			own:    make(map[string]*stressItem),
+		w.ends[id] = make([]atomic.Uint64, ops*(1+w.restarts)+1)
+		w.clients[id] = &stressClient{
+			w:     w,
+			id:    id,
+			proto: []protocol{asciiProt, binaryProt, negotiatingProt}[id%3],
+			rnd:   rand.New(rand.NewPCG(seed, uint64(id))),
+			own:   make(map[string]*stressItem),
 		}
-		w.clients[id] = sc
+	}
+	w.work(t, ops)
+	for range w.restarts {
+		w.s.graceful()
+		w.s = mc9(t, w.flags...)
+		w.work(t, ops)
+	}
+	c = w.s.client()
+	defer c.Close()
+
+	t.Logf("%d seconds, evictions %d, slabs moved %d, hash power %d, crawls %d, wins %d, incr %d", c.statN("uptime"), c.statN("evictions"),
+		c.statN("slabs_moved"), c.statN("hash_power_level"), c.statN("lru_crawler_starts"), w.wins.Load(), w.total.Load())
+	if w.roomy {
+		w.checkTotals(t, &stressClient{client: c, w: w, proto: asciiProt})
+		if n := c.statN("evictions"); n != 0 {
+			t.Errorf("%d evictions", n)
+		}
+		eventually(t, "the hash table has grown", func() bool { return c.statN("hash_power_level") > 12 && c.statN("hash_is_expanding") == 0 })
+	}
+	w.checkQuiet(t, c)
+}
+
+// work has all clients do so many things, with all else going on.
+func (w *stress) work(t *testing.T, ops int) {
+	var working, others sync.WaitGroup
+	var done atomic.Bool
+	for id, sc := range w.clients {
+		sc.client = w.s.client()
 		working.Add(1)
 		go func() {
 			defer working.Done()
@@ -742,17 +769,6 @@ func (w *stress) run(t *testing.T, seed uint64) {
 	working.Wait()
 	done.Store(true)
 	others.Wait()
-
-	t.Logf("%d seconds, evictions %d, slabs moved %d, hash power %d, crawls %d, wins %d, incr %d", c.statN("uptime"), c.statN("evictions"),
-		c.statN("slabs_moved"), c.statN("hash_power_level"), c.statN("lru_crawler_starts"), w.wins.Load(), w.total.Load())
-	if w.roomy {
-		w.checkTotals(t, &stressClient{client: c, w: w, proto: asciiProt})
-		if n := c.statN("evictions"); n != 0 {
-			t.Errorf("%d evictions", n)
-		}
-		eventually(t, "the hash table has grown", func() bool { return c.statN("hash_power_level") > 12 && c.statN("hash_is_expanding") == 0 })
-	}
-	w.checkQuiet(t, c)
 }
 
 // checkTotals looks at what all clients have done together.
@@ -804,14 +820,20 @@ func TestStress(t *testing.T) {
 	for _, tt := range []struct {
 		name, flags string
 		roomy       bool
+		restarts    int
 	}{
-		{"roomy", "-m 200 -t 3 -o hashpower=12,slab_automove=1", true},
-		{"tight", "-m 14 -f 2 -t 3 -o hashpower=12,slab_automove=2,temporary_ttl=1,worker_logbuf_size=8", false},
-		{"chunks", "-m 12 -f 2 -t 3 -o hashpower=12,slab_automove=1,slab_chunk_max=16,no_lru_maintainer", false},
+		{"roomy", "-m 200 -t 3 -o hashpower=12,slab_automove=1", true, 0},
+		{"tight", "-m 14 -f 2 -t 3 -o hashpower=12,slab_automove=2,temporary_ttl=1,worker_logbuf_size=8", false, 0},
+		{"chunks", "-m 12 -f 2 -t 3 -o hashpower=12,slab_automove=1,slab_chunk_max=16,no_lru_maintainer", false, 0},
+		{"restarts", "-m 200 -t 3 -f 2 -o hashpower=12,slab_automove=1,worker_logbuf_size=8", true, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			w := &stress{s: mc9(t, strings.Fields(tt.flags)...), roomy: tt.roomy}
+			w := &stress{flags: strings.Fields(tt.flags), roomy: tt.roomy, restarts: tt.restarts}
+			if w.restarts > 0 {
+				w.flags = append(w.flags, "-e", filepath.Join(restartDir(t), "f"))
+			}
+			w.s = mc9(t, w.flags...)
 			w.run(t, testSeed(t, 0))
 			if c := w.s.client(); !tt.roomy && (c.statN("evictions") == 0 || *long >= 10 && c.statN("slabs_moved") == 0) {
 				t.Error("memory was not short, or the mover did not run")

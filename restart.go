@@ -1,0 +1,759 @@
+// Warm restart (-e): the pages of slab memory lie in a file of a RAM disk, and
+// the next process goes on with their items. From restart.c.
+//
+// FILE has the arena: from slabsStart on, pages lie there as in memory. In
+// front of them is a line that says whose file it is. When the process stops on
+// SIGUSR1 or "shutdown graceful" it writes FILE.meta, which says what each page
+// is, with a checksum, and what settings and clock were. The next process removes
+// FILE.meta before it changes anything, so one that is killed leaves none, and
+// its successor starts with a clean cache.
+//
+// Not as in C, nothing is believed because it stands in the file. A page that
+// has not its checksum is given up. In the others every chunk is looked at:
+// sizes, flags, classes, the chain of a chunked item. What refers to others is
+// made anew, so that no link can lead astray: free lists, the hash table, and
+// the LRUs, by the time of last use.
+
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math/bits"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The first line of FILE and of FILE.meta is restartHead and a number drawn at
+// the stop: so each knows the other. While FILE is in use blanks stand for the
+// number. The name changes with the layout of items and pages.
+const (
+	restartHead    = "mc9 memory file 1 "
+	restartHeadLen = len(restartHead) + 16
+)
+
+// Results of restartGetKv.
+type restartGetKvRet int
+
+const (
+	restartOk restartGetKvRet = iota
+	restartNotag
+	restartBadline
+	restartDone
+)
+
+// A restartCheckCb reads back what a restartSaveCb has written. It returns
+// false if that does not fit what the process is to be like now.
+type (
+	restartCheckCb func(ctx *restartCbCtx) bool
+	restartSaveCb  func(ctx *restartCbCtx)
+)
+
+type restartDataCb struct {
+	tag string
+	ccb restartCheckCb
+	scb restartSaveCb
+}
+
+var cbStack []restartDataCb // in order of registration
+
+// restartRegister gives a module its part of the metadata file, under tag.
+func restartRegister(tag string, ccb restartCheckCb, scb restartSaveCb) {
+	cbStack = append(cbStack, restartDataCb{tag, ccb, scb})
+}
+
+// A restartCbCtx is the metadata being read, or written.
+type restartCbCtx struct {
+	text []byte
+	cb   *restartDataCb // whose part it is
+	done bool
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// restartSum is what the last line of the metadata says of those before.
+func restartSum(text []byte) string {
+	return fmt.Sprintf("C%08x\n", crc32.Checksum(text, castagnoli))
+}
+
+// restartCheck has the modules look at the metadata, which head must begin.
+func restartCheck(text []byte, head string) bool {
+	sum := len(text) - len(restartSum(nil))
+	if sum < 0 || restartSum(text[:sum]) != string(text[sum:]) {
+		fmt.Fprintf(os.Stderr, "[restart] corrupt metadata file\n")
+		return false
+	}
+	text, ok := bytes.CutPrefix(text[:sum], []byte(head+"\n"))
+	if !ok {
+		fmt.Fprintf(os.Stderr, "[restart] metadata file is of another memory file\n")
+		return false
+	}
+	ctx := &restartCbCtx{text: text}
+	// The first line must be a tag, which sets the callback.
+	if _, _, ret := restartGetKv(ctx); ret != restartDone || ctx.cb == nil {
+		fmt.Fprintf(os.Stderr, "[restart] Failed to read a tag from metadata file\n")
+		return false
+	}
+	for !ctx.done {
+		if !ctx.cb.ccb(ctx) {
+			return false
+		}
+	}
+	return true
+}
+
+// restartGetKv reads a line, for the callback whose turn it is. restartDone says
+// that it is another's turn, or that there is no more.
+func restartGetKv(ctx *restartCbCtx) (key, val string, ret restartGetKvRet) {
+	b, rest, ok := bytes.Cut(ctx.text, []byte("\n"))
+	if !ok {
+		ctx.done = true
+		return "", "", restartDone
+	}
+	ctx.text = rest
+	switch line := string(b); {
+	case strings.HasPrefix(line, "T"):
+		i := slices.IndexFunc(cbStack, func(cb restartDataCb) bool { return cb.tag == line[1:] })
+		if i < 0 {
+			fmt.Fprintf(os.Stderr, "[restart] internal handler for metadata tag not found: %s:\n", line[1:])
+			return "", "", restartNotag
+		}
+		ctx.cb = &cbStack[i]
+		return "", "", restartDone
+	case strings.HasPrefix(line, "K"):
+		key, val, _ = strings.Cut(line[1:], " ")
+		return key, val, restartOk
+	default:
+		fmt.Fprintf(os.Stderr, "[restart] invalid metadata line:\n\n%s\n", line)
+		return "", "", restartBadline
+	}
+}
+
+// restartSave returns the metadata.
+func restartSave(head string) []byte {
+	ctx := &restartCbCtx{text: []byte(head + "\n")}
+	for _, cb := range cbStack {
+		ctx.text = fmt.Appendf(ctx.text, "T%s\n", cb.tag)
+		cb.scb(ctx)
+	}
+	return append(ctx.text, restartSum(ctx.text)...)
+}
+
+// restartSetKv writes a line. Neither key nor value may contain blanks or
+// newlines.
+func restartSetKv(ctx *restartCbCtx, key, format string, args ...any) {
+	ctx.text = fmt.Appendf(ctx.text, "K"+key+" "+format+"\n", args...)
+}
+
+// metaFile is the name of the metadata file.
+func metaFile() string { return settings.memoryFile + ".meta" }
+
+// restartRefuse ends the process if f is not a plain file of our own, to which
+// no other name leads. Whoever could write to it might write items. It returns
+// the file's size.
+func restartRefuse(f *os.File) int64 {
+	fi, err := f.Stat()
+	if err != nil {
+		sysfatal(1, "[restart] %s: %s", f.Name(), strerror(err))
+	}
+	st := fi.Sys().(*syscall.Stat_t)
+	switch {
+	case !fi.Mode().IsRegular():
+		sysfatal(1, "[restart] %s is not a regular file", f.Name())
+	case int(st.Uid) != os.Geteuid():
+		sysfatal(1, "[restart] %s belongs to another user", f.Name())
+	case st.Nlink != 1:
+		sysfatal(1, "[restart] %s has other names, too", f.Name())
+	}
+	return fi.Size()
+}
+
+// restartReadMeta returns what is in the metadata file, and whether there is
+// one. Of one that is too large it returns the beginning.
+func restartReadMeta(limit int) (text []byte, found bool) {
+	f, err := os.OpenFile(metaFile(), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, false
+	}
+	if err != nil {
+		sysfatal(1, "[restart] failed to open %s: %s", metaFile(), strerror(err))
+	}
+	defer f.Close()
+	restartRefuse(f)
+	most := int64(64<<10 + limit/settings.slabPageSize*64)
+	if text, err = io.ReadAll(io.LimitReader(f, most)); err != nil {
+		sysfatal(1, "[restart] failed to read %s: %s", metaFile(), strerror(err))
+	}
+	return text, true
+}
+
+// restartRoom returns how many bytes in front of the pages are taken from the
+// disk, so that there is room for the metadata even if it is full.
+func restartRoom(limit int) int {
+	const line = 32 // bytes for a page
+	return min(64<<10+limit/settings.slabPageSize*line, slabsStart)
+}
+
+// restartIsOurs tells whether a file begins as those of this mc9 do.
+func restartIsOurs(text []byte) bool { return bytes.HasPrefix(text, []byte(restartHead)) }
+
+// restartOpen opens and locks the memory file, and returns its first line and
+// what restartReadMeta does. It ends the process if the file is not ours to use,
+// and leaves it as it was.
+func restartOpen(limit int) (f *os.File, head string, meta []byte, found bool) {
+	const flags = os.O_RDWR | unix.O_NOFOLLOW | unix.O_NONBLOCK
+	notOurs := func() {
+		sysfatal(1, "[restart] %s or its .meta is not of this version of mc9: move both away, or name another file",
+			settings.memoryFile)
+	}
+	f, err := os.OpenFile(settings.memoryFile, flags, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		if meta, found = restartReadMeta(limit); found && !restartIsOurs(meta) {
+			notOurs()
+		}
+		f, err = os.OpenFile(settings.memoryFile, flags|os.O_CREATE|os.O_EXCL, 0o600)
+	}
+	if err != nil {
+		sysfatal(1, "failed to open file for mmap: %s: %s", settings.memoryFile, strerror(err))
+	}
+	size := restartRefuse(f)
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		sysfatal(1, "[restart] %s is in use by another process", settings.memoryFile)
+	}
+	// Only now, as whoever has had the lock may have written it.
+	meta, found = restartReadMeta(limit)
+	b := make([]byte, restartHeadLen)
+	f.ReadAt(b, 0)
+	if (size > 0 || found) && !restartIsOurs(b) && !restartIsOurs(meta) {
+		notOurs()
+	}
+	return f, string(b), meta, found
+}
+
+// restartMmapOpen opens the memory file for limit bytes of pages, and returns
+// whether those that are in it may be used.
+func restartMmapOpen(limit int) bool {
+	f, head, meta, found := restartOpen(limit)
+	var err error
+	reuse := false
+	if !found {
+		fmt.Fprintf(os.Stderr, "[restart] no metadata save file, starting with a clean cache\n")
+	} else if reuse = restartCheck(meta, head); !reuse {
+		fmt.Fprintf(os.Stderr, "[restart] failed to validate metadata, starting with a clean cache\n")
+	}
+	if !reuse {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		err = f.Truncate(int64(slabsStart+limit+slabsStart-1) / slabsStart * slabsStart)
+	}
+	if err == nil {
+		err = fallocate(int(f.Fd()), 0, 0, restartRoom(limit))
+	}
+	if err == nil && found {
+		err = os.Remove(metaFile())
+	}
+	if err == nil {
+		_, err = f.WriteAt(fmt.Appendf(nil, "%-*s\n", restartHeadLen, restartHead), 0)
+	}
+	if err != nil {
+		sysfatal(1, "[restart] %s: %s", settings.memoryFile, strerror(err))
+	}
+	memFile = f
+	memFd = int(f.Fd())
+	return reuse
+}
+
+var memFile *os.File // of memFd; must not be collected
+
+// restartMmapClose leaves everything to the next process. Nobody may be at the
+// store any more.
+func restartMmapClose() {
+	err := restartWrite()
+	if err != nil {
+		perror("failed to write metadata file", err)
+		fmt.Fprintf(os.Stderr, "[restart] failed to save metadata\n")
+	}
+	restartUnlock()
+}
+
+// restartUnlock lets others have the file. It must not be written to any more.
+func restartUnlock() {
+	unix.Flock(memFd, unix.LOCK_UN) // closing is not enough while it is mapped
+	memFile.Close()
+	memFd = -1
+}
+
+func restartWrite() error {
+	head := restartHead + rand.Text()[:16]
+	text := restartSave(head)
+	if err := memToFile(memCurrent); err != nil {
+		return err
+	}
+	if _, err := memFile.WriteAt([]byte(head), 0); err != nil {
+		return err
+	}
+	// Make room, and put the file there in one step.
+	page := os.Getpagesize()
+	fallocate(memFd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, page, slabsStart-page)
+	tmp := metaFile() + ".tmp"
+	os.Remove(tmp)
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err2 := f.Close(); err == nil {
+		err = err2
+	}
+	if err == nil {
+		err = os.Rename(tmp, metaFile())
+	}
+	if err != nil {
+		os.Remove(tmp)
+	}
+	return err
+}
+
+func fallocate(fd int, mode uint32, off, n int) error {
+	for {
+		if err := unix.Fallocate(fd, mode, int64(off), int64(n)); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// A restartPage is what the metadata says of a page.
+type restartPage struct {
+	off int // bytes from the start of the arena
+	id  int // its class
+	sum uint32
+}
+
+var (
+	restartPages   []restartPage // in the order of slabLists, class by class
+	restartStopped relTime       // when the process before was stopped
+)
+
+// restartPeek has the processor fetch b.
+//
+//go:noinline
+func restartPeek(b []byte) (sum byte) {
+	const cacheLine = 64
+	for i := 0; i < len(b); i += cacheLine {
+		sum += b[i]
+	}
+	return sum
+}
+
+// restartPageSum is the checksum of a page. crc32 reads three places at a time:
+// memory comes quicker if it has been read in its order before.
+func restartPageSum(off int) (sum uint32) {
+	for b := range slices.Chunk(memBytes(off, settings.slabPageSize), 32<<10) {
+		restartPeek(b)
+		sum = crc32.Update(sum, castagnoli, b)
+	}
+	return sum
+}
+
+// restartEach calls f for each page, on several processors at once, each of
+// which has its own w.
+func restartEach(nworks int, f func(w int, p *restartPage)) {
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for w := range nworks {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			for {
+				// Pages are handed out from behind, newer ones first.
+				i := len(restartPages) - int(next.Add(1))
+				if i < 0 {
+					return
+				}
+				f(w, &restartPages[i])
+			}
+		}()
+	}
+	all.Wait()
+}
+
+// restartWorks returns how many processors to use: of a few pages one is enough.
+func restartWorks() int {
+	return min(runtime.NumCPU(), runtime.GOMAXPROCS(0), 1+len(restartPages)/64)
+}
+
+// restartMetaSave writes what each page is.
+func restartMetaSave(ctx *restartCbCtx) {
+	restartPages = nil
+	for id := range slabclass {
+		for _, off := range slabclass[id].slabList {
+			restartPages = append(restartPages, restartPage{off: off, id: id})
+		}
+	}
+	restartEach(restartWorks(), func(_ int, p *restartPage) {
+		if p.id != slabGlobalPagePool {
+			p.sum = restartPageSum(p.off)
+		}
+	})
+	for _, p := range restartPages {
+		restartSetKv(ctx, "page", "%d:%d:%x", (p.off-slabsStart)/settings.slabPageSize, p.id, p.sum)
+	}
+}
+
+// restartMetaLoad is happy with pages that fit in the memory limit and are all
+// there, each once.
+func restartMetaLoad(ctx *restartCbCtx) bool {
+	restartPages = nil
+	for {
+		key, val, ret := restartGetKv(ctx)
+		if ret != restartOk {
+			break
+		}
+		f := strings.Split(val, ":")
+		if key != "page" || len(f) != 3 {
+			fmt.Fprintf(os.Stderr, "[restart] unhandled key: %s\n", key)
+			return false
+		}
+		n, err := strconv.ParseUint(f[0], 10, 32)
+		id, err2 := strconv.ParseUint(f[1], 10, 8)
+		sum, err3 := strconv.ParseUint(f[2], 16, 32)
+		if err != nil || err2 != nil || err3 != nil || id >= maxNumberOfSlabClasses {
+			fmt.Fprintf(os.Stderr, "[restart] failed to parse %s: %s\n", key, val)
+			return false
+		}
+		restartPages = append(restartPages, restartPage{slabsStart + int(n)*settings.slabPageSize, int(id), uint32(sum)})
+	}
+	there := make([]bool, len(restartPages))
+	for _, p := range restartPages {
+		n := (p.off - slabsStart) / settings.slabPageSize
+		if n >= len(there) || there[n] {
+			fmt.Fprintf(os.Stderr, "[restart] page %d is twice there, or others are missing\n", n)
+			return false
+		}
+		there[n] = true
+	}
+	if len(there)*settings.slabPageSize > int(settings.maxbytes.Load()) {
+		fmt.Fprintf(os.Stderr, "[restart] more pages than fit in the memory limit\n")
+		return false
+	}
+	return true
+}
+
+// Items that were last used at about the same time are on a list of their own,
+// by their age at the stop: to the second up to 511, then to a part in 256.
+const restartAges = 25 << 8
+
+func restartAge(age relTime) int {
+	shift := max(bits.Len32(age)-9, 0)
+	return shift<<8 + int(age>>shift)
+}
+
+// A restartList is a list of free chunks, or items.
+type restartList struct {
+	head, tail ref
+	n          int
+}
+
+// restartPush adds it at the end.
+func restartPush(l *restartList, it *item) {
+	it.next, it.prev = 0, l.tail
+	if l.tail != 0 {
+		l.tail.item().next = it.ref()
+	} else {
+		l.head = it.ref()
+	}
+	l.tail = it.ref()
+	l.n++
+}
+
+// restartConcat adds all of b at the end of a list.
+func restartConcat(head, tail *ref, b *restartList) {
+	switch {
+	case b.head == 0:
+		return
+	case *tail == 0:
+		*head = b.head
+	default:
+		(*tail).item().next = b.head
+		b.head.item().prev = *tail
+	}
+	*tail = b.tail
+}
+
+// A restartWork is what has been found by one processor.
+type restartWork struct {
+	free  [maxNumberOfSlabClasses]restartList
+	lrus  [powerLargest]*[restartAges]restartList
+	bytes [powerLargest]uint64
+
+	chunked    []*item // to be looked at when all their chunks are known
+	chunkPages []*restartPage
+	damaged    int // items and chunks that are not what they should be
+	lost       int // pages
+
+	table  assocFixup // shared by all
+	sum    uint64
+	batch  [assocBatch]*item // to be inserted
+	nbatch int
+}
+
+// restartFlush puts the items that have been collected into the cache. It looks
+// at all their buckets first, so that it waits for memory once.
+func restartFlush(w *restartWork) {
+	var hvs [assocBatch]uint64
+	for i, it := range w.batch[:w.nbatch] {
+		hvs[i] = hash64(it.key())
+	}
+	if memPeek {
+		for _, hv := range hvs[:w.nbatch] {
+			w.sum += w.table[uint32(hv)&uint32(len(w.table)-1)]
+		}
+	}
+	for i, it := range w.batch[:w.nbatch] {
+		if !doItemLinkFixup(it, hvs[i], w) {
+			w.damaged++
+			slabsFixup(it, int(it.clsid()), w)
+		}
+	}
+	w.nbatch = 0
+}
+
+// restartItemOk tells whether a linked item in a chunk of class id is whole, but
+// for the chain of a chunked one.
+func restartItemOk(it *item, id int) bool {
+	const flags = itemLinked | itemCas | itemFetched | itemActive | itemChunked | itemCflags |
+		itemTokenSent | itemStale | itemKeyBinary
+	if it.itFlags&^flags != 0 || it.itFlags&itemCas != 0 != settings.useCas || it.time == 0 ||
+		it.nkey == 0 || it.nkey > keyMaxLength || it.nbytes < 2 || int(it.nbytes) > settings.itemSizeMax {
+		return false
+	}
+	room, ntotal := slabclass[id].size, it.ntotal()
+	if clsid := slabsClsid(ntotal); clsid == 0 || int(it.clsid()) != clsid {
+		return false
+	}
+	if it.itFlags&itemChunked != 0 {
+		return ntotal > slabChunkMax && memAlign(it.dataOff())+itemChunkSize <= room
+	}
+	end := it.offset(ntotal-2, 2)
+	return int(it.clsid()) == id && ntotal <= room && end[0] == '\r' && end[1] == '\n'
+}
+
+// restartGone tells whether an item has expired, or was flushed, meanwhile.
+func restartGone(it *item) bool {
+	return itemIsExpired(it, currentTime.Load()) || itemIsFlushed(it)
+}
+
+// restartFixupPage takes up the items of a page, or gives it up.
+func restartFixupPage(w *restartWork, p *restartPage) {
+	if p.id == slabGlobalPagePool {
+		return
+	}
+	memPopulate(memBytes(p.off, settings.slabPageSize))
+	if p.id > largestClsid || restartPageSum(p.off) != p.sum {
+		w.lost++
+		p.id = slabGlobalPagePool
+		return
+	}
+	hasChunks := false
+	for x := range slabclass[p.id].perslab {
+		it := memItem(p.off + x*slabclass[p.id].size)
+		switch {
+		case it.lock == lockChunk:
+			it.refcount = 0 // no item has claimed it yet
+			hasChunks = true
+		case it.lock == lockFree || it.itFlags&itemLinked == 0:
+			slabsFixup(it, p.id, w)
+		case !restartItemOk(it, p.id):
+			w.damaged++
+			slabsFixup(it, p.id, w)
+		case restartGone(it):
+			slabsFixup(it, p.id, w)
+		case it.itFlags&itemChunked != 0:
+			w.chunked = append(w.chunked, it)
+		default:
+			w.batch[w.nbatch] = it
+			if w.nbatch++; w.nbatch == len(w.batch) {
+				restartFlush(w)
+			}
+		}
+	}
+	restartFlush(w)
+	if hasChunks {
+		w.chunkPages = append(w.chunkPages, p)
+	}
+}
+
+// restartChunkAt returns the chunk at r, or nil if there is none that an item
+// may claim. ids are the classes of the pages.
+func restartChunkAt(r ref, ids []int) *itemChunk {
+	off := int(r)<<refShift - slabsStart
+	page := off / settings.slabPageSize
+	if off < 0 || page >= len(ids) || ids[page] == slabGlobalPagePool {
+		return nil
+	}
+	p := &slabclass[ids[page]]
+	off %= settings.slabPageSize
+	if off%p.size != 0 || off/p.size >= p.perslab {
+		return nil
+	}
+	ch := r.chunk()
+	if ch.lock != lockChunk || ch.refcount != 0 || int(ch.slabsClsid) != ids[page] ||
+		ch.size <= 0 || int(ch.size) > p.size-itemChunkSize || ch.used < 0 || ch.used > ch.size {
+		return nil
+	}
+	return ch
+}
+
+// restartChain claims the chunks of an item that lies in class id, all or none.
+func restartChain(it *item, id int, ids []int) bool {
+	first := it.schunk()
+	if *first != (itemChunk{next: first.next, head: it.ref(), origClsid: uint8(id)}) {
+		return false
+	}
+	claimed, n, end := 0, 0, [2]byte{}
+	prev := first
+	for r := first.next; r != 0; r = prev.next {
+		ch := restartChunkAt(r, ids)
+		if ch == nil || ch.head != it.ref() || ch.prev != prev.ref() {
+			n = -1
+			break
+		}
+		ch.refcount = 1
+		claimed++
+		n += int(ch.used)
+		for _, c := range ch.data()[max(int(ch.used)-2, 0):ch.used] {
+			end = [2]byte{end[1], c}
+		}
+		prev = ch
+	}
+	if n == int(it.nbytes) && end == [2]byte{'\r', '\n'} {
+		return true
+	}
+	for ch := first.next.chunk(); claimed > 0; claimed-- {
+		ch.refcount = 0
+		ch = ch.next.chunk()
+	}
+	return false
+}
+
+// restartFixupChunked takes up the chunked items, and frees what chunks none of
+// them has.
+func restartFixupChunked(works []restartWork) {
+	ids := make([]int, len(restartPages))
+	page := func(off int) int { return (off - slabsStart) / settings.slabPageSize }
+	for _, p := range restartPages {
+		ids[page(p.off)] = p.id
+	}
+	for i := range works {
+		w := &works[i]
+		for _, it := range w.chunked {
+			id := ids[page(memOff(it))]
+			if !restartChain(it, id, ids) {
+				w.damaged++
+				slabsFixup(it, id, w)
+			} else if !doItemLinkFixup(it, hash64(it.key()), w) {
+				w.damaged++
+				for ch := it.schunk().next.chunk(); ch != nil; ch = ch.next.chunk() {
+					ch.refcount = 0
+				}
+				slabsFixup(it, id, w)
+			}
+		}
+	}
+	for i := range works {
+		w := &works[i]
+		for _, p := range w.chunkPages {
+			for x := range slabclass[p.id].perslab {
+				it := memItem(p.off + x*slabclass[p.id].size)
+				if it.lock == lockChunk && it.refcount == 0 {
+					slabsFixup(it, p.id, w)
+				}
+			}
+		}
+	}
+}
+
+// restartFixupLists joins what the processors have found.
+func restartFixupLists(works []restartWork) {
+	for id := range slabclass {
+		p, tail := &slabclass[id], ref(0)
+		for i := range works {
+			free := &works[i].free[id]
+			restartConcat(&p.slots, &tail, free)
+			p.slCurr += free.n
+		}
+	}
+	for i := range lrus {
+		l := &lrus[i]
+		var all []*[restartAges]restartList
+		for w := range works {
+			if lists := works[w].lrus[i]; lists != nil {
+				all = append(all, lists)
+			}
+			l.sizeBytes += works[w].bytes[i]
+		}
+		for age := 0; len(all) > 0 && age < restartAges; age++ {
+			for _, lists := range all {
+				restartConcat(&l.head, &l.tail, &lists[age])
+				l.size += lists[age].n
+			}
+		}
+		l.n[itemsTotal] = uint64(l.size)
+	}
+	for _, p := range restartPages {
+		slabclass[p.id].slabList = append(slabclass[p.id].slabList, p.off)
+	}
+}
+
+// restartFixup takes up all that is in the pages that the metadata tells of. The
+// hash table and the LRUs are empty, and nobody else is at the store.
+func restartFixup() {
+	start := time.Now()
+	memCurrent = slabsStart + len(restartPages)*settings.slabPageSize
+	memMalloced += len(restartPages) * settings.slabPageSize
+	if err := memFromFile(memCurrent); err != nil {
+		sysfatal(1, "[restart] failed to read %s: %s", settings.memoryFile, strerror(err))
+	}
+	table := assocFixupInit()
+	works := make([]restartWork, restartWorks())
+	for i := range works {
+		works[i].table = table
+	}
+	restartEach(len(works), func(w int, p *restartPage) { restartFixupPage(&works[w], p) })
+	restartFixupChunked(works)
+	restartFixupLists(works)
+	assocFixupDone(table)
+	lost, damaged := 0, 0
+	for i := range works {
+		lost += works[i].lost
+		damaged += works[i].damaged
+	}
+	if lost+damaged > 0 {
+		fmt.Fprintf(os.Stderr, "[restart] %d of %d pages are damaged, and %d items or chunks in others: they are given up\n",
+			lost, len(restartPages), damaged)
+	}
+	for id := powerSmallest; id <= largestClsid; id++ {
+		if len(slabclass[id].slabList) == 0 { // it was among those
+			doSlabsNewslab(id)
+		}
+	}
+	if settings.verbose.Load() > 0 {
+		_, items, _ := itemStatsCurr()
+		fmt.Fprintf(os.Stderr, "[restart] recovered %d items in %v\n", items, time.Since(start))
+	}
+	restartPages = nil
+}
