@@ -90,7 +90,7 @@ func checkAddr(addr string) (family int, sa unix.Sockaddr, err error) {
 	if addr == "" {
 		addr = strings.FieldsFunc(settings.inter+",*", isListSeparator)[0]
 	}
-	host, port, _, err := splitListen(addr, settings.port)
+	host, port, _, _, err := splitListen(addr, settings.port)
 	if err != nil {
 		return 0, nil, err
 	}

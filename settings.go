@@ -95,6 +95,7 @@ var settings struct {
 	numNapiIds           int
 	ioUring              bool
 	sockCookieId         uint32 // mark for the listening sockets, 0 for none
+	sslSettings                 // tls.go
 
 	tuneLock sync.Mutex // guards what follows
 
@@ -220,6 +221,7 @@ func settingsInit() {
 	settings.loggerBufSize = 64 << 10
 	settings.watchEnabled = true
 	settings.ioUring = true
+	sslInitSettings()
 
 	options.startLruMaintainer = true
 	options.startLruCrawler = true
@@ -267,7 +269,7 @@ func usage() {
 -l, --listen=<addr>       addresses to listen on (default: all), separated by commas; the
                           option may be repeated. Each is host, host:port, [ipv6]:port
                           or *. A prefix proto[ascii]: or proto[binary]: permits that
-                          protocol only
+                          protocol only`+sslHelpListen+`
 -d, --daemon              run in the background
 -r, --enable-coredumps    raise the limit on the size of core files
 -u, --user=<user>         become this user, name or number, if started as root
@@ -305,7 +307,7 @@ func usage() {
                           metadump and mgdump
 -W, --disable-watch       refuse watch
 -Y, --auth-file=<file>    text protocol only; clients authenticate as one of the users in
-                          this file, lines of user:password, read again on SIGHUP
+                          this file, lines of user:password, read again on SIGHUP`+sslHelpEnable+`
 -o, --extended=<list>     suboptions, separated by commas; no_, where shown, turns one off
    - [no_]maxconns_fast:  refuse connections over the limit at once (default: %s)
    - hashpower:           size of the hash table at start, as a power of two
@@ -347,7 +349,7 @@ func usage() {
    - sock_cookie_id:      mark for listening sockets, for packet filters
    - no_io_uring:         receive and send with a system call for each connection,
                           even where io_uring takes those of several in one
-   - [no_]inline_ascii_resp, resp_obj_mem_limit: of other versions, no effect here
+   - [no_]inline_ascii_resp, resp_obj_mem_limit: of other versions, no effect here`+sslHelp+`
 -N, --napi-ids=<num>      choose a connection's worker by network receive queue (NAPI
                           ID); the number of queues
 --check[=<addr>]          do not serve, but check whether a server answers at this address,
@@ -473,7 +475,7 @@ func parseOptions(argv []string) {
 		case 'A':
 			settings.shutdownCommand = true
 		case 'Z':
-			sysfatal(exUsage, "This server is not built with TLS support.")
+			sslEnable()
 		case 'a':
 			settings.access = 0
 			fmt.Sscanf(arg, "%o", &settings.access)
@@ -754,6 +756,9 @@ func parseSuboption(opt string) {
 		if name == "relaxed_privileges" && debugBuild {
 			break // no effect, but upstream's tests pass it
 		}
+		if tlsBuild && sslSuboption(name, value, given) {
+			break
+		}
 		sysfatal(1, "Illegal suboption \"%s\"", opt)
 	}
 }
@@ -862,6 +867,7 @@ func checkOptions() {
 		}
 	}
 
+	sslCheckOptions()
 	if options.udpSpecified && settings.udpport != 0 && !options.tcpSpecified {
 		settings.port = settings.udpport
 	}
