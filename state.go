@@ -350,7 +350,7 @@ func driveMachine(c *conn) {
 		case connWatch:
 			// A side thread has c now; it is not ours to touch.
 			if tlsBuild && c.ssl != nil {
-				sslWake(c)
+				sslWake(c.ssl)
 			}
 			return
 		}
