@@ -1,13 +1,12 @@
 //go:build tls
 
-// TLS, built with -tags tls; crypto/tls is to mc9 what OpenSSL is to memcached.
-// From tls.c.
+// TLS, built with -tags tls. From tls.c; crypto/tls takes OpenSSL's place.
 //
-// A connection begins with a goroutine for the handshake, which owns it as a
-// side thread does during a dump, and passes it to its worker by the pipe. From
-// then on the worker reads and writes the records itself and never waits:
-// crypto/tls keeps the part of a record that has come when there is no more, and
-// sslConn.out keeps the records that the socket has not taken.
+// A handshake runs on a goroutine, which owns the connection meanwhile, as a
+// side thread does during a dump, and then passes it to the worker by the pipe.
+// From then on the worker reads and writes records itself, and never waits:
+// crypto/tls keeps the part of a record that has arrived, and sslConn.out keeps
+// the records that the socket has not taken.
 
 package main
 
@@ -70,44 +69,43 @@ var (
 
 	sslSlots chan struct{} // room for the handshakes that may compute at once
 
-	// A handshake leaves garbage. With this, which is never touched and so no
-	// memory, the collector runs after 16 MB of it and another half of what is
-	// in use, not after 4 MB: it has to wait for workers that wait, see pollWait.
+	// Each handshake leaves garbage. This is never touched, so it takes no
+	// memory, but makes the collector run after 16 MB and half of the heap, not
+	// after 4 MB. It runs for long, as it waits for workers; see pollWait.
 	sslBallast []byte
 )
 
-// An sslConn is the TLS of a conn, and the net.Conn that crypto/tls speaks
-// through, which calls no more of its methods than are declared here.
+// An sslConn is the TLS of a conn. It is also the net.Conn below crypto/tls,
+// which calls no methods of it but those declared here.
 type sslConn struct {
 	net.Conn // nil
 	c        *conn
 	mode     sslMode
 	tls      *tls.Conn
 
-	// Of the handshake, which is the goroutine's from begun on.
-	timer     *time.Timer
+	// The handshake. Its goroutine owns the conn once begun is set.
 	begun     atomic.Bool
-	late      atomic.Bool   // its time is over
-	wake      chan struct{} // there is an event, or it is late
-	accepting bool          // it goes on
+	accepting bool // until it is over
+	timer     *time.Timer
+	late      atomic.Bool   // the timer has fired
+	wake      chan struct{} // tells the goroutine of an event, or that it is late
 
 	out  []byte // records that the socket has not taken, at most sslOutMax bytes
-	owed int    // bytes that are encrypted, but that sslWrite has not counted yet
+	owed int    // bytes in them that sslWrite has not returned as sent
 
-	more    bool    // read again before waiting
-	full    bool    // the last recv filled its buffer: there may be more
-	records int     // whole records that came with it and are not read
-	header  [5]byte // of the record that is coming in, of which
-	nheader int     // so many bytes are there
-	body    int     // bytes that are to follow this header
+	more    bool    // crypto/tls may have input: read before waiting
+	records int     // whole records of the last recv that it has not returned yet
+	header  [5]byte // of the record that is arriving
+	nheader int     // bytes of header that have arrived
+	body    int     // bytes that are still to follow the header
 }
 
-// sslOutMax limits what waits for a client, in bytes. A write or a handshake
-// leaves less than that. A client that has more messages of the protocol
-// answered and does not read the answers loses its connection.
+// sslOutMax limits sslConn.out, in bytes. A write and a handshake stay below
+// it. A client exceeds it, and loses its connection, if it makes crypto/tls
+// answer messages that are no requests, and does not read the answers.
 func sslOutMax() int { return settings.sslWbufSize + 128<<10 }
 
-// sslAccept shakes hands, then gives c to its worker, or has it closed.
+// sslAccept shakes hands, then passes c to its worker, or has it closed.
 func sslAccept(c *conn) {
 	s := c.ssl
 	sslSlots <- struct{}{}
@@ -132,12 +130,12 @@ func sslAccept(c *conn) {
 		stats.sslNewSessions++ // C: ssl_new_session_callback
 		statsLock.Unlock()
 	}
-	s.more = true // a request may have come already
+	s.more = true // a request may have arrived with the end of the handshake
 	redispatchConn(c)
 }
 
-// wait waits, in a handshake, until the client may have sent more. What is left
-// in s.out leaves meanwhile, and others may compute.
+// wait lets other handshakes compute until there is an event. It sends more of
+// s.out then.
 func (s *sslConn) wait() error {
 	events := uint32(evRead | unix.EPOLLONESHOT)
 	if len(s.out) > 0 {
@@ -155,8 +153,8 @@ func (s *sslConn) wait() error {
 	return nil
 }
 
-// sslWake begins a handshake, or tells it of an event. The event may be none of
-// the handshake's, but a late one.
+// sslWake starts the handshake at the first event, and tells it of others. A
+// stale event may come when the handshake is over.
 func sslWake(s *sslConn) {
 	if s.begun.CompareAndSwap(false, true) {
 		go sslAccept(s.c)
@@ -164,12 +162,12 @@ func sslWake(s *sslConn) {
 	}
 	select {
 	case s.wake <- struct{}{}:
-	default: // it has been told
+	default: // it has been told, or is over
 	}
 }
 
-// Read is what crypto/tls reads records with. EAGAIN is a temporary error to
-// it, after which it can be asked again.
+// Read is how crypto/tls reads records. It takes EAGAIN for a temporary error,
+// which its own Read returns, and can go on later.
 func (s *sslConn) Read(b []byte) (int, error) {
 	for {
 		if s.accepting && s.late.Load() {
@@ -178,7 +176,6 @@ func (s *sslConn) Read(b []byte) (int, error) {
 		n, e := rawRecv(s.c.sfd, b)
 		switch {
 		case n > 0:
-			s.full = n == len(b)
 			s.countRecords(b[:n])
 			return n, nil
 		case e == 0:
@@ -194,7 +191,7 @@ func (s *sslConn) Read(b []byte) (int, error) {
 	}
 }
 
-// countRecords finds out how many records end in b.
+// countRecords counts the records that end in b, which has just arrived.
 func (s *sslConn) countRecords(b []byte) {
 	s.records = 0
 	for len(b) > 0 {
@@ -214,8 +211,8 @@ func (s *sslConn) countRecords(b []byte) {
 	}
 }
 
-// Write is what crypto/tls writes records with: all of it must succeed, so it
-// keeps what the socket does not take.
+// Write is how crypto/tls writes records. To it a short write is an error for
+// good, so what the socket does not take is kept.
 func (s *sslConn) Write(b []byte) (int, error) {
 	n := 0
 	if len(s.out) == 0 {
@@ -243,7 +240,7 @@ func (s *sslConn) flush() unix.Errno {
 	return e
 }
 
-// sslSend sends b, and returns what of it the socket has taken.
+// sslSend returns how many bytes of b the socket has taken.
 func sslSend(sfd int, b []byte) (done int, e unix.Errno) {
 	for done < len(b) && (e == 0 || e == unix.EINTR) {
 		var n int
@@ -253,7 +250,7 @@ func sslSend(sfd int, b []byte) (done int, e unix.Errno) {
 	return done, e
 }
 
-// sslGetPeerCn returns what the certificate of the client calls it, or nothing.
+// sslGetPeerCn returns the name in the certificate of the client, or "".
 func sslGetPeerCn(c *conn) string {
 	if c.ssl == nil || c.ssl.tls == nil {
 		return ""
@@ -266,16 +263,15 @@ func sslGetPeerCn(c *conn) string {
 	return name[:min(len(name), loggerReqlen/2)]
 }
 
-// sslRead is recv(2) for what records say. It returns 0 at the end.
+// sslRead is recv(2), decrypted.
 func sslRead(c *conn, b []byte) (int, unix.Errno) {
 	s := c.ssl
-	s.full = false
 	n, err := s.tls.Read(b)
 	if n > 0 {
 		if n < len(b) {
 			s.records--
 		}
-		s.more = n == len(b) || s.records > 0 || s.full || err != nil
+		s.more = n == len(b) || s.records > 0 || err != nil
 		return n, 0
 	}
 	s.more = false
@@ -288,8 +284,8 @@ func sslRead(c *conn, b []byte) (int, unix.Errno) {
 	return -1, sslProtoError(c, err)
 }
 
-// sslProtoError notes the error, which ends the connection, and makes an errno
-// of it.
+// sslProtoError logs and counts an error that ends the connection, and returns
+// an errno for it.
 func sslProtoError(c *conn, err error) unix.Errno {
 	sslLogError(c, err)
 	var e unix.Errno
@@ -302,10 +298,10 @@ func sslProtoError(c *conn, err error) unix.Errno {
 	return unix.EPROTO
 }
 
-// sslWrite is send(2) with records: the worker or side thread that owns c calls
-// it. It counts b as sent when the socket has taken the records, and returns
-// EAGAIN before. Then it wants to be called again with the same bytes, which
-// others may follow, as SSL_write does.
+// sslWrite is send(2), encrypted, for the worker or side thread that owns c.
+// Bytes are sent when the socket has taken their records. Until then it returns
+// EAGAIN and, as SSL_write, has to be called again with the same bytes; more may
+// follow them.
 func sslWrite(c *conn, b []byte) (int, unix.Errno) {
 	s := c.ssl
 	if len(s.out) > 0 {
@@ -328,8 +324,7 @@ func sslWrite(c *conn, b []byte) (int, unix.Errno) {
 	return n, 0
 }
 
-// sslSendmsg returns what of r sslWrite is to send next (C: the first half of
-// ssl_sendmsg).
+// sslSendmsg returns the beginning of r, for sslWrite.
 func sslSendmsg(t *thread, r *resp) []byte {
 	if len(r.iov) == 0 {
 		b := r.wbuf[r.done:]
@@ -341,8 +336,8 @@ func sslSendmsg(t *thread, r *resp) []byte {
 	return t.sslWbuf[:respCopy(t.sslWbuf, r)]
 }
 
-// sslLogError tells those who watch. The text may have parts of what the client
-// has sent: it shall be one line, and printable (C: print_ssl_error).
+// sslLogError logs err for watchers. It may quote the client, so all that does
+// not print is escaped.
 func sslLogError(c *conn, err error) {
 	if loggerEflags.Load()&logConnevents == 0 {
 		return
@@ -351,8 +346,8 @@ func sslLogError(c *conn, err error) {
 	loggerLogText(loggerConnectionTlserror, c.sfd, text[1:len(text)-1])
 }
 
-// loadServerCertificates reads the files of certificates and puts in force what
-// they hold. If it cannot it says why, and all stays as it is.
+// loadServerCertificates reads the certificates and puts them in force. If it
+// cannot it returns why, and leaves the old ones in force.
 func loadServerCertificates() (problem string) {
 	if !settings.sslEnabled {
 		return "Error TLS not enabled"
@@ -363,8 +358,8 @@ func loadServerCertificates() (problem string) {
 		ClientCAs:                   x509.NewCertPool(), // nil would be the system's
 		MinVersion:                  settings.sslMinVersion,
 		DynamicRecordSizingDisabled: true,
-		// As with OpenSSL 3.0: what withstands a quantum computer takes a
-		// fifth more of a handshake's time.
+		// As OpenSSL 3.0: Go's default adds ML-KEM, which takes a fifth of a
+		// handshake's time.
 		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521},
 	}
 	chain, err := os.ReadFile(settings.sslChainCert)
@@ -401,8 +396,7 @@ func loadServerCertificates() (problem string) {
 	return ""
 }
 
-// sslCheckChain fails if there is not at least one certificate, or one that
-// nobody can read.
+// sslCheckChain wants at least one certificate, and all of them readable.
 func sslCheckChain(chain []byte) error {
 	n := 0
 	for block, rest := pem.Decode(chain); block != nil; block, rest = pem.Decode(rest) {
@@ -420,8 +414,8 @@ func sslCheckChain(chain []byte) error {
 	return nil
 }
 
-// sslLoadKey adds the key to the chain. Without ssl_key that is in the same
-// file, as memcached's help has it, though memcached does not.
+// sslLoadKey adds the key to the chain. Without ssl_key it is in the same file:
+// so says memcached's help, though memcached wants ssl_key.
 func sslLoadKey(chain []byte) (tls.Certificate, error) {
 	key := chain
 	if settings.sslKey != "" {
@@ -440,7 +434,7 @@ func sslLoadKey(chain []byte) (tls.Certificate, error) {
 	return tls.X509KeyPair(chain, key)
 }
 
-// sslClientAuth is what a listener of this mode wants to see of its clients.
+// sslClientAuth is what a listener of this mode wants of its clients.
 func sslClientAuth(mode sslMode) tls.ClientAuthType {
 	verify := settings.sslVerifyMode
 	switch {
@@ -452,12 +446,13 @@ func sslClientAuth(mode sslMode) tls.ClientAuthType {
 	return tls.RequireAndVerifyClientCert
 }
 
-// OpenSSL's names of cipher suites, from Go's, which are IANA's.
+// sslCipherName makes OpenSSL's name of a cipher suite from Go's, which is
+// IANA's.
 var sslCipherName = strings.NewReplacer("TLS_RSA_WITH_", "", "TLS_", "", "_WITH_", "-", "AES_", "AES",
 	"3DES_EDE_CBC", "DES-CBC3", "_CBC", "", "RC4_128", "RC4", "POLY1305_SHA256", "POLY1305", "_", "-")
 
-// sslCipherList finds the suites of -o ssl_ciphers. Those of TLS 1.3 are not to
-// be chosen in either server.
+// sslCipherList finds the suites of -o ssl_ciphers. Those of TLS 1.3 cannot be
+// chosen, nor can they in memcached.
 func sslCipherList(list string) (ids []uint16, problem string) {
 	for _, name := range strings.FieldsFunc(list, func(r rune) bool { return r == ':' || r == ' ' }) {
 		n := len(ids)
@@ -473,8 +468,8 @@ func sslCipherList(list string) (ids []uint16, problem string) {
 	return ids, ""
 }
 
-// sslConnClose tells the client of the end, unless it is in the middle of a
-// record.
+// sslConnClose tells the client of the end, unless it has not taken all records
+// before that.
 func sslConnClose(c *conn) {
 	if s := c.ssl; s.tls != nil && len(s.out) == 0 {
 		s.tls.CloseWrite() // nothing happens if there was no handshake
@@ -482,11 +477,11 @@ func sslConnClose(c *conn) {
 	c.ssl = nil
 }
 
-// sslPending tells whether c may have input that epoll knows nothing of.
+// sslPending tells whether c may have input of which epoll does not know.
 func sslPending(c *conn) bool { return c.ssl != nil && c.ssl.more }
 
-// sslInitConn prepares c, which is new, for the handshake. That begins when the
-// client says something.
+// sslInitConn prepares c, which is new, for the handshake, which begins when the
+// client has sent something.
 func sslInitConn(c *conn, mode sslMode) {
 	limit := sslPatience
 	if idle := time.Duration(settings.idleTimeout) * time.Second; idle != 0 {
@@ -506,7 +501,7 @@ func sslInitSettings() {
 	settings.sslMinVersion = tls.VersionTLS12
 }
 
-// sslInit ends the process if the settings are of no use.
+// sslInit ends the process if TLS cannot be had with these settings.
 func sslInit() {
 	if !settings.sslEnabled {
 		return
@@ -519,7 +514,7 @@ func sslInit() {
 	sslBallast = make([]byte, 32<<20)
 }
 
-// sslThreads is how many handshakes may compute at once.
+// sslThreads returns how many handshakes may compute at once.
 func sslThreads() int {
 	if !settings.sslEnabled {
 		return 0
@@ -527,7 +522,7 @@ func sslThreads() int {
 	return min(settings.numThreads, runtime.NumCPU())
 }
 
-// refreshCerts is for SIGHUP.
+// refreshCerts is the part of SIGHUP that is about TLS.
 func refreshCerts() {
 	if !settings.sslEnabled {
 		return
@@ -537,8 +532,8 @@ func refreshCerts() {
 	}
 }
 
-// processRefreshCertsCommand: refresh_certs. It returns false if that is not the
-// command.
+// processRefreshCertsCommand: refresh_certs. It returns false if the command is
+// another.
 func processRefreshCertsCommand(c *conn, pr *parser) bool {
 	if !pr.prcmp(commandToken, "refresh_certs") {
 		return false
@@ -610,7 +605,7 @@ func sslSetMinVersion(version int) bool {
 // sslEnable is -Z.
 func sslEnable() { settings.sslEnabled = true }
 
-// sslListen is what a listener wants of its clients if -l does not say.
+// sslListen is the mode of a listener where -l has no prefix.
 func sslListen() sslMode {
 	if settings.sslEnabled {
 		return sslEnabledDefault
@@ -619,7 +614,7 @@ func sslListen() sslMode {
 }
 
 // sslSuboption is the part of parseSuboption that is about TLS. It returns false
-// if it knows of none with this name.
+// for other suboptions.
 func sslSuboption(name, value string, given bool) bool {
 	switch name {
 	case "ssl_session_cache":
@@ -717,9 +712,9 @@ func sslStatSettings(c *conn) {
 	appendStat(c, "ssl_min_version", "%s", sslProtoText(settings.sslMinVersion))
 }
 
-// sslAsk is the part of checkAsk that is about TLS. Whose certificate it is does
-// not matter. A server that refuses us by an alert is alive: it may want a
-// certificate first.
+// sslAsk is the part of checkAsk that is about TLS. It takes any certificate. A
+// server that answers with an alert may want one of us, so that is as good as an
+// answer that wants a password.
 func sslAsk(fd int, request []byte) ([]byte, error) {
 	conn, err := net.FileConn(os.NewFile(uintptr(fd), ""))
 	if err != nil {
