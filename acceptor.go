@@ -115,7 +115,11 @@ func driveListening(c *conn) {
 			unix.Close(sfd)
 			continue
 		}
-		dispatchConnNew(sfd, connNewCmd, c.transport, c.protocol)
+		state := connNewCmd
+		if tlsBuild && c.sslEnabled != sslDisabled {
+			state = connWatch // the handshake comes first
+		}
+		dispatchConnNew(sfd, state, c.transport, c.protocol, c.sslEnabled)
 	}
 }
 

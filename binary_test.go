@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"regexp"
 	"slices"
@@ -357,7 +356,7 @@ func TestBinaryHangups(t *testing.T) {
 		io.WriteString(nc, states[i%len(states)])
 		switch {
 		case i%3 == 0: // half closed, it is still read to its end
-			nc.(*net.UnixConn).CloseWrite()
+			nc.(interface{ CloseWrite() error }).CloseWrite()
 			nc.SetReadDeadline(time.Now().Add(patience))
 			if _, err := io.Copy(io.Discard, nc); os.IsTimeout(err) {
 				t.Fatalf("%.30q: %v", states[i%len(states)], err)
@@ -396,7 +395,7 @@ func TestBinaryGarbage(t *testing.T) {
 		nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 		nc.Write(in)
 		if rand.IntN(2) == 0 {
-			nc.(*net.UnixConn).CloseWrite()
+			nc.(interface{ CloseWrite() error }).CloseWrite()
 			nc.SetReadDeadline(time.Now().Add(patience))
 			if _, err := io.Copy(io.Discard, nc); os.IsTimeout(err) {
 				t.Fatalf("%q: %v", in, err)

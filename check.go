@@ -30,16 +30,25 @@ func check(addr string) int {
 	return 0
 }
 
-// checkServer tries the text protocol, then the binary one. A server that
-// asks for authentication is alive, too.
+// checkServer asks without TLS, then over TLS if no sensible answer comes.
 func checkServer(addr string) error {
 	family, sa, err := checkAddr(addr)
 	if err != nil {
 		return err
 	}
+	err = checkProtocols(func(request []byte) ([]byte, error) { return checkAsk(family, sa, request, false) })
+	if tlsBuild && err != nil {
+		err = checkProtocols(func(request []byte) ([]byte, error) { return checkAsk(family, sa, request, true) })
+	}
+	return err
+}
+
+// checkProtocols tries the text protocol, then the binary one. A server that
+// asks for authentication is alive, too.
+func checkProtocols(ask func(request []byte) ([]byte, error)) error {
 	// As long as a binary header, so that a binary-only server answers with
 	// an error.
-	reply, err := checkAsk(family, sa, []byte("version\r\nversion\r\nquit\r\n"))
+	reply, err := ask([]byte("version\r\nversion\r\nquit\r\n"))
 	if bytes.HasPrefix(reply, []byte("VERSION ")) || bytes.HasPrefix(reply, []byte(errUnauthenticated)) {
 		return nil
 	}
@@ -47,7 +56,7 @@ func checkServer(addr string) error {
 		var request [48]byte // two headers
 		request[0], request[1] = protocolBinaryReq, protocolBinaryCmdVersion
 		request[24], request[25] = protocolBinaryReq, protocolBinaryCmdQuit
-		reply, err = checkAsk(family, sa, request[:])
+		reply, err = ask(request[:])
 		if len(reply) >= 24 && reply[0] == protocolBinaryRes && reply[6]|reply[7] == 0 {
 			return nil
 		}
@@ -60,7 +69,7 @@ func checkServer(addr string) error {
 
 // checkAsk sends request on a new connection and returns the start of the
 // reply.
-func checkAsk(family int, sa unix.Sockaddr, request []byte) ([]byte, error) {
+func checkAsk(family int, sa unix.Sockaddr, request []byte, overTls bool) ([]byte, error) {
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -68,6 +77,9 @@ func checkAsk(family int, sa unix.Sockaddr, request []byte) ([]byte, error) {
 	defer unix.Close(fd)
 	if err := unix.Connect(fd, sa); err != nil {
 		return nil, err
+	}
+	if overTls {
+		return sslAsk(fd, request)
 	}
 	if _, err := unix.Write(fd, request); err != nil {
 		return nil, err
@@ -90,7 +102,7 @@ func checkAddr(addr string) (family int, sa unix.Sockaddr, err error) {
 	if addr == "" {
 		addr = strings.FieldsFunc(settings.inter+",*", isListSeparator)[0]
 	}
-	host, port, _, err := splitListen(addr, settings.port)
+	host, port, _, _, err := splitListen(addr, settings.port)
 	if err != nil {
 		return 0, nil, err
 	}

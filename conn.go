@@ -35,7 +35,9 @@ type conn struct {
 	sfd             int
 	seen            atomic.Uint64 // see connPublish
 	thread          *thread       // nil for a listening conn
+	ssl             *sslConn      // nil without TLS; tls.go
 	next            *conn         // of listenConn
+	sslEnabled      sslMode       // of a listening conn: for the clients
 	state           connState
 	protocol        protocol
 	transport       transport
@@ -290,11 +292,27 @@ func connHandOver(c *conn) {
 	connPublish(c)
 }
 
-// connWorkerReadd takes c back from a side thread, which has seen to it that
-// c is not watched by any epoll.
+// sidethreadWrite is write(2) for the side thread that has c.
+func sidethreadWrite(c *conn, b []byte) (int, error) {
+	if tlsBuild && c.ssl != nil {
+		if n, e := sslWrite(c, b); e != 0 {
+			return n, e
+		} else {
+			return n, nil
+		}
+	}
+	return unix.Write(c.sfd, b)
+}
+
+// connWorkerReadd takes c back from a side thread. Epoll has watched it during
+// a handshake alone.
 func connWorkerReadd(c *conn) {
+	watch := pollAdd
+	if c.evFlags != 0 {
+		watch = pollMod
+	}
 	c.evFlags = evRead
-	if err := pollAdd(&c.thread.poll, c.sfd, evRead); err != nil {
+	if err := watch(&c.thread.poll, c.sfd, evRead); err != nil {
 		perror("event_add", err)
 		connSetState(c, connClosing)
 	} else {
@@ -349,11 +367,14 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 		c.rbuf = make([]byte, udpReadBufferSize)
 	}
 	c.evFlags = evRead
+	if tlsBuild && initState == connWatch {
+		c.evFlags |= unix.EPOLLONESHOT // see sslAccept
+	}
 	p := &mainPoll
 	if t != nil {
 		p = &t.poll
 	}
-	if err := pollAdd(p, sfd, evRead); err != nil {
+	if err := pollAdd(p, sfd, c.evFlags); err != nil {
 		perror("event_add", err)
 		return nil
 	}
@@ -394,6 +415,9 @@ func connClose(c *conn) {
 	}
 	connCleanup(c)
 	rbufRelease(c)
+	if tlsBuild && c.ssl != nil {
+		sslConnClose(c)
+	}
 	connUnyield(c)
 	connSetState(c, connClosed)
 	c.closeReason = errorClose

@@ -270,7 +270,7 @@ func lruCrawlerWrite(c *crawlerClient) bool {
 // false if some is left.
 func lruCrawlerSend(c *crawlerClient) bool {
 	for c.c != nil && len(c.buf) > 0 {
-		n, err := unix.Write(c.c.sfd, c.buf)
+		n, err := sidethreadWrite(c.c, c.buf)
 		switch {
 		case n > 0:
 			c.buf = c.buf[:copy(c.buf, c.buf[n:])]

@@ -153,14 +153,19 @@ var (
 	fuzzHeap uint64 // bytes after the first 50 inputs
 )
 
-// fuzzConn plays in, cut at random places, to a server of protocol, and then
-// hangs up.
-func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) {
-	for _, word := range []string{"crawl ", "dump", "watch"} { // start or want threads
+// fuzzSkip skips what starts or wants threads.
+func fuzzSkip(t *testing.T, in []byte) {
+	for _, word := range []string{"crawl ", "dump", "watch"} {
 		if bytes.Contains(in, []byte(word)) {
 			t.Skip(word)
 		}
 	}
+}
+
+// fuzzConn plays in, cut at random places, to a server of protocol, and then
+// hangs up.
+func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) {
+	fuzzSkip(t, in)
 	th := fuzzInit(t, mode)
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

@@ -25,7 +25,19 @@ type listener struct {
 	sfd       int
 	transport transport
 	bproto    protocol
+	ssl       sslMode
 }
+
+// What a listener wants of its clients, as MC_SSL_*.
+type sslMode uint8
+
+const (
+	sslDisabled       sslMode = iota
+	sslEnabledDefault         // TLS, and what -o ssl_verify_mode says
+	sslEnabledNopeer          // btls: no certificate
+	sslEnabledPeer            // mtls: a certificate
+	sslModes
+)
 
 // The sockets, in order of creation. With -d the daemon inherits them as
 // descriptors from 3 on, followed by a pipe on which it reports that it is
@@ -44,7 +56,7 @@ var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Lo
 func socketsEnv() string {
 	s := socketsName + "="
 	for _, l := range listeners {
-		s += fmt.Sprintf("%d:%d ", l.transport, l.bproto)
+		s += fmt.Sprintf("%d:%d:%d ", l.transport, l.bproto, l.ssl)
 	}
 	return s
 }
@@ -56,7 +68,7 @@ func inheritSockets() bool {
 	os.Unsetenv(socketsName)
 	for i, s := range strings.Fields(env) {
 		l := listener{sfd: 3 + i}
-		fmt.Sscanf(s, "%d:%d", &l.transport, &l.bproto)
+		fmt.Sscanf(s, "%d:%d:%d", &l.transport, &l.bproto, &l.ssl)
 		unix.CloseOnExec(l.sfd)
 		listeners = append(listeners, l)
 	}
@@ -82,7 +94,7 @@ func activationSockets() bool {
 	}
 	settings.port, settings.udpport = 0, 0
 	for sfd := 3; sfd < 3+atoi(fds); sfd++ {
-		l := listener{sfd, tcpTransport, settings.bindingProtocol}
+		l := listener{sfd, tcpTransport, settings.bindingProtocol, sslListen()}
 		socktype, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_TYPE)
 		if err != nil {
 			sysfatal(exOserr, "LISTEN_FDS: descriptor %d: %s", sfd, strerror(err))
@@ -91,7 +103,7 @@ func activationSockets() bool {
 		listening, _ := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 		switch {
 		case domain == unix.AF_UNIX && socktype == unix.SOCK_STREAM && listening != 0:
-			l.transport = localTransport
+			l.transport, l.ssl = localTransport, sslDisabled
 		case (domain == unix.AF_INET || domain == unix.AF_INET6) && socktype == unix.SOCK_STREAM && listening != 0:
 			settings.port = socketPort(sfd)
 		case (domain == unix.AF_INET || domain == unix.AF_INET6) && socktype == unix.SOCK_DGRAM:
@@ -219,7 +231,7 @@ func sockaddr(addr netip.Addr, port int) (family int, sa unix.Sockaddr) {
 
 // serverSocket makes a socket for each address of host. It fails if none
 // works, or if bind or listen returns an unexpected error.
-func serverSocket(host string, port int, transport transport, bproto protocol) error {
+func serverSocket(host string, port int, transport transport, bproto protocol, ssl sslMode) error {
 	if port == -1 {
 		port = 0
 	}
@@ -270,7 +282,7 @@ func serverSocket(host string, port int, transport transport, bproto protocol) e
 			}
 		}
 		success = true
-		listeners = append(listeners, listener{sfd, transport, bproto})
+		listeners = append(listeners, listener{sfd, transport, bproto, ssl})
 	}
 	if success {
 		return nil
@@ -317,32 +329,39 @@ func isListSeparator(r rune) bool { return r == ';' || r == ',' }
 // addresses. It goes on after one that fails, and returns the first error.
 func serverSockets(port int, transport transport) error {
 	if settings.inter == "" {
-		return serverSocket("*", port, transport, settings.bindingProtocol)
+		return serverSocket("*", port, transport, settings.bindingProtocol, sslListen())
 	}
 	var first error
 	for _, p := range strings.FieldsFunc(settings.inter, isListSeparator) {
-		host, thePort, bproto, err := splitListen(p, port)
+		host, thePort, bproto, ssl, err := splitListen(p, port)
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "%v\n", err)
 			return unix.EINVAL
 		}
-		if err := serverSocket(host, thePort, transport, bproto); err != nil && first == nil {
+		if err := serverSocket(host, thePort, transport, bproto, ssl); err != nil && first == nil {
 			first = err
 		}
 	}
 	return first
 }
 
-// splitListen splits an entry of -l: proto[NAME]:tag[NAME]:ADDRESS:PORT,
+var sslPrefixes = []string{sslDisabled: "notls", sslEnabledNopeer: "btls", sslEnabledPeer: "mtls"}
+
+// splitListen splits an entry of -l: mtls:proto[NAME]:tag[NAME]:ADDRESS:PORT,
 // where only the address is required.
-func splitListen(p string, port int) (host string, thePort int, bproto protocol, err error) {
-	bproto = settings.bindingProtocol
-	fail := func(format string, arg string) (string, int, protocol, error) {
-		return "", 0, 0, fmt.Errorf(format, arg)
+func splitListen(p string, port int) (host string, thePort int, bproto protocol, ssl sslMode, err error) {
+	bproto, ssl = settings.bindingProtocol, sslListen()
+	fail := func(format string, arg string) (string, int, protocol, sslMode, error) {
+		return "", 0, 0, 0, fmt.Errorf(format, arg)
 	}
-	for _, tls := range []string{"notls", "btls", "mtls"} {
-		if strings.HasPrefix(p, tls+":") {
-			return fail("'%s' option is valid only when SSL is enabled", tls)
+	for mode, prefix := range sslPrefixes {
+		rest, ok := strings.CutPrefix(p, prefix+":")
+		switch {
+		case !ok || prefix == "":
+		case ssl == sslDisabled:
+			return fail("'%s' option is valid only when SSL is enabled", prefix)
+		default:
+			p, ssl = rest, sslMode(mode)
 		}
 	}
 
@@ -409,7 +428,7 @@ func splitListen(p string, port int) (host string, thePort int, bproto protocol,
 	if !bracketed {
 		host = p
 	}
-	return host, port, bproto, nil
+	return host, port, bproto, ssl, nil
 }
 
 // serverSocketUnix makes the Unix socket of -s.
@@ -438,7 +457,7 @@ func serverSocketUnix(path string, accessMask int) error {
 		perror("listen()", err)
 		return err
 	}
-	listeners = append(listeners, listener{sfd, localTransport, settings.bindingProtocol})
+	listeners = append(listeners, listener{sfd, localTransport, settings.bindingProtocol, sslDisabled})
 	return nil
 }
 
@@ -505,7 +524,7 @@ func serverConns() (n int) {
 						sysfatal(1, "Failed to duplicate file descriptor: %s", strerror(err))
 					}
 				}
-				dispatchConnNew(sfd, connRead, l.transport, l.bproto)
+				dispatchConnNew(sfd, connRead, l.transport, l.bproto, sslDisabled)
 				n++
 			}
 			continue
@@ -514,6 +533,7 @@ func serverConns() (n int) {
 		if c == nil {
 			sysfatal(1, "failed to create listening connection")
 		}
+		c.sslEnabled = l.ssl
 		c.next = listenConn
 		listenConn = c
 		n++

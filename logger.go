@@ -66,6 +66,7 @@ const (
 	loggerConnectionNew
 	loggerConnectionClose
 	loggerDeletions
+	loggerConnectionTlserror
 )
 
 // The command that deleted an item.
@@ -87,7 +88,7 @@ type logentry struct {
 	latime  uint32
 	nbytes  int32
 	sfd     int32
-	data    []byte // key, address or text
+	data    []byte // key, text, or address and nbytes of a name
 }
 
 const (
@@ -164,10 +165,11 @@ var defaultEntries = [...]struct {
 	loggerItemStore: {logMutations, loggerParseIse, ""},
 	loggerCrawlerStatus: {logSysevents, loggerParseText,
 		"type=lru_crawler crawler=%d lru=%s low_mark=%d next_reclaims=%d since_run=%d next_run=%d elapsed=%d examined=%d reclaimed=%d"},
-	loggerSlabMove:        {logSysevents, loggerParseText, "type=slab_move src=%d dst=%d state=%s"},
-	loggerConnectionNew:   {logConnevents, loggerParseCne, ""},
-	loggerConnectionClose: {logConnevents, loggerParseCce, ""},
-	loggerDeletions:       {logDeletions, loggerParseIde, ""},
+	loggerSlabMove:           {logSysevents, loggerParseText, "type=slab_move src=%d dst=%d state=%s"},
+	loggerConnectionNew:      {logConnevents, loggerParseCne, ""},
+	loggerConnectionClose:    {logConnevents, loggerParseCce, ""},
+	loggerDeletions:          {logDeletions, loggerParseIde, ""},
+	loggerConnectionTlserror: {logConnevents, loggerParseText, "type=conntlserr fd=%d msg=%s"},
 }
 
 const (
@@ -257,12 +259,14 @@ func loggerLogConnEvent(c *conn, event logEntryType) {
 		}
 	}
 	data, _ := addr.MarshalBinary()
+	name := sslGetPeerCn(c)
 	loggerLog(c.thread.l, &logentry{
 		event:  event,
 		status: uint8(c.transport),
 		cmd:    uint8(c.closeReason),
+		nbytes: int32(len(name)),
 		sfd:    int32(c.sfd),
-		data:   data,
+		data:   append(data, name...),
 	})
 }
 
@@ -270,7 +274,7 @@ func loggerLogConnEvent(c *conn, event logEntryType) {
 // 0 if the entry has none: it was not TCP, or was reset.
 func loggerUtilAddrEndpoint(e *logentry) (rip string, rport uint16) {
 	var addr netip.AddrPort
-	if addr.UnmarshalBinary(e.data) != nil || !addr.IsValid() {
+	if addr.UnmarshalBinary(e.data[:len(e.data)-int(e.nbytes)]) != nil || !addr.IsValid() {
 		return "unix", 0
 	}
 	return addr.Addr().String(), addr.Port()
@@ -326,17 +330,27 @@ func loggerParseIde(b []byte, e *logentry) []byte {
 	return logSize(b, e)
 }
 
+// logPeerName tells who the client's certificate says that it is. Not in C.
+func logPeerName(b []byte, e *logentry) []byte {
+	if e.nbytes == 0 {
+		return b
+	}
+	return uriencode(append(b, " cn="...), e.data[len(e.data)-int(e.nbytes):])
+}
+
 func loggerParseCne(b []byte, e *logentry) []byte {
 	rip, rport := loggerUtilAddrEndpoint(e)
-	return fmt.Appendf(b, "type=conn_new rip=%s rport=%d transport=%s cfd=%d",
+	b = fmt.Appendf(b, "type=conn_new rip=%s rport=%d transport=%s cfd=%d",
 		rip, rport, transportText[e.status], e.sfd)
+	return logPeerName(b, e)
 }
 
 func loggerParseCce(b []byte, e *logentry) []byte {
 	reason := [...]string{"error", "normal", "idle_timeout", "shutdown"}[e.cmd]
 	rip, rport := loggerUtilAddrEndpoint(e)
-	return fmt.Appendf(b, "type=conn_close rip=%s rport=%d transport=%s reason=%s cfd=%d",
+	b = fmt.Appendf(b, "type=conn_close rip=%s rport=%d transport=%s reason=%s cfd=%d",
 		rip, rport, transportText[e.status], reason, e.sfd)
+	return logPeerName(b, e)
 }
 
 func loggerGetGid() uint64 { return loggerGid.Add(1) }
@@ -542,7 +556,7 @@ func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 		case revents&(unix.POLLHUP|unix.POLLERR) != 0:
 			n = 0
 		default:
-			if n, err = unix.Write(w.c.sfd, bipbufPeekAll(&w.buf)); n > 0 {
+			if n, err = sidethreadWrite(w.c, bipbufPeekAll(&w.buf)); n > 0 {
 				bipbufPoll(&w.buf, n)
 				flushed += n
 			}

@@ -74,6 +74,7 @@ func sigHandler(sigs <-chan os.Signal) {
 		switch sig {
 		case syscall.SIGHUP:
 			authfileReload()
+			refreshCerts()
 		case syscall.SIGUSR1:
 			acceptorStop(graceStop)
 		default:
@@ -448,6 +449,7 @@ func main() {
 	if options.check {
 		os.Exit(check(options.checkAddr))
 	}
+	sslInit()
 	sigs := make(chan os.Signal, 8)
 	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1)
 
@@ -580,7 +582,7 @@ func stopThreads() {
 func startThreads() {
 	// A thread that waits keeps its P, see pollWait: there have to be enough
 	// for all.
-	spare := min(spareThreads(), max(runtime.GOMAXPROCS(0)-settings.numThreads, backgroundThreads))
+	spare := min(spareThreads(), max(runtime.GOMAXPROCS(0)-settings.numThreads, backgroundThreads+sslThreads()))
 	runtime.GOMAXPROCS(settings.numThreads + spare)
 
 	memcachedThreadInit(settings.numThreads)

@@ -22,6 +22,7 @@
 //	% text                and lines again
 //	% grep REGEXP         look only at these lines of the next reply
 //	% until               repeat the next exchange until the reply is right
+//	% plain               the file is not for a server built with -tags tls
 //	% need VERSION        the next exchange is not for an older memcached;
 //	                      at the head of the file: the file
 //	% differ REASON       the next exchange, or file, is for mc9 alone
@@ -190,7 +191,7 @@ func (p *player) play(text string) (string, []string) {
 			}
 			x.want = append(x.want, want)
 			continue
-		case line == "", line[0] == '#', verb == "% mc9":
+		case line == "", line[0] == '#', verb == "% mc9", verb == "% plain":
 		case verb == "% send":
 			s, err := strconv.Unquote(arg)
 			if err != nil {
@@ -379,6 +380,9 @@ func TestConversations(t *testing.T) {
 				if path != "" && slices.Contains(flags, "-S") && !hasSasl {
 					t.Skip("it is built without SASL")
 				}
+				if tlsBuild && path == "" && strings.Contains(string(text), "\n% plain\n") {
+					t.Skip("not with TLS")
+				}
 				s := start(t, path, false, flags...)
 				p := &player{file: file, version: version, update: *update, dial: s.dial}
 				now, complaints := p.play(string(text))
@@ -402,7 +406,7 @@ func TestConversations(t *testing.T) {
 				}
 			})
 		}
-		if memcached != "" {
+		if memcached != "" && !*overTls {
 			try("memcached", memcached, version)
 		}
 		if !*update {

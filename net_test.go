@@ -498,7 +498,7 @@ func TestStates(t *testing.T) {
 		}
 	}
 	c.write("set foo 0 0 2000000\r\n")
-	c.Conn.(*net.UnixConn).CloseWrite()
+	c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 	eventually(t, "connection is closed", ended)
 
 	const want = `<N new auto-negotiating client connection

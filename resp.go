@@ -372,6 +372,11 @@ func transmitStart(c *conn) {
 	c.io.n, c.io.e = 0, 0
 	switch {
 	case c.io.want == 0:
+	case tlsBuild && c.ssl != nil:
+		b := sslSendmsg(t, r)
+		t.stats.pending.n[statBytesWritten] -= uint64(c.io.want - len(b))
+		c.io.want = len(b)
+		c.io.n, c.io.e = sslWrite(c, b)
 	case len(r.iov) > 0:
 		total := transmitPre(t, r)
 		t.stats.pending.n[statBytesWritten] -= uint64(c.io.want - total)

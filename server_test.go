@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -40,6 +42,7 @@ type server struct {
 	cmd  *exec.Cmd
 	addr string // of its Unix socket or, if that is empty,
 	port map[string]string
+	tls  *tls.Config   // of its clients; nil without TLS
 	log  string        // file of what it prints
 	done chan struct{} // closed when it has exited
 }
@@ -75,6 +78,12 @@ func command(path string, flags ...string) *exec.Cmd {
 func start(t testing.TB, path string, inet bool, flags ...string) *server {
 	t.Helper()
 	s := &server{t: t, path: path, done: make(chan struct{})}
+	if *overTls && path == "" && !inet {
+		inet, flags = true, append(flags, makeCert(t, "localhost", nil).flags()...)
+	}
+	if slices.Contains(flags, "-Z") {
+		s.tls = &tls.Config{InsecureSkipVerify: true}
+	}
 	// Not t.TempDir: a socket's name must be short.
 	dir, err := os.MkdirTemp("", "mc9")
 	if err != nil {
@@ -153,10 +162,25 @@ func (s *server) dial() (net.Conn, error) {
 	}
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		c, err := net.Dial(network, addr)
+		if err == nil && s.addr == "" && s.tls != nil {
+			return sslClient(c, s.tls)
+		}
 		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(end) {
 			return c, err
 		}
 	}
+}
+
+// sslClient shakes hands.
+func sslClient(c net.Conn, config *tls.Config) (net.Conn, error) {
+	conn := tls.Client(c, config)
+	c.SetDeadline(time.Now().Add(patience))
+	err := conn.Handshake()
+	c.SetDeadline(time.Time{})
+	if err != nil {
+		c.Close()
+	}
+	return conn, err
 }
 
 // connect returns a client of a server that start knows nothing of, as soon as

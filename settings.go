@@ -96,6 +96,7 @@ var settings struct {
 	numNapiIds           int
 	ioUring              bool
 	sockCookieId         uint32 // mark for the listening sockets, 0 for none
+	sslSettings                 // tls.go
 
 	tuneLock sync.Mutex // guards what follows
 
@@ -221,6 +222,7 @@ func settingsInit() {
 	settings.loggerBufSize = 64 << 10
 	settings.watchEnabled = true
 	settings.ioUring = true
+	sslInitSettings()
 
 	options.startLruMaintainer = true
 	options.startLruCrawler = true
@@ -268,7 +270,7 @@ func usage() {
 -l, --listen=<addr>       addresses to listen on (default: all), separated by commas; the
                           option may be repeated. Each is host, host:port, [ipv6]:port
                           or *. A prefix proto[ascii]: or proto[binary]: permits that
-                          protocol only
+                          protocol only`+sslHelpListen+`
 -d, --daemon              run in the background
 -r, --enable-coredumps    raise the limit on the size of core files
 -u, --user=<user>         become this user, name or number, if started as root
@@ -308,7 +310,7 @@ func usage() {
 -Y, --auth-file=<file>    text protocol only; clients authenticate as one of the users in
                           this file, lines of user:password, read again on SIGHUP
 -e, --memory-file=<file>  keep items in this file on a RAM disk; after a stop by SIGUSR1
-                          or "shutdown graceful" the next start goes on with them
+                          or "shutdown graceful" the next start goes on with them`+sslHelpEnable+`
 -o, --extended=<list>     suboptions, separated by commas; no_, where shown, turns one off
    - [no_]maxconns_fast:  refuse connections over the limit at once (default: %s)
    - hashpower:           size of the hash table at start, as a power of two
@@ -350,7 +352,7 @@ func usage() {
    - sock_cookie_id:      mark for listening sockets, for packet filters
    - no_io_uring:         receive and send with a system call for each connection,
                           even where io_uring takes those of several in one
-   - [no_]inline_ascii_resp, resp_obj_mem_limit: of other versions, no effect here
+   - [no_]inline_ascii_resp, resp_obj_mem_limit: of other versions, no effect here`+sslHelp+`
 -N, --napi-ids=<num>      choose a connection's worker by network receive queue (NAPI
                           ID); the number of queues
 --check[=<addr>]          do not serve, but check whether a server answers at this address,
@@ -476,7 +478,7 @@ func parseOptions(argv []string) {
 		case 'A':
 			settings.shutdownCommand = true
 		case 'Z':
-			sysfatal(exUsage, "This server is not built with TLS support.")
+			sslEnable()
 		case 'a':
 			settings.access = 0
 			fmt.Sscanf(arg, "%o", &settings.access)
@@ -757,6 +759,9 @@ func parseSuboption(opt string) {
 		if name == "relaxed_privileges" && debugBuild {
 			break // no effect, but upstream's tests pass it
 		}
+		if tlsBuild && sslSuboption(name, value, given) {
+			break
+		}
 		sysfatal(1, "Illegal suboption \"%s\"", opt)
 	}
 }
@@ -866,8 +871,9 @@ func checkOptions() {
 	}
 
 	if settings.memoryFile != "" && options.daemonize && !options.maxcore && !filepath.IsAbs(settings.memoryFile) {
-		sysfatal(exUsage, "-d goes to /: memory file [%s] needs its whole path", settings.memoryFile)
+		sysfatal(exUsage, "-d changes to /: memory file [%s] must be an absolute path", settings.memoryFile)
 	}
+	sslCheckOptions()
 
 	if options.udpSpecified && settings.udpport != 0 && !options.tcpSpecified {
 		settings.port = settings.udpport

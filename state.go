@@ -123,7 +123,13 @@ func readFd(c *conn, b []byte) (int, unix.Errno) {
 		return -1, unix.EAGAIN // a command ends with its datagram
 	}
 	for {
-		n, e := rawRecv(c.sfd, b)
+		var n int
+		var e unix.Errno
+		if tlsBuild && c.ssl != nil {
+			n, e = sslRead(c, b)
+		} else {
+			n, e = rawRecv(c.sfd, b)
+		}
 		if e != unix.EINTR {
 			if n > 0 {
 				c.thread.stats.pending.n[statBytesRead] += uint64(n)
@@ -258,7 +264,9 @@ func driveMachine(c *conn) {
 
 		case connWaiting:
 			rbufRelease(c)
-			if updateEvent(c, evRead) {
+			if sslPending(c) {
+				connSetState(c, connRead)
+			} else if updateEvent(c, evRead) {
 				connSetState(c, connRead)
 				stop = true
 			}
@@ -304,7 +312,7 @@ func driveMachine(c *conn) {
 				connSetState(c, connMwrite)
 			default:
 				c.thread.stats.pending.n[statConnYields]++
-				if c.rbytes > 0 {
+				if c.rbytes > 0 || sslPending(c) {
 					// Not as in C, which waits for a writable socket: epoll
 					// knows nothing of what we have read already.
 					connYield(c)
@@ -341,6 +349,9 @@ func driveMachine(c *conn) {
 
 		case connWatch:
 			// A side thread has c now; it is not ours to touch.
+			if tlsBuild && c.ssl != nil {
+				sslWake(c.ssl)
+			}
 			return
 		}
 	}
@@ -368,7 +379,7 @@ func driveNread(c *conn) bool {
 	if n > 0 {
 		nreadAdvance(c, n)
 		// A short read has emptied the socket: there is no need to ask again.
-		return n < len(room) && waitForValue(c)
+		return n < len(room) && !sslPending(c) && waitForValue(c)
 	}
 	return driveReadNothing(c, e)
 }

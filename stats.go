@@ -75,6 +75,9 @@ type threadCounts struct {
 
 type globalStats struct {
 	totalConns                 uint64
+	sslProtoErrors             uint64 // TLS errors after the handshake
+	sslHandshakeErrors         uint64 // and in it
+	sslNewSessions             uint64 // handshakes that did not resume a session
 	rejectedConns              uint64
 	mallocFails                uint64
 	listenDisabledNum          uint64
@@ -370,6 +373,7 @@ func serverStats(c *conn) {
 	appendStat(c, "log_watcher_skipped", "%d", stats.logWatcherSkipped)
 	appendStat(c, "log_watcher_sent", "%d", stats.logWatcherSent)
 	appendStat(c, "log_watchers", "%d", statsState.logWatchers)
+	sslStats(c, now)
 	appendStat(c, "unexpected_napi_ids", "%d", stats.unexpectedNapiIds)
 	appendStat(c, "round_robin_fallback", "%d", stats.roundRobinFallback)
 }
@@ -446,6 +450,7 @@ func processStatSettings(c *conn) {
 	appendStat(c, "ext_max_frag", "0.00")
 	appendStat(c, "slab_automove_freeratio", "%.3f", settings.slabAutomoveFreeratio)
 	appendStat(c, "ext_drop_unread", "no")
+	sslStatSettings(c)
 	appendStat(c, "num_napi_ids", "%d", settings.numNapiIds)
 	appendStat(c, "memory_file", "%s", cmp.Or(settings.memoryFile, "(null)"))
 	appendStat(c, "client_flags_size", "4")

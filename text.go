@@ -645,7 +645,7 @@ func processAdminCommand(c *conn, pr *parser) {
 	case "lru":
 		processLruCommand(c, pr)
 	default:
-		if processDebugCommand(c, pr) {
+		if processDebugCommand(c, pr) || processRefreshCertsCommand(c, pr) {
 			return
 		}
 		if pr.ntokens > 1 && bytes.HasPrefix(pr.token(pr.ntokens-1), []byte("HTTP/")) {

@@ -30,6 +30,7 @@ type cqItem struct {
 	initState connState
 	transport transport
 	bproto    protocol
+	ssl       sslMode
 	next      *cqItem
 }
 
@@ -74,6 +75,7 @@ type thread struct {
 	respsLent int          // resps that lie in these
 	resps     []*resp      // not lent
 	iov       []unix.Iovec // for transmit
+	sslWbuf   []byte       // for sslSendmsg
 
 	pr          parser // the line being parsed
 	lookedAhead int    // how far lookAhead has come in the read buffer
@@ -423,6 +425,8 @@ func threadLibeventProcess(me *thread) {
 					fmt.Fprintf(os.Stderr, "Can't listen for events on fd %d\n", item.sfd)
 				}
 				unix.Close(item.sfd)
+			} else if tlsBuild && item.ssl != sslDisabled {
+				sslInitConn(c, item.ssl)
 			}
 		case queuePause:
 			for stopMainLoop.Load() == int32(graceStop) && len(me.yielded) > 0 {
@@ -477,7 +481,7 @@ func selectThreadByNapiId(sfd int) *thread {
 
 // dispatchConnNew passes a new connection to a worker. Only the main thread
 // calls it, at start for UDP and for each client that it accepts.
-func dispatchConnNew(sfd int, initState connState, transport transport, bproto protocol) {
+func dispatchConnNew(sfd int, initState connState, transport transport, bproto protocol, ssl sslMode) {
 	var t *thread
 	if settings.numNapiIds == 0 {
 		t = selectThreadRoundRobin()
@@ -485,7 +489,7 @@ func dispatchConnNew(sfd int, initState connState, transport transport, bproto p
 		t = selectThreadByNapiId(sfd)
 	}
 	item := cqiNew(&t.evQueue)
-	*item = cqItem{mode: queueNewConn, sfd: sfd, initState: initState, transport: transport, bproto: bproto}
+	*item = cqItem{mode: queueNewConn, sfd: sfd, initState: initState, transport: transport, bproto: bproto, ssl: ssl}
 	notifyWorker(t, item)
 }
 

@@ -1,0 +1,602 @@
+//go:build tls
+
+// TLS: options, certificates, clients that are not what they should be.
+
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// tlsServer runs mc9 with a certificate and what else is in options.
+func tlsServer(t testing.TB, options ...string) *server {
+	t.Helper()
+	return start(t, "", true, append(options, makeCert(t, "localhost", nil).flags()...)...)
+}
+
+// plain connects to a server of TLS without speaking it.
+func (s *server) plain() net.Conn {
+	s.t.Helper()
+	c, err := net.Dial("tcp", "127.0.0.1:"+s.port["TCP INET"])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(2 * patience))
+	return c
+}
+
+func TestTlsOptions(t *testing.T) {
+	cert, other := makeCert(t, "localhost", nil), makeCert(t, "other", nil)
+	none := cert.pem + ".none"
+	with := "ssl_chain_cert=" + cert.pem + ",ssl_key=" + cert.key
+	for _, tt := range []struct {
+		options string
+		code    int
+		want    string
+	}{
+		{"-Z", 64, "Error loading the certificate chain: NULL : No such file or directory"},
+		{"-Z -o ssl_chain_cert=" + none, 64, "Error loading the certificate chain: " + none + " : No such file or directory"},
+		{"-Z -o ssl_chain_cert=" + cert.key, 64, "Error loading the certificate chain: " + cert.key + " : No certificate in it"},
+		{"-Z -o ssl_chain_cert=" + cert.pem, 64, "Error loading the key: NULL : "},
+		{"-Z -o ssl_chain_cert=" + cert.pem + ",ssl_key=" + none, 64, "Error loading the key: " + none + " : No such file or directory"},
+		{"-Z -o ssl_chain_cert=" + cert.pem + ",ssl_key=" + other.key, 64, "Error loading the key: " + other.key + " : Tls: private key does not match public key"},
+		{"-Z -o ssl_keyformat=2," + with, 64, "Error loading the key: " + cert.key + " : "},
+		{"-Z -o ssl_keyformat=3," + with, 64, "Error loading the key: " + cert.key + " : Bad ssl filetype"},
+		{"-Z -o ssl_ca_cert=" + none + "," + with, 64, "Error loading the CA certificate: " + none + " : No such file or directory"},
+		{"-Z -o ssl_ca_cert=" + cert.key + "," + with, 64, "Error loading the CA certificate: " + cert.key + " : No certificate in it"},
+		{"-Z -o ssl_ciphers=ECDHE-RSA-AES128-GCM-SHA256:FOO," + with, 64, "Error setting the provided cipher(s): FOO"},
+		{"-Z -o ssl_ciphers=TLS_AES_128_GCM_SHA256," + with, 64, "Error setting the provided cipher(s): TLS_AES_128_GCM_SHA256"},
+		{"-Z -p 0 -o " + with, 64, "ERROR: You cannot enable SSL without a TCP port."},
+		{"-Z -d -o ssl_chain_cert=cert.pem", 64, "-d changes to /: [cert.pem] must be an absolute path"},
+		{"-o ssl_kernel_tls", 64, "Kernel TLS offload is not available"},
+		{"-o ssl_chain_cert", 1, "Missing ssl_chain_cert argument"},
+		{"-o ssl_verify_mode", 1, "Missing ssl_verify_mode argument"},
+		{"-o ssl_verify_mode=x", 1, "could not parse argument to ssl_verify_mode"},
+		{"-o ssl_verify_mode=4", 1, "Invalid ssl_verify_mode. Use help to see valid options."},
+		{"-o ssl_keyformat=x", 1, "could not parse argument to ssl_keyformat"},
+		{"-o ssl_wbuf_size=x", 1, "could not parse argument to ssl_wbuf_size"},
+		{"-o ssl_wbuf_size=0", 1, "ssl_wbuf_size must be > 0"},
+		{"-o ssl_min_version=9", 1, "Invalid ssl_min_version. Use help to see valid options."},
+		{"-o ssl_foo=1", 1, `Illegal suboption "ssl_foo=1"`},
+		{"-l notls:127.0.0.1", 71, "'notls' option is valid only when SSL is enabled"},
+	} {
+		if code, out := run(t, strings.Fields(tt.options)...); code != tt.code || !strings.HasPrefix(out, tt.want) {
+			t.Errorf("%s: %d, %s\nwant %d, %s", tt.options, code, out, tt.code, tt.want)
+		}
+	}
+}
+
+// The key may be in DER, or in the file of the certificate.
+func TestTlsKeys(t *testing.T) {
+	cert := makeCert(t, "localhost", nil)
+	key, _ := os.ReadFile(cert.key)
+	chain, _ := os.ReadFile(cert.pem)
+	both := cert.pem + ".both"
+	os.WriteFile(both, append(key, chain...), 0o644)
+	for _, options := range []string{"ssl_keyformat=2,ssl_chain_cert=" + cert.pem + ",ssl_key=" + cert.der, "ssl_chain_cert=" + both} {
+		s := start(t, "", true, "-l", "127.0.0.1", "-p", "-1", "-Z", "-o", options)
+		s.client().want(t, "get foo\r\n", "END\r\n")
+	}
+}
+
+func TestTlsSettings(t *testing.T) {
+	cert := makeCert(t, "localhost", nil)
+	s := start(t, "", true, append(cert.flags(), "-o", "ssl_verify_mode=3,ssl_ca_cert="+cert.pem,
+		"-o", "ssl_wbuf_size=64,ssl_session_cache,ssl_min_version=0,ssl_ciphers=AES128-SHA")...)
+	s.tls.Certificates = []tls.Certificate{cert.Certificate}
+	c := s.client()
+	for name, want := range map[string]string{
+		"ssl_enabled": "yes", "ssl_chain_cert": cert.pem, "ssl_key": cert.key, "ssl_verify_mode": "7", "ssl_keyformat": "1",
+		"ssl_ciphers": "AES128-SHA", "ssl_ca_cert": cert.pem, "ssl_wbuf_size": "65536", "ssl_session_cache": "yes",
+		"ssl_kernel_tls": "no", "ssl_min_version": "tlsv1.0",
+	} {
+		if have := c.stat("settings", name); have != want {
+			t.Errorf("%s: have %s, want %s", name, have, want)
+		}
+	}
+	for name, want := range map[string]string{"ssl_new_sessions": "1", "ssl_handshake_errors": "0", "ssl_proto_errors": "0"} {
+		if have := c.stat("", name); have != want {
+			t.Errorf("%s: have %s, want %s", name, have, want)
+		}
+	}
+	if n := c.statN("time_since_server_cert_refresh"); n > 60 {
+		t.Error("time_since_server_cert_refresh", n)
+	}
+	c = mc9(t).client()
+	if c.stat("", "ssl_proto_errors") != "" {
+		t.Error("ssl_proto_errors without -Z")
+	}
+}
+
+// Each suite of OpenSSL's name is what a client then gets.
+func TestTlsCiphers(t *testing.T) {
+	s := tlsServer(t, "-o", "ssl_min_version=0,ssl_ciphers=ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-SHA")
+	s.tls.MinVersion, s.tls.MaxVersion = tls.VersionTLS10, tls.VersionTLS12
+	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		if suite.SupportedVersions[0] == tls.VersionTLS13 {
+			continue
+		}
+		s.tls.CipherSuites = []uint16{suite.ID}
+		c, err := s.dial()
+		switch suite.ID {
+		case tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA:
+			if err != nil {
+				t.Errorf("%s: %v", suite.Name, err)
+				continue
+			}
+			newClient(c).want(t, "get foo\r\n", "END\r\n")
+			c.Close()
+		default:
+			if err == nil {
+				t.Errorf("%s is taken", suite.Name)
+			}
+		}
+	}
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		return
+	}
+	out, _ := exec.Command(openssl, "ciphers", "-stdname", "ALL:@SECLEVEL=0").Output()
+	names := map[string]string{}
+	for _, line := range strings.Split(string(out), "\n") {
+		if f := strings.Fields(line); len(f) > 2 {
+			names[f[0]] = f[2]
+		}
+	}
+	for _, suite := range tls.CipherSuites() {
+		if name := names[suite.Name]; name != "" && suite.SupportedVersions[0] != tls.VersionTLS13 && name != sslCipherName.Replace(suite.Name) {
+			t.Errorf("%s: have %s, want %s", suite.Name, sslCipherName.Replace(suite.Name), name)
+		}
+	}
+}
+
+func TestTlsVersions(t *testing.T) {
+	for least, text := range []string{"tlsv1.0", "tlsv1.1", "tlsv1.2", "tlsv1.3"} {
+		s := tlsServer(t, "-o", "ssl_min_version="+strconv.Itoa(least))
+		for version := range 4 {
+			s.tls.MinVersion = tls.VersionTLS10 + uint16(version)
+			s.tls.MaxVersion = s.tls.MinVersion
+			c, err := s.dial()
+			if (err == nil) != (version >= least) {
+				t.Errorf("%s: version 1.%d: %v", text, version, err)
+			}
+			if err == nil {
+				if have := newClient(c).stat("settings", "ssl_min_version"); have != text {
+					t.Errorf("have %s, want %s", have, text)
+				}
+				c.Close()
+			}
+		}
+	}
+}
+
+// Which clients may come in where.
+func TestTlsVerify(t *testing.T) {
+	ca := makeCert(t, "ca", nil)
+	stranger := makeCert(t, "stranger", nil)
+	known := makeCert(t, "known to us", ca)
+	chain := makeCert(t, "localhost", ca)
+	clients := []struct {
+		name string
+		cert *testCert
+	}{{"nobody", nil}, {"stranger", stranger}, {"known", known}}
+	for _, tt := range []struct {
+		mode, listen string
+		in           []bool // those of clients that may
+	}{
+		{"0", "", []bool{true, true, true}},
+		{"1", "", []bool{true, false, true}},
+		{"2", "", []bool{false, false, true}},
+		{"3", "", []bool{false, false, true}},
+		{"3", "btls:", []bool{true, true, true}},
+		{"0", "mtls:", []bool{false, false, true}},
+	} {
+		s := start(t, "", true, "-l", tt.listen+"127.0.0.1", "-p", "-1", "-Z", "-o",
+			"ssl_verify_mode="+tt.mode+",ssl_chain_cert="+chain.pem+",ssl_key="+chain.key+",ssl_ca_cert="+ca.pem)
+		s.tls.RootCAs = x509.NewCertPool()
+		s.tls.RootCAs.AddCert(ca.Leaf)
+		s.tls.ServerName, s.tls.InsecureSkipVerify = "localhost", false
+		for i, client := range clients {
+			s.tls.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				if client.cert == nil {
+					return new(tls.Certificate), nil
+				}
+				return &client.cert.Certificate, nil // though the server might not like it
+			}
+			for _, s.tls.MaxVersion = range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+				c, err := s.dial()
+				reply := "none"
+				if err == nil {
+					reply = newClient(c).ask("get foo\r\n")
+					c.Close()
+				}
+				if (reply == "END\r\n") != tt.in[i] {
+					t.Errorf("ssl_verify_mode=%s %s: %s: %v %s", tt.mode, tt.listen, client.name, err, reply)
+				}
+			}
+		}
+	}
+	// Without a CA there is none of the system's to take its place.
+	s := tlsServer(t, "-o", "ssl_verify_mode=1")
+	s.tls.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &known.Certificate, nil }
+	s.tls.MaxVersion = tls.VersionTLS12
+	if _, err := s.dial(); err == nil {
+		t.Error("a certificate is taken that nobody can check")
+	}
+}
+
+// Each listener has its own mode; UDP and what comes from a daemon's parent too.
+func TestTlsListeners(t *testing.T) {
+	port := strings.Split(strings.Join(freePorts(t, 3), " "), " ")
+	cert := makeCert(t, "localhost", nil)
+	s := start(t, "", true, "-l", "notls:127.0.0.1:"+port[0]+",127.0.0.1:"+port[1]+",mtls:proto[ascii]:127.0.0.1:"+port[2],
+		"-U", "-1", "-Z", "-o", "ssl_chain_cert="+cert.pem+",ssl_key="+cert.key+",ssl_ca_cert="+cert.pem)
+	plain, err := net.Dial("tcp", "127.0.0.1:"+port[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	newClient(plain).want(t, "set foo 0 0 3\r\nbar\r\n", "STORED\r\n")
+	config := &tls.Config{InsecureSkipVerify: true}
+	c, err := tls.Dial("tcp", "127.0.0.1:"+port[1], config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newClient(c).want(t, "get foo\r\n", "VALUE foo 0 3\r\nbar\r\nEND\r\n")
+	if c, err = tls.Dial("tcp", "127.0.0.1:"+port[2], config); err == nil {
+		if reply := newClient(c).ask("get foo\r\n"); reply != closed {
+			t.Errorf("without a certificate: %q", reply)
+		}
+	}
+	config.Certificates = []tls.Certificate{cert.Certificate}
+	if c, err = tls.Dial("tcp", "127.0.0.1:"+port[2], config); err != nil {
+		t.Fatal(err)
+	}
+	newClient(c).want(t, "get foo\r\n", "VALUE foo 0 3\r\nbar\r\nEND\r\n")
+	dialUdp(t, "127.0.0.1:"+s.port["UDP INET"]).want(t, 1, "get foo\r\n", "VALUE foo 0 3\r\nbar\r\nEND\r\n")
+}
+
+// freePorts returns ports that nobody listens on.
+func freePorts(t *testing.T, n int) (ports []string) {
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		ports = append(ports, port)
+	}
+	return ports
+}
+
+// With -s there is no TLS, as in C.
+func TestTlsUnix(t *testing.T) {
+	cert := makeCert(t, "localhost", nil)
+	s := mc9(t, "-Z", "-o", "ssl_chain_cert="+cert.pem+",ssl_key="+cert.key)
+	s.client().want(t, "get foo\r\n", "END\r\n")
+}
+
+func TestTlsResume(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		s := tlsServer(t, "-o", "ssl_session_cache")
+		s.tls.MaxVersion = version
+		s.tls.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+		for i := range 3 {
+			c := s.client()
+			c.want(t, "get foo\r\n", "END\r\n")
+			if resumed := c.Conn.(*tls.Conn).ConnectionState().DidResume; resumed != (i > 0) {
+				t.Errorf("version %x: connection %d: resumed: %t", version, i, resumed)
+			}
+			if n := c.stat("", "ssl_new_sessions"); n != "1" {
+				t.Errorf("version %x: connection %d: ssl_new_sessions %s", version, i, n)
+			}
+		}
+	}
+}
+
+// Who the client is, and what went wrong with it.
+func TestTlsWatch(t *testing.T) {
+	ca := makeCert(t, "ca", nil)
+	known := makeCert(t, "known to\nus", ca)
+	s := start(t, "", true, append(ca.flags(), "-o", "ssl_verify_mode=1,ssl_ca_cert="+ca.pem)...)
+	w := s.client()
+	w.watch("connevents")
+	c := s.client()
+	c.want(t, "get foo\r\n", "END\r\n")
+	alone := func() { c.wantStat(t, "curr_connections", "2") }
+	s.tls.Certificates = []tls.Certificate{known.Certificate}
+	s.client().Close()
+	alone()
+	s.tls.Certificates = nil
+	s.client().Close()
+	alone()
+	io.WriteString(s.plain(), "get foo\r\n")
+	alone()
+	nc, err := s.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(nc.(*tls.Conn).NetConn(), "\x17\x03\x03\x00\x20garbage, 32 bytes of it or so...")
+	alone()
+	for _, want := range []string{
+		`type=conn_new .* cfd=\d+`, "type=conn_new .* cn=known%20to%0Aus", "type=conn_close .* reason=normal .* cn=known%20to%0Aus",
+		`type=conn_new .* cfd=\d+`, "type=conn_close .* reason=normal .*",
+		"type=conn_new .*", `type=conntlserr fd=\d+ msg=tls: first record does not look like a TLS handshake`, "type=conn_close .* reason=error .*",
+		"type=conn_new .*", `type=conntlserr fd=\d+ msg=local error: tls: bad record MAC`, "type=conn_close .* reason=error .*",
+	} {
+		if line := show(strings.TrimSuffix(w.line(), "\n")); !match(line, `~ts=\d+\.\d+ gid=\d+ `+want) {
+			t.Errorf("have %s\nwant %s", line, want)
+		}
+	}
+	c.wantStat(t, "ssl_handshake_errors", "1")
+	c.wantStat(t, "ssl_proto_errors", "1")
+}
+
+// A certificate that changes under load costs no request; a bad one changes
+// nothing, and why is said.
+func TestTlsRefresh(t *testing.T) {
+	certs := []*testCert{makeCert(t, "one", nil), makeCert(t, "two", nil)}
+	cert := makeCert(t, "localhost", nil)
+	put := func(from *testCert) {
+		for _, name := range [][2]string{{from.pem, cert.pem}, {from.key, cert.key}} {
+			b, _ := os.ReadFile(name[0])
+			os.WriteFile(name[1]+".new", b, 0o644)
+			os.Rename(name[1]+".new", name[1])
+		}
+	}
+	put(certs[0])
+	s := start(t, "", true, append(cert.flags(), "-t", "2")...)
+	shown := func() string {
+		t.Helper()
+		c := s.client()
+		defer c.Close()
+		return c.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Subject.CommonName
+	}
+	c := s.client()
+	c.want(t, "set foo 0 0 3\r\nbar\r\n", "STORED\r\n")
+
+	var done atomic.Bool
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			var nc *client
+			for n := 0; !done.Load(); n++ {
+				if nc == nil || i%2 == 0 { // each second one connects anew
+					conn, err := s.dial()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer conn.Close()
+					nc = newClient(conn)
+				}
+				if have := nc.ask("get foo\r\n"); have != "VALUE foo 0 3\r\nbar\r\nEND\r\n" {
+					t.Errorf("%q", have)
+					return
+				}
+			}
+		}()
+	}
+	for i := range 20 {
+		want := certs[(i+1)%2]
+		put(want)
+		if i%3 == 2 {
+			s.cmd.Process.Signal(syscall.SIGHUP)
+			eventually(t, "a new certificate", func() bool { return shown() == want.Leaf.Subject.CommonName })
+			continue
+		}
+		c.want(t, "refresh_certs\r\n", "OK\r\n")
+		if have := shown(); have != want.Leaf.Subject.CommonName {
+			t.Errorf("have %s, want %s", have, want.Leaf.Subject.CommonName)
+		}
+	}
+	done.Store(true)
+	all.Wait()
+
+	before := shown()
+	os.WriteFile(cert.key, []byte("no key"), 0o644)
+	c.want(t, "refresh_certs\r\n", "Error loading the key: "+cert.key+" : Tls: failed to find any PEM data in key input\r\n")
+	s.cmd.Process.Signal(syscall.SIGHUP)
+	eventually(t, "it says why", func() bool {
+		return strings.Contains(s.said(), "Could not reload TLS certificates on SIGHUP: Error loading the key: ")
+	})
+	if have := shown(); have != before {
+		t.Errorf("have %s, want %s", have, before)
+	}
+	mc9(t).client().want(t, "refresh_certs\r\n", "Error TLS not enabled\r\n")
+}
+
+// Clients that say nothing, little, or something else cost their own connection
+// alone, while and until their time is over.
+func TestTlsBadClients(t *testing.T) {
+	s := tlsServer(t, "-t", "1", "-o", "idle_timeout=2")
+	c := s.client()
+	c.wantStat(t, "curr_connections", "1")
+	fds := s.fds()
+	first := &fuzzClient{fd: -1, damage: -1}
+	tls.Client(first, s.tls).Handshake()
+	hello := string(first.wire)
+	const n = 30 // of each
+	var all sync.WaitGroup
+	conns := map[string][]net.Conn{}
+	for _, said := range []string{"", hello[:1], hello[:len(hello)-1], hello, "\x16\x03\x01\xff\xff", hello[:5] + strings.Repeat("\xff", len(hello)-5),
+		"get foo\r\n", "GET / HTTP/1.1\r\n\r\n", "\x80\x01", strings.Repeat("\x00", 100000), "dribble"} {
+		for range n {
+			nc := s.plain()
+			conns[said] = append(conns[said], nc)
+			if said != "dribble" {
+				io.WriteString(nc, said)
+				continue
+			}
+			all.Add(1)
+			go func() {
+				defer all.Done()
+				for i := range hello {
+					if _, err := io.WriteString(nc, hello[i:i+1]); err != nil {
+						return
+					}
+					time.Sleep(50 * time.Millisecond)
+				}
+			}()
+		}
+	}
+	for range 100 {
+		c.want(t, "get foo\r\n", "END\r\n")
+	}
+	nc := s.client()
+	nc.want(t, "get foo\r\n", "END\r\n")
+	nc.Close()
+	for said, conns := range conns {
+		for _, nc := range conns {
+			if _, err := io.Copy(io.Discard, nc); os.IsTimeout(err) {
+				t.Fatalf("%.10q is still welcome", said)
+			}
+			nc.Close()
+		}
+	}
+	all.Wait()
+	c.wantStat(t, "curr_connections", "1")
+	c.wantStat(t, "ssl_handshake_errors", strconv.Itoa(n*len(conns)))
+	eventually(t, "descriptors are closed", func() bool { return s.fds() <= fds })
+}
+
+// Handshakes that many clients have begun and do not go on with keep nobody
+// from his.
+func TestTlsStalled(t *testing.T) {
+	s := tlsServer(t, "-t", "1")
+	first := &fuzzClient{fd: -1, damage: -1}
+	tls.Client(first, s.tls).Handshake()
+	for range 200 {
+		nc := s.plain()
+		nc.Write(first.wire)
+		if _, err := nc.Read(make([]byte, 1)); err != nil { // the server waits for us now
+			t.Fatal(err)
+		}
+	}
+	c := s.client()
+	c.want(t, "get foo\r\n", "END\r\n")
+	t.Logf("a handshake that goes on: %d KB", (s.status("VmRSS"))/200)
+}
+
+// Values of all sizes in records of all sizes, for a client that is slow, and
+// one that has its turn ended after each command.
+func TestTlsValues(t *testing.T) {
+	for _, options := range []string{"-o ssl_wbuf_size=1", "-o ssl_wbuf_size=64", "-R 1"} {
+		s := tlsServer(t, append(strings.Fields(options), "-t", "1", "-m", "100")...)
+		c := s.client()
+		c.write("")
+		var set, stored, want strings.Builder
+		get := "get"
+		for i, n := range []int{0, 1, 100, 1000, 2040, 2100, 10000, 16384, 16385, 40000, 500000, 600000, 1000000} {
+			value := pattern(n, i)
+			fmt.Fprintf(&set, "set k%d 0 0 %d\r\n%s\r\n", i, n, value)
+			stored.WriteString("STORED\r\n")
+			fmt.Fprintf(&want, "VALUE k%d 0 %d\r\n%s\r\n", i, n, value)
+			get += fmt.Sprintf(" k%d", i)
+		}
+		want.WriteString("END\r\n")
+		c.want(t, set.String(), stored.String())
+		if have := c.ask(get + "\r\n"); have != want.String() {
+			t.Errorf("%s: %d bytes, want %d, or not the same", options, len(have), want.Len())
+		}
+		// In records of one byte, then all pipelined in one.
+		for _, b := range []byte("get k1\r\nincr none 1\r\n") {
+			c.write(string(b))
+		}
+		one := "VALUE k1 0 1\r\n" + pattern(1, 1) + "\r\nEND\r\n"
+		c.want(t, "", one+"NOT_FOUND\r\n")
+		c.want(t, strings.Repeat("get k1\r\n", 5000), strings.Repeat(one, 5000))
+
+		slow := s.client()
+		for range 10 {
+			slow.write(get + "\r\n")
+		}
+		for range 50 {
+			c.want(t, "get none\r\n", "END\r\n")
+		}
+		if have := slow.ask(""); have != strings.Repeat(want.String(), 10) {
+			t.Errorf("%s: the slow client has %d bytes, want %d, or not the same", options, len(have), 10*want.Len())
+		}
+		if n := c.stat("", "ssl_proto_errors"); n != "0" {
+			t.Error("ssl_proto_errors", n)
+		}
+	}
+}
+
+// A dump and a watcher go by a side thread.
+func TestTlsSidethreads(t *testing.T) {
+	s := tlsServer(t)
+	c := s.client()
+	const n = 20000
+	var set strings.Builder
+	for i := range n {
+		fmt.Fprintf(&set, "set key%d 0 0 1 noreply\r\nx\r\n", i)
+	}
+	c.ask(set.String())
+	for _, mode := range []string{"all", "hash"} {
+		c.write("lru_crawler metadump " + mode + "\r\nversion\r\n")
+		if line := c.line(); line != "OK\r\n" {
+			t.Fatalf("%q", line)
+		}
+		lines := 0
+		for line := c.line(); line != "END\r\n"; line = c.line() {
+			if lines++; !strings.HasPrefix(line, "key=key") {
+				t.Fatalf("%q", line)
+			}
+		}
+		if line := c.line(); lines != n || !strings.HasPrefix(line, "VERSION") {
+			t.Errorf("%s: %d lines, then %q", mode, lines, line)
+		}
+	}
+	w := s.client()
+	w.watch("fetchers")
+	c.want(t, strings.Repeat("get none\r\n", 1000), strings.Repeat("END\r\n", 1000))
+	for range 1000 {
+		if line := w.line(); !strings.Contains(line, " type=item_get key=none ") {
+			t.Fatalf("%q", line)
+		}
+	}
+	w.Close()
+	c.wantStat(t, "curr_connections", "1")
+}
+
+// The client is told of the end.
+func TestTlsClose(t *testing.T) {
+	s := tlsServer(t, "-o", "idle_timeout=1")
+	c := s.client()
+	c.want(t, "get foo\r\n", "END\r\n")
+	if _, err := io.Copy(io.Discard, c.Conn); err != nil { // without the alert it is io.ErrUnexpectedEOF
+		t.Error(err)
+	}
+	c = s.client()
+	c.write("set foo 0 0 3\r\nbar\r\nget foo\r\n")
+	c.Conn.(*tls.Conn).CloseWrite()
+	if reply, err := io.ReadAll(c.r); string(reply) != "STORED\r\nVALUE foo 0 3\r\nbar\r\nEND\r\n" || err != nil {
+		t.Errorf("%q, %v", reply, err)
+	}
+}
+
+func TestTlsCheck(t *testing.T) {
+	for _, options := range []string{"", "-B binary", "-S", "-o ssl_verify_mode=2", "-o ssl_min_version=3"} {
+		s := tlsServer(t, strings.Fields(options)...)
+		if code, out := run(t, "--check=127.0.0.1:"+s.port["TCP INET"]); code != 0 || out != "" {
+			t.Errorf("%s: %d, %s", options, code, out)
+		}
+	}
+}
