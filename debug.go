@@ -1,16 +1,20 @@
 //go:build debug
 
 // Commands for tests, built with -tags debug (C: memcached-debug). From
-// proto_text.c: process_debugtime_command, process_debugitem_command.
+// proto_text.c: process_misbehave_command, process_debugtime_command,
+// process_debugitem_command.
 // debugprofile is not in C.
 
 package main
 
 import (
 	"os"
+	"os/exec"
 	"runtime/pprof"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const debugBuild = true
@@ -45,6 +49,8 @@ func clockWhole() relTime {
 // processDebugCommand returns false if the line is none of these commands.
 func processDebugCommand(c *conn, pr *parser) bool {
 	switch string(pr.token(commandToken)) {
+	case "misbehave":
+		processMisbehaveCommand(c)
 	case "debugtime":
 		processDebugtimeCommand(c, pr)
 	case "debugitem":
@@ -55,6 +61,20 @@ func processDebugCommand(c *conn, pr *parser) bool {
 		return false
 	}
 	return true
+}
+
+// processMisbehaveCommand does what -o drop_privileges forbids, and answers
+// ERROR if it is allowed.
+func processMisbehaveCommand(c *conn) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
+	if err2 := exec.Command("sleep", "0").Run(); err == nil || err2 == nil {
+		outString(c, "ERROR")
+		return
+	}
+	outString(c, "OK")
 }
 
 // processDebugtimeCommand: debugtime p|r|<seconds>

@@ -89,7 +89,7 @@ var history = []struct {
 	{"1.6.43", "crawler: a dump does not begin with OK", "metadump.mc"},
 	{"1.6.43", "core: slab_automove=2 asks for a page with an LRU locked", "automove-2.mc"},
 	{"1.6.43", "proto: binary gets may have more references to an item than can be counted", "TestTooManyReferences"},
-	{"1.6.43", "seccomp: ppoll is forbidden", "- no seccomp"},
+	{"1.6.43", "seccomp: ppoll is forbidden", "TestDropPrivileges"},
 	{"1.6.43", "proxy: a backend's value of 4 GB", "- no proxy"},
 
 	{"1.6.44", "proto: -X does not forbid the binary stat detail", "dump-disabled.mc"},

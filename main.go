@@ -453,6 +453,9 @@ func main() {
 	sigs := make(chan os.Signal, 8)
 	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1)
 
+	if settings.dropPrivileges {
+		setupPrivilegeViolationsHandler()
+	}
 	if options.maxcore {
 		maximizeCore()
 	}
@@ -510,6 +513,9 @@ func main() {
 
 	if options.daemonize {
 		daemonReady(settings.verbose.Load() > 0)
+	}
+	if settings.dropPrivileges {
+		dropPrivileges()
 	}
 	go sigHandler(sigs)
 	switch acceptorLoop() {

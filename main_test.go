@@ -62,12 +62,17 @@ var update = flag.Bool("update", false, "rewrite testdata from memcached's repli
 func TestMain(m *testing.M) {
 	if os.Getenv("MC9_MAIN") != "" {
 		reportFootprint()
+		privMain()
 		main()
 		os.Exit(0)
 	}
 	// Most of what runs in parallel waits for servers and their clocks. (A
 	// -parallel that is given is read later.)
 	flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
+	flag.Parse()
+	if *dropPriv {
+		os.Setenv("MC9_DROP", "1")
+	}
 	code := m.Run()
 	played.print()
 	os.Exit(code)

@@ -72,3 +72,26 @@ func procPin() int
 
 //go:linkname procUnpin runtime.procUnpin
 func procUnpin()
+
+// rawSeccompAvail returns an error if seccomp does not know this action.
+func rawSeccompAvail(action uint32) error {
+	_, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_ACTION_AVAIL, 0, uintptr(unsafe.Pointer(&action)))
+	if e != 0 {
+		return e
+	}
+	return nil
+}
+
+// rawSeccomp puts a filter on all threads.
+func rawSeccomp(filter []unix.SockFilter) error {
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	tid, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC,
+		uintptr(unsafe.Pointer(&prog)))
+	switch {
+	case e != 0:
+		return e
+	case tid != 0: // a thread that has other filters
+		return unix.ESRCH
+	}
+	return nil
+}

@@ -50,7 +50,7 @@ type server struct {
 // said is what it has printed so far.
 func (s *server) said() string {
 	b, _ := os.ReadFile(s.log)
-	return string(b)
+	return string(b) + refusedCall(string(b))
 }
 
 // command is mc9 or the server at path, with flags. Where MC9_EMULATOR names
@@ -360,7 +360,7 @@ func run(t testing.TB, flags ...string) (code int, out string) {
 		t.Error(err)
 		return -1, ""
 	}
-	return cmd.ProcessState.ExitCode(), string(b)
+	return cmd.ProcessState.ExitCode(), string(b) + refusedCall(string(b))
 }
 
 // activated starts mc9 as systemd would, with these sockets.

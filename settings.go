@@ -93,6 +93,8 @@ var settings struct {
 	loggerBufSize        int           // bytes
 	memoryFile           string        // of -e
 	readBufMemLimit      int           // bytes for all workers together, 0 for no limit
+	dropPrivileges       bool
+	relaxedPrivileges    bool // of debug builds
 	numNapiIds           int
 	ioUring              bool
 	sockCookieId         uint32 // mark for the listening sockets, 0 for none
@@ -344,6 +346,8 @@ func usage() {
    - watcher_logbuf_size: kilobytes of buffer for each watcher (default: %d)
    - worker_logbuf_size:  kilobytes of log buffer for each worker (default: %d)
    - track_sizes:         count items by size, for stats sizes
+   - drop_privileges, no_drop_privileges: have the kernel end the process at a
+                          system call that it should not need (default: disabled)
    - no_hashexpand:       the hash table never grows
    - modern:              defaults of the next version (currently: none)
    - no_modern:           defaults of 1.4: no_lru_crawler, no_lru_maintainer,
@@ -720,7 +724,7 @@ func parseSuboption(opt string) {
 		options.slabChunkSizeChanged = true
 	case "track_sizes":
 		options.trackSizes = true
-	case "no_inline_ascii_resp", "inline_ascii_resp", "modern", "no_drop_privileges":
+	case "no_inline_ascii_resp", "inline_ascii_resp", "modern":
 		// No effect, as in C.
 	case "no_chunked_items":
 		settings.slabChunkSizeMax = settings.slabPageSize
@@ -748,6 +752,10 @@ func parseSuboption(opt string) {
 		settings.lruSegmented.Store(false)
 		options.startLruCrawler = false
 		options.startLruMaintainer = false
+	case "no_drop_privileges":
+		settings.dropPrivileges = false
+	case "drop_privileges":
+		settings.dropPrivileges = true
 	case "resp_obj_mem_limit":
 		fmt.Fprintf(os.Stderr, "DEPRECATED: resp_obj_mem_limit no longer used. See read_buf_mem_limit,\n")
 	case "read_buf_mem_limit":
@@ -756,13 +764,13 @@ func parseSuboption(opt string) {
 		n, _ := strconv.ParseUint(value, 10, 32)
 		settings.sockCookieId = uint32(n)
 	default:
-		if name == "relaxed_privileges" && debugBuild {
-			break // no effect, but upstream's tests pass it
+		switch {
+		case name == "relaxed_privileges" && debugBuild:
+			settings.relaxedPrivileges = true
+		case tlsBuild && sslSuboption(name, value, given):
+		default:
+			sysfatal(1, "Illegal suboption \"%s\"", opt)
 		}
-		if tlsBuild && sslSuboption(name, value, given) {
-			break
-		}
-		sysfatal(1, "Illegal suboption \"%s\"", opt)
 	}
 }
 

@@ -439,6 +439,7 @@ func processStatSettings(c *conn) {
 	appendStat(c, "read_buf_mem_limit", "%d", settings.readBufMemLimit)
 	appendStat(c, "track_sizes", "%s", yesno(itemStatsSizesStatus()))
 	appendStat(c, "inline_ascii_response", "no")
+	appendStat(c, "drop_privileges", "%s", yesno(settings.dropPrivileges))
 	appendStat(c, "ext_item_size", "0")
 	appendStat(c, "ext_item_age", "0")
 	appendStat(c, "ext_low_ttl", "0")

@@ -1,0 +1,176 @@
+// System call filters: -o drop_privileges. From linux_priv.c.
+
+package main
+
+import (
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// What the kernel does at a call that is not in the table. Not as in C, which
+// has a handler of its own: nothing runs any more in a process that was taken
+// over.
+var denyAction uint32 = unix.SECCOMP_RET_KILL_PROCESS
+
+var auditArch = map[string]uint32{
+	"amd64": unix.AUDIT_ARCH_X86_64,
+	"arm64": unix.AUDIT_ARCH_AARCH64,
+}
+
+// A privCall is a system call that the filter lets through, or fails with
+// errno, if argument arg, of which it sees the lower 32 bits, is want under
+// mask. It is left out if unless is true.
+type privCall struct {
+	nr         uint32
+	unless     bool
+	arg        int
+	mask, want uint32
+	errno      unix.Errno
+}
+
+// privCalls is the table of what is let through, by who needs it. A call has
+// several rows if several things allow it. Workers come first: up to Linux
+// 5.10 each call is looked up from the top.
+func privCalls() []privCall {
+	const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND |
+		unix.CLONE_SYSVSEM | unix.CLONE_THREAD
+	const threadMask = ^uint32(unix.CLONE_SETTLS | unix.CLONE_PARENT_SETTID | unix.CLONE_CHILD_CLEARTID)
+	const whole = ^uint32(0)
+	const writeFlags = unix.O_ACCMODE | unix.O_CREAT | unix.O_TRUNC
+	pid := uint32(os.Getpid())
+	relaxed := settings.relaxedPrivileges
+	readsFiles := settings.sasl || settings.authFile != "" || relaxed
+
+	return []privCall{
+		// Workers and the main thread: connections, and the pipes between threads.
+		{nr: unix.SYS_RECVFROM},
+		{nr: unix.SYS_SENDTO},
+		{nr: unix.SYS_IO_URING_ENTER, unless: !settings.ioUring}, // ringRestrict says for what
+		{nr: unix.SYS_EPOLL_PWAIT},
+		{nr: unix.SYS_WRITEV},
+		{nr: unix.SYS_READ},
+		{nr: unix.SYS_WRITE}, // and what is printed
+		{nr: unix.SYS_EPOLL_CTL},
+		{nr: unix.SYS_ACCEPT4},
+		{nr: unix.SYS_CLOSE},
+		{nr: unix.SYS_LISTEN},     // doAcceptNewConns
+		{nr: unix.SYS_GETSOCKOPT}, // -N; for each datagram, Recvfrom
+		{nr: unix.SYS_IOCTL, arg: 1, mask: whole, want: unix.SIOCOUTQ}, // socketOutq
+		// Workers: statistics, and what is said of a connection.
+		{nr: unix.SYS_GETSOCKNAME},
+		{nr: unix.SYS_GETPEERNAME},
+		{nr: unix.SYS_GETRUSAGE},
+		// Background threads: their rests; dumps and watchers.
+		{nr: unix.SYS_NANOSLEEP},
+		{nr: unix.SYS_PPOLL},
+		// Memory: the arena, the hash table, Go's heap.
+		{nr: unix.SYS_MADVISE},
+		{nr: unix.SYS_MMAP, arg: 2, mask: unix.PROT_EXEC, want: 0},
+		{nr: unix.SYS_MPROTECT, arg: 2, mask: unix.PROT_EXEC, want: 0},
+		{nr: unix.SYS_MUNMAP},
+		{nr: unix.SYS_PRCTL, mask: whole, want: unix.PR_SET_VMA}, // names a mapping
+		// Go's runtime: threads, time, signals, the end. Kill also is shutdown's.
+		{nr: unix.SYS_FUTEX},
+		{nr: unix.SYS_CLONE, mask: threadMask, want: threadFlags},
+		{nr: unix.SYS_SCHED_YIELD},
+		{nr: unix.SYS_CLOCK_GETTIME},
+		{nr: unix.SYS_GETRANDOM},
+		{nr: unix.SYS_RESTART_SYSCALL}, // the kernel's, after SIGCONT
+		{nr: unix.SYS_RT_SIGACTION},
+		{nr: unix.SYS_RT_SIGPROCMASK},
+		{nr: unix.SYS_RT_SIGRETURN},
+		{nr: unix.SYS_SIGALTSTACK},
+		{nr: unix.SYS_GETPID},
+		{nr: unix.SYS_GETTID},
+		{nr: unix.SYS_KILL, mask: whole, want: pid},
+		{nr: unix.SYS_TGKILL, mask: whole, want: pid},
+		{nr: unix.SYS_EXIT},
+		{nr: unix.SYS_EXIT_GROUP},
+		// Files that are read: of users, by HUP and by a login over SASL.
+		{nr: unix.SYS_OPENAT, unless: !readsFiles, arg: 2, mask: writeFlags, want: unix.O_RDONLY},
+		{nr: unix.SYS_FSTAT, unless: !readsFiles},
+		{nr: unix.SYS_FCNTL, unless: !readsFiles, arg: 1, mask: whole, want: unix.F_GETFL},
+		{nr: unix.SYS_FCNTL, unless: !readsFiles, arg: 1, mask: whole, want: unix.F_SETFL},
+		// -d: the pid file goes away.
+		{nr: unix.SYS_UNLINKAT, unless: !options.daemonize || options.pidFile == ""},
+		// -o relaxed_privileges: debugprofile.
+		{nr: unix.SYS_OPENAT, unless: !relaxed},
+		{nr: unix.SYS_PREAD64, unless: !relaxed},
+		{nr: unix.SYS_SETITIMER, unless: !relaxed},
+		{nr: unix.SYS_TIMER_CREATE, unless: !relaxed},
+		{nr: unix.SYS_TIMER_SETTIME, unless: !relaxed},
+		{nr: unix.SYS_TIMER_DELETE, unless: !relaxed},
+		// The C library's threads, where cgo is in. Flags of clone3 are out of sight:
+		// it shall take clone. To share memory among threads it counts processors.
+		{nr: unix.SYS_CLONE3, errno: unix.ENOSYS},
+		{nr: unix.SYS_SET_ROBUST_LIST},
+		{nr: unix.SYS_RSEQ},
+		{nr: unix.SYS_OPENAT, arg: 2, mask: writeFlags, want: unix.O_RDONLY, errno: unix.EACCES},
+		{nr: unix.SYS_SCHED_GETAFFINITY},
+	}
+}
+
+// privFilter is the table as a program for the kernel.
+func privFilter() []unix.SockFilter {
+	const nr, arch, args = 0, 4, 16 // where they are in struct seccomp_data
+	load := func(off uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: off}
+	}
+	unlessSkip := func(k uint32, n uint8) unix.SockFilter { // n instructions, unless what is loaded is k
+		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: k, Jf: n}
+	}
+	ret := func(action uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: action}
+	}
+	deny := ret(denyAction)
+
+	filter := []unix.SockFilter{
+		load(arch), {Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: auditArch[runtime.GOARCH], Jt: 1}, deny,
+		load(nr),
+	}
+	for _, c := range privCalls() {
+		action := ret(unix.SECCOMP_RET_ALLOW)
+		if c.errno != 0 {
+			action = ret(unix.SECCOMP_RET_ERRNO | uint32(c.errno))
+		}
+		switch {
+		case c.unless:
+		case c.mask == 0:
+			filter = append(filter, unlessSkip(c.nr, 1), action)
+		default:
+			filter = append(filter, unlessSkip(c.nr, 5),
+				load(args+8*uint32(c.arg)),
+				unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: c.mask},
+				unlessSkip(c.want, 1), action,
+				load(nr))
+		}
+	}
+	return append(filter, deny)
+}
+
+// setupPrivilegeViolationsHandler ends mc9 if the kernel cannot be that
+// handler.
+func setupPrivilegeViolationsHandler() {
+	if auditArch[runtime.GOARCH] == 0 {
+		sysfatal(1, "drop_privileges: there is no table of system calls for %s", runtime.GOARCH)
+	}
+	if err := rawSeccompAvail(denyAction); err != nil {
+		sysfatal(1, "drop_privileges: this system has no seccomp: %s", strerror(err))
+	}
+}
+
+// dropPrivileges leaves to all threads, and to those to come, what is in the
+// table. drop_worker_privileges is one with it.
+func dropPrivileges() {
+	runtime.LockOSThread() // what no_new_privs allows is for the same thread
+	defer runtime.UnlockOSThread()
+	err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	if err == nil {
+		err = rawSeccomp(privFilter())
+	}
+	if err != nil {
+		sysfatal(1, "Failed to set a seccomp profile: %s", strerror(err))
+	}
+}
