@@ -41,7 +41,8 @@ func privCalls() []privCall {
 	const writeFlags = unix.O_ACCMODE | unix.O_CREAT | unix.O_TRUNC
 	pid := uint32(os.Getpid())
 	relaxed := settings.relaxedPrivileges
-	readsFiles := settings.sasl || settings.authFile != "" || relaxed
+	keepsItems := settings.memoryFile != ""
+	readsFiles := settings.sasl || settings.authFile != "" || tlsBuild || keepsItems || relaxed
 
 	return []privCall{
 		// Workers and the main thread: connections, and the pipes between threads.
@@ -88,11 +89,20 @@ func privCalls() []privCall {
 		{nr: unix.SYS_TGKILL, mask: whole, want: pid},
 		{nr: unix.SYS_EXIT},
 		{nr: unix.SYS_EXIT_GROUP},
-		// Files that are read: of users, by HUP and by a login over SASL.
+		// Files that are read: of users and certificates, by HUP, refresh_certs and a
+		// login over SASL; of -e, what tells one run of the machine from another.
 		{nr: unix.SYS_OPENAT, unless: !readsFiles, arg: 2, mask: writeFlags, want: unix.O_RDONLY},
 		{nr: unix.SYS_FSTAT, unless: !readsFiles},
 		{nr: unix.SYS_FCNTL, unless: !readsFiles, arg: 1, mask: whole, want: unix.F_GETFL},
 		{nr: unix.SYS_FCNTL, unless: !readsFiles, arg: 1, mask: whole, want: unix.F_SETFL},
+		// -e: the file grows, and FILE.meta is written at the stop.
+		{nr: unix.SYS_LSEEK, unless: !keepsItems},
+		{nr: unix.SYS_PWRITE64, unless: !keepsItems},
+		{nr: unix.SYS_FALLOCATE, unless: !keepsItems},
+		{nr: unix.SYS_FLOCK, unless: !keepsItems},
+		{nr: unix.SYS_OPENAT, unless: !keepsItems, arg: 2, mask: writeFlags, want: unix.O_WRONLY | unix.O_CREAT},
+		{nr: unix.SYS_RENAMEAT, unless: !keepsItems},
+		{nr: unix.SYS_UNLINKAT, unless: !keepsItems},
 		// -d: the pid file goes away.
 		{nr: unix.SYS_UNLINKAT, unless: !options.daemonize || options.pidFile == ""},
 		// -o relaxed_privileges: debugprofile.
