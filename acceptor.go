@@ -38,31 +38,32 @@ var (
 
 	clockLock  sync.Mutex
 	clockCond  = sync.NewCond(&clockLock)
-	clockTicks int // one a second
+	clockTicks int // ticks so far, one a second; guarded by clockLock
 
-	maxconnsEntered time.Time // when listening was last given up
-	maxconnsPolling bool      // it is given up; see maxconnsHandler
+	maxconnsEntered time.Time // when we last stopped listening
+	maxconnsPolling bool      // we have stopped listening; see maxconnsHandler
 )
 
-// Connections accepted for one event of a listening socket. The rest waits
+// Most connections accepted for one event of a listening socket. The others wait
 // for the next round, behind the other sockets and the clock.
 const acceptsPerEvent = 64
 
-// Go's heap. A collection stops the world, and waits for workers that wait; so
-// the workers are paused before it. It is due when the heap has doubled.
-var gcDue uint64 // bytes
+// When to collect Go's garbage: when the heap has doubled. A collection stops
+// the world, and would have to wait for each worker that is in epoll_wait; so
+// the workers are paused first.
+var gcDue uint64 // bytes of heap; 0 leaves it to Go
 
-const gcLeast = 16 << 20 // bytes of heap; with less there is no collection
+const gcLeast = 16 << 20 // bytes of heap below which there is no collection
 
-// maxconnsHandler looks, every 10 ms while listening is given up, whether a
-// descriptor has come free.
+// maxconnsHandler runs every 10 ms while we have stopped listening, and starts
+// again once a connection has been closed.
 func maxconnsHandler() {
 	if allowNewConns.Load() {
 		acceptNewConns(true)
 	}
 }
 
-// acceptNewConns sets whether we listen for new connections.
+// acceptNewConns starts or stops listening for new connections.
 func acceptNewConns(doAccept bool) {
 	backlog, events := 0, uint32(0)
 	if doAccept {
@@ -86,9 +87,10 @@ func acceptNewConns(doAccept bool) {
 	maxconnsPolling = !doAccept
 }
 
-// driveListening accepts what has come to the listening c.
+// driveListening accepts connections on c, a listening socket, until none is
+// left or it has accepted acceptsPerEvent.
 func driveListening(c *conn) {
-	allowNewConns.Store(false) // who closes from now on makes room for us
+	allowNewConns.Store(false) // whoever closes from now on makes room
 	for range acceptsPerEvent {
 		sfd, e := rawAccept4(c.sfd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch e {
@@ -123,9 +125,9 @@ func driveListening(c *conn) {
 	}
 }
 
-// clockHandler advances the clock, and does what is to be done once a
-// second. It goes by the monotonic clock: items do not expire because
-// somebody sets the machine's time.
+// clockHandler advances the clock and does the work due once a second. It goes
+// by the monotonic clock: items do not expire because somebody sets the
+// machine's time.
 func clockHandler() {
 	now := relTime(time.Since(clockBase) / time.Second)
 	if now == clockTick {
@@ -145,8 +147,8 @@ func clockHandler() {
 	}
 }
 
-// clockWait waits for n ticks of the clock. Background threads that have nothing
-// to do wait so.
+// clockWait waits for n ticks of the clock, one a second. Background threads use
+// it while they have nothing to do.
 func clockWait(n int) {
 	clockLock.Lock()
 	for until := clockTicks + n; clockTicks < until; {
@@ -155,8 +157,9 @@ func clockWait(n int) {
 	clockLock.Unlock()
 }
 
-// gcInit turns Go's own collections off, unless the environment's GOGC asks for
-// them. It leaves a limit, so that what grows within a second is collected.
+// gcInit turns Go's own collections off, unless GOGC is set in the environment.
+// A memory limit remains: it makes Go collect if the heap grows too fast for
+// gcHandler.
 func gcInit() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(-1)
@@ -170,8 +173,8 @@ func gcLimit(live uint64) {
 	debug.SetMemoryLimit(int64(2*gcDue + 64<<20))
 }
 
-// gcHandler collects garbage if that is due. The main thread calls it once a
-// second.
+// gcHandler collects garbage if a collection is due. The main thread calls it
+// once a second.
 func gcHandler() {
 	if gcDue == 0 {
 		return
@@ -189,7 +192,8 @@ func gcHandler() {
 	gcLimit(heap[0].Value.Uint64())
 }
 
-// mainInit makes what the main thread waits with.
+// mainInit makes the main thread's epoll and its pipe. On failure it ends the
+// process.
 func mainInit() {
 	var fds [2]int
 	if pollInit(&mainPoll) != nil || unix.Pipe2(fds[:], unix.O_CLOEXEC) != nil ||
@@ -199,14 +203,14 @@ func mainInit() {
 	stopSendFd = fds[1]
 }
 
-// clockBegin is where relTime begins: late enough that an update interval before
-// now is not below 0 (doItemUpdate), that 1 is always past (realtime), and that
-// the last second is never 0, which for settings.oldestLive and others means
-// none.
+// clockBegin is where relTime begins: high enough that now less
+// itemUpdateInterval is not below 0 (doItemUpdate), that 1 is always in the past
+// (realtime), and that the previous second is never 0, which to
+// settings.oldestLive and others means none.
 const clockBegin = itemUpdateInterval + 2
 
 // clockInit starts the clock at begin. Its seconds begin with those of the wall
-// clock, so that a date is over when it says.
+// clock, so that a date expires on time.
 func clockInit(begin relTime) {
 	now := time.Now()
 	processStarted = now.Unix() - int64(begin)

@@ -1,4 +1,4 @@
-// Connections: the table of them, their beginning and their end. From
+// Connections: the table of them, how they begin and how they end. From
 // memcached.c: conn_init, conn_new .. conn_close, conn_close_idle,
 // conn_timeout_thread, rbuf_*.
 
@@ -29,82 +29,82 @@ const (
 	shutdownClose
 )
 
-// A conn belongs to its worker, a listening one to the main thread. Others
-// may only look at sfd and seen.
+// A conn belongs to its worker, a listening one to the main thread. Other
+// threads may only read sfd and seen.
 type conn struct {
 	sfd             int
 	seen            atomic.Uint64 // see connPublish
 	thread          *thread       // nil for a listening conn
 	ssl             *sslConn      // nil without TLS; tls.go
-	next            *conn         // of listenConn
-	sslEnabled      sslMode       // of a listening conn: for the clients
+	next            *conn         // in the list of listenConn
+	sslEnabled      sslMode       // of a listening conn: the TLS mode for its clients
 	state           connState
 	protocol        protocol
 	transport       transport
 	closeReason     closeReasons
 	authenticated   bool // by -Y or -S
-	saslStarted     bool // half way there
+	saslStarted     bool // half-way to that
 	noreply         bool // of the command being served
 	closeAfterWrite bool
 	rbufMalloced    bool // rbuf has grown for a long get; it is not from the cache
-	yielded         bool // is on the worker's list
-	getRest         bool // the line at rcurr is what is left of a get; see processGetCommand
+	yielded         bool // c is on its worker's list
+	getRest         bool // the line at rcurr is the rest of a get; see processGetKeys
 	evFlags         uint32
 	lastCmdTime     relTime
 
-	rbuf    []byte // input; nil while there is none
-	rcurr   int    // where in rbuf what is not parsed yet begins
-	rbytes  int    // and its length
-	rlooked int    // bytes of it in which no end of a long get was found
+	rbuf    []byte // read buffer; nil while c has none
+	rcurr   int    // start of the unparsed part of rbuf
+	rbytes  int    // length of that part
+	rlooked int    // bytes of that part already searched for a line end
 
-	resp *resp // output not sent yet; nil while there is none
+	resp *resp // replies not sent yet; nil while there are none
 
-	nreqs int      // commands left of its turn (-R)
-	io    ioResult // of the receive or send that the round has made for it
+	nreqs int      // commands left in its turn (-R)
+	io    ioResult // result of what the round has received or sent
 
-	// A value being read: the item, the chunk that is filled if it is
-	// chunked, how many bytes are to come, and how many the item has room
-	// for behind them.
+	// A value being read: its item, the chunk being filled if the item is
+	// chunked, how many bytes are still to come, and how many more the item
+	// has room for after them.
 	item    *item
 	rchunk  *itemChunk
 	rlbytes int
 	rtail   int
 
-	outq    int    // bytes in the socket when it took no more, with -o idle_timeout
+	outq    int    // bytes last seen in the full socket (-o idle_timeout)
 	sbytes  int    // bytes to swallow
-	refusal []byte // the answer to the command that they belong to
+	refusal []byte // the answer to their command, held back
 
-	cmd int    // nreadSet and such
-	cas uint64 // unique that the stored item gets, 0 for the next
+	cmd int    // nreadSet and the like, or a binary opcode; -1 for none
+	cas uint64 // text: for the item to store, 0 for a new one; binary: of the reply
 
-	meta metaReply  // how to answer when the value is stored
-	get  getRequest // what getRest is the rest of
+	meta metaReply  // how to answer once the value is stored
+	get  getRequest // the get of which getRest is the rest
 	udp  *udpConn
 
 	binaryHeader protocolBinaryRequestHeader // of the command being served
 }
 
-// conns has a place for every descriptor that the process can have. A conn
-// stays in its place and serves the next connection of that number.
+// conns has a slot for every descriptor that the process can have. A conn stays
+// in its slot and serves the next connection on that descriptor.
 var (
 	conns      []atomic.Pointer[conn]
-	listenConn *conn // list of the listening ones
+	listenConn *conn // first of the listening ones
 
-	allowNewConns atomic.Bool // a descriptor came free since we stopped listening
+	allowNewConns atomic.Bool // a connection was closed since driveListening last began
 )
 
-// A connSight is what others may know of a conn.
+// A connSight is what other threads may know of a conn.
 type connSight struct {
 	state       connState
 	transport   transport
 	threadId    int  // index in threads
-	owes        bool // some of a reply, which the client does not take
+	owes        bool // replies, which the client is not taking
 	lastCmdTime relTime
 }
 
 // connTimeoutThread finds connections that have been idle for longer than
 // -o idle_timeout and tells their workers. It never ends. Not as in C, a client
-// that takes nothing of its replies is idle, too.
+// that does not take its replies is idle, too.
 func connTimeoutThread() {
 	const connsPerSlice = 100
 	slices := len(conns) / connsPerSlice
@@ -136,7 +136,7 @@ func connTimeoutThread() {
 				oldest = s.lastCmdTime
 			}
 		}
-		// No other connection can time out sooner.
+		// No connection can time out before then.
 		sleep := int(settings.idleTimeout) - int(currentTime.Load()-oldest) + 1
 		sleep = max(sleep, 1)
 		if settings.verbose.Load() > 2 {
@@ -152,7 +152,7 @@ func startConnTimeoutThread() {
 	}
 }
 
-// rbufRelease gives the read buffer back if there is nothing in it.
+// rbufRelease gives the read buffer back to the worker if it is empty.
 func rbufRelease(c *conn) {
 	if c.rbuf == nil || c.rbytes != 0 || c.transport == udpTransport {
 		return
@@ -172,8 +172,8 @@ func rbufAvailable(c *conn) bool {
 	return c.rbuf != nil || len(t.rbufCache) > 0 || t.rbufLimit == 0 || t.rbufs < t.rbufLimit
 }
 
-// rbufAlloc lends c a read buffer of its worker. It fails if that would
-// pass the limit of -o read_buf_mem_limit.
+// rbufAlloc lends c a read buffer of its worker. It returns false if that would
+// exceed -o read_buf_mem_limit.
 func rbufAlloc(c *conn) bool {
 	if c.rbuf != nil {
 		return true
@@ -193,8 +193,8 @@ func rbufAlloc(c *conn) bool {
 	return true
 }
 
-// rbufSwitchToMalloc gives c a buffer that can grow, for a get with more
-// keys than the usual one holds.
+// rbufSwitchToMalloc gives c a buffer that can grow, for a get with more keys
+// than a read buffer holds.
 func rbufSwitchToMalloc(c *conn) {
 	b := make([]byte, 2*len(c.rbuf))
 	copy(b, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
@@ -204,8 +204,8 @@ func rbufSwitchToMalloc(c *conn) {
 	c.rbuf, c.rcurr, c.rbytes, c.rbufMalloced = b, 0, n, true
 }
 
-// connInit makes the table: limitFiles has seen to it that no descriptor has
-// a number of -c or more.
+// connInit makes the table. Its size is -c: limitFiles has made sure that all
+// descriptors are below that.
 func connInit() { conns = make([]atomic.Pointer[conn], settings.maxconns) }
 
 func protText(p protocol) string {
@@ -220,8 +220,8 @@ func protText(p protocol) string {
 	return "unknown"
 }
 
-// connPublish shows c to other threads as it is now. A worker does so when
-// it turns away from c.
+// connPublish lets other threads see c as it is now. A worker calls it whenever
+// it leaves c.
 func connPublish(c *conn) {
 	s := uint64(c.lastCmdTime)<<32 | uint64(c.state)<<8 | uint64(c.transport)
 	if c.thread != nil {
@@ -243,8 +243,7 @@ func connOwes(c *conn) bool {
 	return c.resp != nil && (c.state == connMwrite || c.state == connNread || c.state == connSwallow)
 }
 
-// socketOutq returns how many bytes the socket holds that the client has not
-// taken.
+// socketOutq returns how many bytes in the socket the client has not taken yet.
 func socketOutq(sfd int) int {
 	n, _ := unix.IoctlGetInt(sfd, unix.SIOCOUTQ)
 	return n
@@ -267,7 +266,7 @@ func connCloseIdle(t *thread, sfd int) {
 		return
 	}
 	if n := socketOutq(sfd); connOwes(c) && n < c.outq {
-		c.outq = n // the client takes it, but slowly
+		c.outq = n // the client is taking them, but slowly
 		c.lastCmdTime = currentTime.Load()
 		connPublish(c)
 		return
@@ -281,8 +280,8 @@ func connCloseIdle(t *thread, sfd int) {
 	driveMachine(c)
 }
 
-// connHandOver takes c off its worker, for a side thread to write to. What
-// the client sends meanwhile waits in the socket.
+// connHandOver lends c to a side thread, which writes to it. What the client
+// sends meanwhile waits in the socket.
 func connHandOver(c *conn) {
 	respRelease(c)
 	rbufRelease(c)
@@ -304,8 +303,8 @@ func sidethreadWrite(c *conn, b []byte) (int, error) {
 	return unix.Write(c.sfd, b)
 }
 
-// connWorkerReadd takes c back from a side thread. Epoll has watched it during
-// a handshake alone.
+// connWorkerReadd takes c back from a side thread. Epoll still watches c after a
+// TLS handshake; else connHandOver has taken c off.
 func connWorkerReadd(c *conn) {
 	watch := pollAdd
 	if c.evFlags != 0 {
@@ -331,7 +330,7 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 		statsState.connStructs++
 		statsLock.Unlock()
 	}
-	c.seen.Load() // pairs with connClose: what the last worker did to c is done
+	c.seen.Load() // acquire, pairs with connClose: see all that the previous worker wrote
 	c.transport = transport
 	c.protocol = bproto
 	if settings.verbose.Load() > 1 {
@@ -387,7 +386,7 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 	return c
 }
 
-// connReleaseItems lets go of a value half read and of replies not sent.
+// connReleaseItems drops a value half read and replies not sent.
 func connReleaseItems(c *conn) {
 	if c.item != nil {
 		itemRemove(c.item)
@@ -396,6 +395,8 @@ func connReleaseItems(c *conn) {
 	respRelease(c)
 }
 
+// connCleanup drops what c has read and what it has to send. A UDP conn then
+// goes on with the next datagram.
 func connCleanup(c *conn) {
 	connReleaseItems(c)
 	c.rbytes = 0
@@ -406,6 +407,7 @@ func connCleanup(c *conn) {
 	}
 }
 
+// connClose closes the connection; c stays in conns for the next one.
 func connClose(c *conn) {
 	if loggerEflags.Load()&logConnevents != 0 {
 		loggerLogConnEvent(c, loggerConnectionClose)
@@ -422,13 +424,13 @@ func connClose(c *conn) {
 	connSetState(c, connClosed)
 	c.closeReason = errorClose
 	if c.thread != nil {
-		statsFold(c.thread) // who sees the end finds counted what led to it
+		statsFold(c.thread) // whoever sees the close finds its commands counted
 	}
 	connPublish(c)
 	statsLock.Lock()
 	statsState.currConns--
 	statsLock.Unlock()
-	// From here on c may begin to serve another connection, of another worker.
+	// From here on c may serve a new connection, on another worker.
 	rawClose(c.sfd)
 	allowNewConns.Store(true)
 }

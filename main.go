@@ -1,6 +1,6 @@
 // The start and the end of mc9. From memcached.c: main, save_pid,
 // remove_pidfile, sig_handler, enable_large_pages; daemon.c; perror(3). The
-// exits are here, and in what is called from here before mc9 serves anyone.
+// process exits only here, and in what is called from here before mc9 serves.
 
 package main
 
@@ -29,21 +29,21 @@ const (
 	exOserr  = 71
 )
 
-// Background threads, with the main one: clock and accepting, hash
+// Background threads, including the main one (clock and accepting): hash
 // expansion, crawler, maintainer, page mover, idle timeouts, logger, signals.
 const backgroundThreads = 8
 
-// Workers. Go ends a process of more than 10,000 threads.
+// Most workers. Go ends a process with more than 10,000 threads.
 const numThreadsMax = 4096
 
-// sysfatal says why mc9 cannot start, and ends it.
+// sysfatal says why mc9 cannot start, and exits with code.
 func sysfatal(code int, format string, args ...any) {
 	fmt.Fprintf(os.Stderr, format+"\n", args...)
 	os.Exit(code)
 }
 
-// savePid writes our process id to pidFile, in one step, so that nobody
-// reads half of it.
+// savePid writes our process id to pidFile, atomically, so that nobody reads
+// half of it.
 func savePid(pidFile string) {
 	if old, err := os.ReadFile(pidFile); err == nil {
 		line, _, _ := bytes.Cut(old, []byte("\n"))
@@ -83,8 +83,8 @@ func sigHandler(sigs <-chan os.Signal) {
 	}
 }
 
-// enableLargePages reports whether the kernel has large pages to give.
-// mem_mmap.go asks for them in any case.
+// enableLargePages reports whether the kernel offers large pages. mem_mmap.go
+// asks for them in any case.
 func enableLargePages() bool {
 	thp, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
 	if err != nil {
@@ -105,7 +105,7 @@ func enableLargePages() bool {
 	return false
 }
 
-// maximizeCore lets core files be as large as they may be (-r).
+// maximizeCore raises the limit on core files as far as allowed (-r).
 func maximizeCore() {
 	const infinity = ^uint64(0)
 	var rlim syscall.Rlimit
@@ -117,18 +117,19 @@ func maximizeCore() {
 	if syscall.Getrlimit(syscall.RLIMIT_CORE, &rlim) != nil || rlim.Cur == 0 {
 		sysfatal(exOserr, "failed to ensure corefile creation")
 	}
-	debug.SetTraceback("crash") // without which a panic leaves no core
+	debug.SetTraceback("crash") // otherwise a panic leaves no core
 }
 
-// limitFiles sets the limit on descriptors to -c. Not as in C: if it cannot
-// be raised so far -c is lowered.
+// limitFiles sets the limit on descriptors to -c. Not as in C: if the limit
+// cannot be raised that far, -c is lowered.
 func limitFiles() {
 	var rlim syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &rlim) != nil {
 		sysfatal(exOserr, "failed to getrlimit number of files")
 	}
-	// The scheduler opens two descriptors when the first timer is set, or file
-	// opened, and ends the process if there are none: it shall do so now.
+	// The scheduler opens two descriptors when the first timer is set or the
+	// first file opened, and ends the process if it cannot: make it open them
+	// now, while there are some.
 	time.Sleep(time.Nanosecond)
 
 	n := uint64(settings.maxconns)
@@ -138,12 +139,12 @@ func limitFiles() {
 	rlim.Cur = rlim.Max
 	syscall.Setrlimit(syscall.RLIMIT_NOFILE, &rlim)
 	settings.maxconns = int(rlim.Cur)
-	fmt.Fprintf(os.Stderr, "WARNING: failed to set rlimit for open files, going on with -c %d. "+
+	fmt.Fprintf(os.Stderr, "WARNING: failed to set rlimit for open files, continuing with -c %d. "+
 		"Try starting as root or requesting smaller maxconns value.\n", settings.maxconns)
 }
 
-// checkMemory warns if the system will end us before items take what -m
-// allows: the limits of our control group (version 2), and of those around it.
+// checkMemory warns if the kernel will kill us before items take what -m allows:
+// by the limit of our control group (version 2), or of one around it.
 func checkMemory() {
 	const besides = 16 << 20 // bytes for connections, the hash table, the program
 	need := settings.maxbytes.Load() + besides
@@ -153,8 +154,8 @@ func checkMemory() {
 	}
 }
 
-// cgroupLimit returns the least that a file says of our control group (version
-// 2) and of those around it.
+// cgroupLimit returns the lowest value that the file has in our control group
+// (version 2) and in those around it; MaxUint64 if none has one.
 func cgroupLimit(file string) uint64 {
 	limit := uint64(math.MaxUint64)
 	groups, _ := os.ReadFile("/proc/self/cgroup")
@@ -174,12 +175,12 @@ func cgroupLimit(file string) uint64 {
 	return limit
 }
 
-// spareThreads returns how many threads there can be for the background, beside
-// one for each worker. Go would end the process in its own way if it could not
-// start one.
+// spareThreads returns how many background threads there can be beside the
+// workers. It ends the process if there are too few: Go would crash once it
+// could not start one.
 func spareThreads() int {
-	// The workers, the main thread, and those that run in their place while
-	// they wait in the kernel; and Go's own, as counted with GOGC=1.
+	// The workers and the main thread, one to stand in for each while it waits
+	// in the kernel, and Go's own, as counted with GOGC=1.
 	need := 2*settings.numThreads + 8
 	limit := cgroupLimit("pids.max")
 	var rlim syscall.Rlimit
@@ -195,8 +196,8 @@ func spareThreads() int {
 }
 
 // getpwnam finds a user by name or number. It reads /etc/passwd itself, as
-// os/user believes what $USER says of us. Not as in C: numbers need no entry,
-// neither do root and nobody.
+// os/user trusts $USER. Not as in C: a number needs no entry, nor do root and
+// nobody.
 func getpwnam(name string) (uid, gid int, ok bool) {
 	passwd, _ := os.ReadFile("/etc/passwd")
 	for line := range strings.Lines(string(passwd)) {
@@ -220,7 +221,8 @@ func getpwnam(name string) (uid, gid int, ok bool) {
 	return int(id), int(id), err == nil
 }
 
-// loseRoot becomes the user of -u. Not as in C: without -u we become nobody.
+// loseRoot switches from root to the user of -u. Not as in C: without -u, to
+// nobody.
 func loseRoot() {
 	if syscall.Getuid() != 0 && syscall.Geteuid() != 0 {
 		return
@@ -235,7 +237,7 @@ func loseRoot() {
 	}
 	if err := syscall.Setgroups(nil); err != nil {
 		fmt.Fprintf(os.Stderr, "failed to drop supplementary groups: %s\n", strerror(err))
-		if err != syscall.EPERM { // with which we have few privileges already
+		if err != syscall.EPERM { // EPERM: we have few privileges anyway
 			os.Exit(exOserr)
 		}
 	}
@@ -244,10 +246,10 @@ func loseRoot() {
 	}
 }
 
-// daemonize leaves the terminal. A Go program cannot fork, so a second mc9
-// starts with the same words, inherits the sockets and goes on from there. It
-// returns when that one serves. If that one ends instead, which it has said
-// why, so do we.
+// daemonize detaches from the terminal. A Go program cannot fork, so it starts a
+// second mc9 with the same arguments, which inherits the sockets and goes on
+// from there. It returns once that mc9 serves. If that one exits instead, having
+// said why, so do we.
 func daemonize(nochdir bool) error {
 	var ready [2]int
 	if err := syscall.Pipe2(ready[:], syscall.O_CLOEXEC); err != nil {
@@ -278,8 +280,8 @@ func daemonize(nochdir bool) error {
 	return nil
 }
 
-// daemonReady lets go of the terminal, unless noclose, and of the one who
-// started us.
+// daemonReady detaches from the terminal, unless noclose, and tells the mc9 that
+// started us that we serve.
 func daemonReady(noclose bool) {
 	if !noclose {
 		if null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0); err == nil {
@@ -293,8 +295,8 @@ func daemonReady(noclose bool) {
 	syscall.Close(daemonReadyFd)
 }
 
-// slabConfig is what the chunk sizes follow from, besides what has a setting of
-// its own.
+// slabConfig returns what determines the chunk sizes, besides the settings that
+// mcMetaSettings lists.
 func slabConfig() string {
 	if options.slabSizesUnparsed != "" {
 		return options.slabSizesUnparsed
@@ -302,8 +304,8 @@ func slabConfig() string {
 	return strconv.FormatFloat(settings.factor, 'g', -1, 64)
 }
 
-// bootTime returns a clock that nobody sets, in milliseconds, and what tells it
-// from that of another run of the machine, or "".
+// bootTime returns the milliseconds since the machine booted, by a clock that
+// nobody can set, and the id of that boot, or "" if there is none.
 func bootTime() (ms int64, id string) {
 	var ts unix.Timespec
 	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
@@ -311,7 +313,7 @@ func bootTime() (ms int64, id string) {
 	return ts.Nano() / 1e6, strings.TrimSpace(string(b))
 }
 
-// What the next process goes on from.
+// What a process hands to the next one with -e.
 var mcMeta struct {
 	currentTime, stopTime, bootTime uint64
 	currentCas, loggerGid           uint64
@@ -340,7 +342,7 @@ type mcMetaNumber struct {
 	max uint64
 }
 
-// mcMetaSettings lists the settings that must be the same.
+// mcMetaSettings lists the settings that must be the same in both processes.
 func mcMetaSettings() [][2]string {
 	_, shift := arenaSize(int(settings.maxbytes.Load()))
 	return [][2]string{
@@ -375,7 +377,8 @@ func mcMetaSaveCb(ctx *restartCbCtx) {
 	restartSetKv(ctx, "boot_id", "%s", id)
 }
 
-// mcMetaLoadCb decides whether the settings match enough to use the items again.
+// mcMetaLoadCb fills mcMeta. It returns whether the settings match well enough
+// to reuse the items.
 func mcMetaLoadCb(ctx *restartCbCtx) bool {
 	vals := map[string]string{}
 	for {
@@ -411,32 +414,32 @@ func mcMetaLoadCb(ctx *restartCbCtx) bool {
 	}
 	mcMeta.bootId = vals["boot_id"]
 	if t := mcMetaElapsed(); t < 0 || t > math.MaxUint32/4 {
-		return bad("stop_time") // the clock has done something crazy
+		return bad("stop_time") // the clock was set back, or decades ahead
 	}
 	return true
 }
 
-// mcMetaElapsed returns the seconds since the clock of the process before
-// stopped. Not as in C, the machine's time matters only if the machine has been
-// started meanwhile.
+// mcMetaElapsed returns the seconds since the previous process's clock stopped.
+// Not as in C, the wall clock matters only if the machine has rebooted since.
 func mcMetaElapsed() int64 {
 	now := time.Now()
 	ms, id := bootTime()
 	if id == "" || id != mcMeta.bootId {
 		return now.Unix() - int64(mcMeta.stopTime)
 	}
-	const slack = 50 // for two clocks that are read one after the other
+	const slack = 50 // ms, as the two clocks are read one after the other
 	return (ms - int64(now.Nanosecond()/1e6) - int64(mcMeta.bootTime) + slack) / 1000
 }
 
-// mcMetaUse takes over what goes on, and returns where the clock is to begin.
+// mcMetaUse takes over what mcMeta holds, and returns where the clock is to
+// begin.
 func mcMetaUse() relTime {
 	restartStopped = relTime(mcMeta.currentTime)
 	settings.oldestLive.Store(uint32(mcMeta.oldestLive))
 	setCasId(max(mcMeta.currentCas, 2))
 	loggerSetGid(mcMeta.loggerGid)
-	// The table was as large as it had to be: but not for more items than there
-	// is room for.
+	// The hash table starts as large as it was, but no larger than for as many
+	// items as the pages have room for.
 	power := min(int(mcMeta.hashpower), max(bits.Len(uint(len(restartPages)*settings.slabPageSize/itemSize)), hashpowerDefault))
 	settings.hashpowerInit = max(settings.hashpowerInit, power)
 	return restartStopped + relTime(mcMetaElapsed())
@@ -461,9 +464,9 @@ func main() {
 	}
 	limitFiles()
 
-	// First the listening sockets, which may need root for a low port, then
-	// lose root, then go to the background. Not as in C, where the sockets
-	// come last. Files, and the Unix socket, belong to the user that we become.
+	// First open the listening sockets, as a low port may need root; then lose
+	// root; then go to the background. Not as in C, where the sockets come
+	// last. Files and the Unix socket belong to the user that we become.
 	if options.daemonize && inheritSockets() {
 		os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	} else {
@@ -487,7 +490,7 @@ func main() {
 	authInit()
 
 	if options.lockMemory {
-		// Not as in C, what is never used is not locked either.
+		// Not as in C, memory that is never touched is not locked.
 		if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 			fmt.Fprintf(os.Stderr, "warning: -k invalid, mlockall() failed: %s\n", strerror(err))
 		}
@@ -522,7 +525,7 @@ func main() {
 	case graceStop:
 		fmt.Fprintf(os.Stderr, "Gracefully stopping\n")
 		if settings.memoryFile == "" {
-			pauseThreads(pauseWorkerThreads) // each has served what it was at
+			pauseThreads(pauseWorkerThreads) // each has answered what it had read
 		} else {
 			stopThreads()
 			restartMmapClose()
@@ -537,8 +540,8 @@ func main() {
 	}
 }
 
-// memoryInit makes the store and starts the clock. With -e it goes on with what
-// the process before has left.
+// memoryInit makes the store and starts the clock. With -e it reuses what the
+// previous process has left.
 func memoryInit() {
 	limit, begin := int(settings.maxbytes.Load()), relTime(clockBegin)
 	reuseMem := false
@@ -574,20 +577,20 @@ func authInit() {
 	}
 }
 
-// stopThreads has all threads but the main one hang, for good. None looks at an
+// stopThreads pauses all threads but the main one, for good: none looks at an
 // item any more.
 func stopThreads() {
 	pauseThreads(pauseAllThreads)
-	lruMaintainerBumps() // what the workers have noted
+	lruMaintainerBumps() // those that the workers have queued
 	for i := range itemLocks {
-		itemLocks[i].Lock() // for the thread that grows the hash table
+		itemLocks[i].Lock() // stops the thread that grows the hash table
 	}
 }
 
-// startThreads starts the workers and the threads in the background.
+// startThreads starts the workers and the background threads.
 func startThreads() {
-	// A thread that waits keeps its P, see pollWait: there have to be enough
-	// for all.
+	// A thread in a raw wait keeps its P (see poll.go), so there have to be
+	// enough for all.
 	spare := min(spareThreads(), max(runtime.GOMAXPROCS(0)-settings.numThreads, backgroundThreads+sslThreads()))
 	runtime.GOMAXPROCS(settings.numThreads + spare)
 

@@ -2,26 +2,30 @@
 // memcached: event_add, event_del, event_base_loop.
 //
 // How a thread waits decides what Go's scheduler does meanwhile. A goroutine
-// needs a P to run; sysmon is the thread that takes a P away from one that is
-// in a system call or runs for too long. There are three ways to wait:
+// needs a P to run. sysmon, a thread of the runtime, takes Ps away from threads
+// that stay in a system call, and asks goroutines that have run for 10 ms to
+// yield. While any P is in use sysmon keeps looking: every 20 microseconds at
+// first and, after some 60 looks with nothing to take, each a context switch,
+// every 10 ms. With all Ps idle it sleeps. There are three ways to wait:
 //
-//   - By an ordinary system call. The P stays with the thread until sysmon sees,
-//     after 10 ms, that it is not back. For that sysmon looks every 20
-//     microseconds at first: some 60 times a wait, each a switch of context. If
-//     all else is idle the thread that comes back wakes sysmon up again. A
-//     server with a request now and then spends most of its time so.
-//   - By a raw system call, of which the scheduler knows nothing. It costs the
-//     call and no more, but as long as one thread waits so sysmon looks every 10
-//     ms; it then asks the thread to let others run, which for a thread that
-//     has a goroutine of its own takes six futex calls. A thread that is pinned
-//     forgets that it was asked. A collector that stops the world waits until
-//     the call is over; see gcHandler.
-//   - Parked, as goroutines wait for files: the P is free at once, sysmon sleeps,
-//     and one thread of Go's own waits for all that are parked. To park and to
-//     be woken costs some ten switches.
+//   - In an ordinary system call. The thread keeps its P until sysmon has seen
+//     the call last for 10 ms; for less if other goroutines need a P, or if this
+//     one has had its P for 10 ms. sysmon starts again at 20 microseconds
+//     whenever it has taken a P, or is woken by a thread that enters or leaves
+//     such a call. A server with a request now and then spends most of its time
+//     on that: some 60 looks for each wait.
+//   - In a raw system call, which the scheduler does not see: the goroutine
+//     seems to run. This costs the call and no more, but sysmon looks every 10 ms
+//     and asks the goroutine to yield. For a thread that is locked to its
+//     goroutine yielding takes six futex calls, so the thread is pinned, and
+//     drops the request; see askedToYield. A collector that stops the world
+//     waits until the call is over; see gcHandler.
+//   - Parked, as goroutines wait for files. The P is free at once, sysmon can
+//     sleep, and one thread of Go's own waits for all that are parked. To park
+//     and to be woken costs some ten context switches.
 //
-// So a thread waits raw as long as there is work now and then, and parks when
-// nothing has happened for pollRawMsec.
+// So a thread waits raw while there is work now and then, and parks once nothing
+// has happened for pollRawMsec.
 
 package main
 
@@ -42,7 +46,7 @@ const pollRawMsec = 100
 
 type poll struct {
 	epfd   int
-	idle   bool     // the last wait was a raw one and brought nothing
+	idle   bool     // nothing has happened for pollRawMsec: so park
 	parkFd int      // an epoll descriptor that watches epfd while this thread parks
 	park   *os.File // the same, watched by Go's own poller
 	raw    syscall.RawConn
@@ -57,14 +61,15 @@ func pollInit(p *poll) (err error) {
 		return err
 	}
 	rawEpollCtl(p.parkFd, unix.EPOLL_CTL_ADD, p.epfd, unix.EpollEvent{Events: unix.EPOLLONESHOT})
-	if err = unix.SetNonblock(p.parkFd, true); err == nil { // else Go's poller does not take it
+	if err = unix.SetNonblock(p.parkFd, true); err == nil { // or Go's poller would not take it
 		p.park = os.NewFile(uintptr(p.parkFd), "epoll")
 		p.raw, err = p.park.SyscallConn()
 	}
 	return err
 }
 
-// pollAdd begins to watch fd. With events 0 only hang-ups are reported.
+// pollAdd begins to watch fd. With events 0 only hang-ups and errors are
+// reported.
 func pollAdd(p *poll, fd int, events uint32) error {
 	return pollCtl(p, unix.EPOLL_CTL_ADD, fd, events)
 }
@@ -82,8 +87,8 @@ func pollCtl(p *poll, op, fd int, events uint32) error {
 	return nil
 }
 
-// pollWait waits until a descriptor is ready, at most msec milliseconds, -1
-// for ever. It may return before that with no events.
+// pollWait waits until a descriptor is ready, for at most msec milliseconds; -1
+// sets no limit. It may return earlier, without events.
 func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 	if p.idle && msec != 0 {
 		n, err := pollPark(p, msec)
@@ -104,8 +109,10 @@ func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 	return p.events[:max(n, 0)], nil
 }
 
-// askedToYield makes a pinned thread forget that it was asked to let others run.
-// It is asked when it calls a function with a frame of some size.
+// askedToYield makes a pinned thread drop a request to yield. The request is
+// seen where a function checks its stack on entry, which small leaf functions do
+// not: hence the frame and the call. The runtime may repeat the request when the
+// thread next allocates or waits for a lock.
 //
 //go:noinline
 func askedToYield() {
@@ -116,8 +123,8 @@ func askedToYield() {
 //go:noinline
 func keep(*[256]byte) {}
 
-// pollPark waits parked. Only meanwhile does parkFd watch epfd, or Go's poller
-// would be woken by each event.
+// pollPark waits parked. parkFd watches epfd only meanwhile: otherwise each
+// event would wake Go's poller.
 func pollPark(p *poll, msec int) (n int, err error) {
 	e := rawEpollCtl(p.parkFd, unix.EPOLL_CTL_MOD, p.epfd, unix.EpollEvent{Events: evRead | unix.EPOLLONESHOT})
 	if e != 0 {
@@ -143,10 +150,10 @@ func pollPark(p *poll, msec int) (n int, err error) {
 	return max(n, 0), err
 }
 
-// blockPreemptSignal keeps the signal away with which the scheduler asks this
-// thread, a hundred times a second, to let others run: it would end waits and
-// cost as much as a request. The thread is asked at each call of a function,
-// too.
+// blockPreemptSignal blocks the signal with which sysmon asks this thread, up to
+// a hundred times a second, to yield: it would interrupt waits, and costs as
+// much as a request. The thread still sees the request at its next function
+// call.
 func blockPreemptSignal() {
 	var set unix.Sigset_t
 	set.Val[0] = 1 << (unix.SIGURG - 1)
@@ -155,11 +162,11 @@ func blockPreemptSignal() {
 	}
 }
 
-// usleep is usleep(3), for background threads. Not time.Sleep where it is
-// short: for that the scheduler must wake a second thread to keep the time.
-// A second or more ends with a tick of the clock, as each timer of Go's costs
-// some ten switches of context. A short sleep ends with a signal, as that may
-// come from a collector that wants this thread to stop.
+// usleep is usleep(3), for background threads. A sleep below 10 ms is a system
+// call: for time.Sleep the scheduler would wake a second thread to keep the
+// time. A signal ends it, as that may come from a collector that wants this
+// thread to stop. A sleep of a second or more waits for ticks of the clock: each
+// timer of Go's costs some ten context switches.
 func usleep(usec int) {
 	switch {
 	case usec >= 1000000:

@@ -1,7 +1,7 @@
 // System calls that do not block, for the workers. Unlike those of x/sys/unix
-// they do not tell Go's scheduler, which could think the worker blocked and
-// give its P to another thread; nor do they allocate. Also what
-// poll.go needs of the scheduler. Not in C.
+// they do not announce themselves to Go's scheduler, which could think that the
+// worker is blocked and give its P to another thread; nor do they allocate. Also
+// here: what poll.go needs of the scheduler. Not in C.
 
 package main
 
@@ -21,8 +21,8 @@ func rawWrite(fd int, b []byte) (int, unix.Errno) {
 	return int(n), e
 }
 
-// rawRecv and rawSend are for sockets: a shorter way through the kernel than
-// read and write.
+// rawRecv and rawSend are for sockets: their way through the kernel is shorter
+// than that of read and write.
 
 func rawRecv(fd int, b []byte) (int, unix.Errno) {
 	n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, 0, 0)
@@ -52,7 +52,7 @@ func rawEpollCtl(epfd, op, fd int, event unix.EpollEvent) unix.Errno {
 	return e
 }
 
-// Unlike those above, these two do block, but not for long.
+// Unlike the calls above, these two do block, but not for long.
 
 func rawNanosleep(ts *unix.Timespec) {
 	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(ts)), 0, 0)
@@ -64,8 +64,8 @@ func rawEpollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno
 	return int(n), e
 }
 
-// procPin keeps the scheduler from taking this thread's P away, and from letting
-// another goroutine run on it, until procUnpin.
+// procPin disables preemption until procUnpin: this goroutine keeps its thread
+// and its P.
 //
 //go:linkname procPin runtime.procPin
 func procPin() int
@@ -82,7 +82,7 @@ func rawSeccompAvail(action uint32) error {
 	return nil
 }
 
-// rawSeccomp puts a filter on all threads.
+// rawSeccomp puts filter on all threads of the process.
 func rawSeccomp(filter []unix.SockFilter) error {
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	tid, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC,
@@ -90,7 +90,7 @@ func rawSeccomp(filter []unix.SockFilter) error {
 	switch {
 	case e != 0:
 		return e
-	case tid != 0: // a thread that has other filters
+	case tid != 0: // tid is a thread that has other filters
 		return unix.ESRCH
 	}
 	return nil

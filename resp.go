@@ -1,6 +1,6 @@
 // Replies: gathering them and sending them. From memcached.c: resp_*,
 // out_string, transmit. Not as in C, where each reply is an object with a
-// buffer of its own: all that is answered to one read is one resp.
+// buffer of its own: all replies to one read form one resp.
 
 package main
 
@@ -14,23 +14,23 @@ import (
 )
 
 const (
-	wbufSize  = 64 << 10 // bytes of replies to one connection, after which they leave
-	roundBufs = 4        // times that, for the replies of a round
+	wbufSize  = 64 << 10 // most bytes gathered for one connection before they are sent
+	roundBufs = 4        // times wbufSize, for the replies of a round
 
 	// A value of at most this many bytes is copied into the reply while its
-	// item is locked. A larger one leaves from its slab, which costs another
-	// two turns of the lock.
+	// item is locked. A larger one is sent from its slab, which costs locking
+	// the item once more.
 	respCopyMax = 2048
 
-	// Replies that count as one read buffer against -o read_buf_mem_limit,
-	// which is what they take in C.
+	// How many replies count as one read buffer against -o read_buf_mem_limit:
+	// in C they take as much memory.
 	respPerBuffer = 13
 
-	respIovMax = 256  // pieces of replies to one connection, after which they leave
-	iovMax     = 1024 // of writev(2)
+	respIovMax = 256  // most pieces gathered for one connection before they are sent
+	iovMax     = 1024 // most pieces that writev(2) takes
 )
 
-// Errors that clients are told in more than one place.
+// Errors that are sent from more than one place.
 const (
 	errBadFormat       = "CLIENT_ERROR bad command line format"
 	errBadExptime      = "CLIENT_ERROR invalid exptime argument"
@@ -44,23 +44,23 @@ const (
 	errNoMemoryRead    = "SERVER_ERROR Out of memory during read"
 )
 
-// A resp is what a client is to be sent: the pieces of iov in order, then
-// wbuf from done on.
+// A resp is what is to be sent to a client: the pieces of iov in order, then
+// wbuf[done:].
 type resp struct {
-	lent  bool // wbuf and iov lie in the worker's; otherwise they are its own
+	lent  bool // wbuf and iov are parts of the worker's; otherwise they are its own
 	wbuf  []byte
-	done  int       // bytes of wbuf that were sent or are part of iov
+	done  int       // bytes of wbuf that are sent, or that iov covers
 	iov   []respIov // pieces not sent yet
 	count int       // replies in it
 	mark  respMark  // where the reply to the current command begins
 }
 
-// A respIov is n bytes at off: of the value of an item, or of wbuf if it is
-// nil.
+// A respIov is n bytes at offset off of an item's value, or of wbuf if there is
+// no item.
 type respIov struct {
-	it     *item      // with a reference, but without its lock, so:
-	data   []byte     // its value,
-	chunk  *itemChunk // or the first chunk of it
+	it     *item      // holds a reference but not the lock; nil for wbuf
+	data   []byte     // the value of an item that is not chunked
+	chunk  *itemChunk // the first chunk of one that is
 	off, n int
 }
 
@@ -69,13 +69,13 @@ type respMark struct{ wbuf, iov, done, count int }
 type transmitResult int
 
 const (
-	transmitComplete   transmitResult = iota // all is written
-	transmitIncomplete                       // there is more to write
-	transmitSoftError                        // no more can be written now
+	transmitComplete   transmitResult = iota // all is sent
+	transmitIncomplete                       // there is more to send
+	transmitSoftError                        // the socket takes no more for now
 	transmitHardError                        // the state is set to connClosing
 )
 
-// respReset drops what the current command has answered, and is not sent.
+// respReset drops the current command's reply, except what has been sent of it.
 func respReset(c *conn) {
 	r := c.resp
 	for i := r.mark.iov; i < len(r.iov); i++ {
@@ -90,8 +90,8 @@ func respReset(c *conn) {
 	r.count = r.mark.count
 }
 
-// respAddItem appends the first n bytes of an item's value, and takes over
-// the caller's reference to it. The item is locked.
+// respAddItem appends the first n bytes of an item's value and takes over the
+// caller's reference. The caller holds the item's lock.
 func respAddItem(c *conn, it *item, n int) {
 	r := c.resp
 	if len(r.wbuf) > r.done {
@@ -107,8 +107,9 @@ func respAddItem(c *conn, it *item, n int) {
 	r.iov = append(r.iov, v)
 }
 
-// respAddValue appends the first n bytes of an item's value, which it either
-// copies or keeps the caller's reference for. The item is locked.
+// respAddValue appends the first n bytes of an item's value. It copies a small
+// value and drops the caller's reference; for a large one it keeps the
+// reference until the value is sent. The caller holds the item's lock.
 func respAddValue(c *conn, it *item, n int) {
 	if it.nbytes > respCopyMax || it.itFlags&itemChunked != 0 {
 		respAddItem(c, it, n)
@@ -118,14 +119,14 @@ func respAddValue(c *conn, it *item, n int) {
 	doItemRemove(it)
 }
 
-// respFull tells whether what is gathered should leave before there is more.
+// respFull tells whether to send what is gathered before more is added.
 func respFull(c *conn) bool {
 	r := c.resp
 	return r != nil && (len(r.wbuf) > wbufSize-2*respCopyMax || len(r.iov) > respIovMax-2 || c.transport == udpTransport)
 }
 
-// respLend returns a resp whose buffers begin where those of the one lent
-// before end: all replies of a round lie in one piece of memory.
+// respLend returns an empty resp whose buffers begin where those of the resp
+// lent before end: all replies of a round lie back to back.
 func respLend(t *thread) *resp {
 	respClose(t)
 	var r *resp
@@ -140,7 +141,8 @@ func respLend(t *thread) *resp {
 	return r
 }
 
-// respClose ends what was lent last: if it grows still, it moves elsewhere.
+// respClose ends the room of the resp lent last: if that still grows, it moves
+// elsewhere.
 func respClose(t *thread) {
 	r := t.lastLent
 	if r == nil {
@@ -159,7 +161,7 @@ func respClose(t *thread) {
 	}
 }
 
-// respReturn undoes respLend. When the last one comes back the worker's buffers
+// respReturn takes back a lent resp. With the last one, the worker's buffers
 // are empty again.
 func respReturn(t *thread, r *resp) {
 	if t.lastLent == r {
@@ -172,15 +174,15 @@ func respReturn(t *thread, r *resp) {
 	}
 }
 
-// respKeep gives c a resp of its own, since it must wait before all is sent;
-// the worker's buffers are for the next round.
+// respKeep moves c's replies to buffers of their own, as c must wait before all
+// are sent: the next round needs the worker's buffers.
 func respKeep(c *conn) {
 	r := c.resp
 	if !r.lent {
 		return
 	}
 	own := &resp{count: r.count, iov: append([]respIov(nil), r.iov...)}
-	// Only what is not sent is kept.
+	// Keep only what is not sent.
 	skip := len(r.wbuf)
 	for _, v := range own.iov {
 		if v.it == nil {
@@ -200,8 +202,8 @@ func respKeep(c *conn) {
 	c.resp = own
 }
 
-// respStart begins the reply to a command. It fails if too many replies wait
-// to be sent already.
+// respStart begins the reply to a command. It returns false if too many replies
+// are waiting to be sent.
 func respStart(c *conn) bool {
 	if c.resp == nil {
 		c.resp = respLend(c.thread)
@@ -213,7 +215,8 @@ func respStart(c *conn) bool {
 
 func respSetMark(r *resp) { r.mark = respMark{len(r.wbuf), len(r.iov), r.done, r.count} }
 
-// respCount counts another reply, as each key of a get is one, too.
+// respCount counts one more reply; each key of a get is one, too. It returns
+// false at the limit.
 func respCount(c *conn) bool {
 	t := c.thread
 	if t.respLimit != 0 && t.respCount >= t.respLimit {
@@ -225,7 +228,7 @@ func respCount(c *conn) bool {
 	return true
 }
 
-// respRelease ends c's resp, with all references that it holds.
+// respRelease drops c's resp and all references that it holds.
 func respRelease(c *conn) {
 	r := c.resp
 	if r == nil {
@@ -243,8 +246,8 @@ func respRelease(c *conn) {
 	c.resp = nil
 }
 
-// outString answers one line, in place of what the command has answered so
-// far, or nothing at all with noreply.
+// outString makes one line the whole reply to the command; with noreply there
+// is none.
 func outString[T string | []byte](c *conn, str T) {
 	respReset(c)
 	if c.noreply {
@@ -260,13 +263,13 @@ func outString[T string | []byte](c *conn, str T) {
 	connSetState(c, connNewCmd)
 }
 
-// outErrstring is outString for errors that are told even with noreply.
+// outErrstring is outString for errors that are sent even with noreply.
 func outErrstring(c *conn, str string) {
 	c.noreply = false
 	outString(c, str)
 }
 
-// outOfMemory answers an error in the terms of c's protocol.
+// outOfMemory answers asciiError, or its counterpart in the binary protocol.
 func outOfMemory(c *conn, asciiError string) {
 	if c.protocol == binaryProt {
 		writeBinError(c, protocolBinaryResponseEnomem, strings.TrimPrefix(asciiError, "SERVER_ERROR "), 0)
@@ -275,8 +278,8 @@ func outOfMemory(c *conn, asciiError string) {
 	outString(c, asciiError)
 }
 
-// transmitPre fills t.iov with as much of r as writev takes, and returns its
-// length in bytes.
+// transmitPre fills t.iov with as much of r as one writev takes, and returns
+// how many bytes that is.
 func transmitPre(t *thread, r *resp) int {
 	t.iov = t.iov[:0]
 	total := 0
@@ -319,8 +322,8 @@ func transmitPre(t *thread, r *resp) int {
 	return total
 }
 
-// transmitPost strikes n bytes off what is to be sent. It returns true if
-// nothing is left.
+// transmitPost removes the n bytes just sent from r. It returns true if nothing
+// is left.
 func transmitPost(r *resp, n int) bool {
 	i := 0
 	for i < len(r.iov) {
@@ -345,17 +348,17 @@ func transmitPost(r *resp, n int) bool {
 	return r.done == len(r.wbuf)
 }
 
-// An ioResult is what came of a system call that was made for a connection
-// before its state machine asks for it.
+// An ioResult is the result of a receive or send that was made for a connection
+// before its state machine needs it.
 type ioResult struct {
-	done bool // and not asked for yet
-	n    int  // bytes, of
-	want int  // which is only for sending
+	done bool // made, and the result not used yet
+	n    int  // bytes moved, or -1
+	want int  // bytes to send; only for a send
 	e    unix.Errno
 }
 
-// transmitCount counts all of c's replies as written, so that whoever reads
-// them finds them counted. What the socket does not take is taken back.
+// transmitCount counts all of c's replies as written, in advance, so that
+// whoever reads them finds them counted. What is not sent is subtracted later.
 func transmitCount(c *conn) {
 	r := c.resp
 	c.io.want = len(r.wbuf) - r.done
@@ -365,7 +368,7 @@ func transmitCount(c *conn) {
 	c.thread.stats.pending.n[statBytesWritten] += uint64(c.io.want)
 }
 
-// transmitStart makes the system call for what transmitCount has counted.
+// transmitStart sends what transmitCount has counted, with one system call.
 func transmitStart(c *conn) {
 	r, t := c.resp, c.thread
 	c.io.done = true
@@ -387,8 +390,8 @@ func transmitStart(c *conn) {
 	}
 }
 
-// transmit sees what came of transmitStart. What the current command has
-// answered by now stays: respReset can no longer take it back.
+// transmit handles the result of the send. If some is left, respReset can no
+// longer drop what the current command has answered so far.
 func transmit(c *conn) transmitResult {
 	r, t := c.resp, c.thread
 	n, e, want := c.io.n, c.io.e, c.io.want
@@ -403,14 +406,14 @@ func transmit(c *conn) transmitResult {
 			return transmitComplete
 		}
 		respSetMark(r)
-		c.lastCmdTime = currentTime.Load() // it is not idle
+		c.lastCmdTime = currentTime.Load() // c is not idle
 		if n == want {
 			return transmitIncomplete
 		}
 	case e == unix.EINTR:
 		return transmitIncomplete
 	case e != unix.EAGAIN:
-		// A real error, on which we close the connection.
+		// Any other error closes the connection.
 		if settings.verbose.Load() > 0 {
 			perror("Failed to write, and not due to blocking", e)
 		}

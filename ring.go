@@ -1,7 +1,7 @@
 // io_uring: all receives of a round in one system call, and all sends in
 // another. epoll still says which sockets are ready, so that nothing in the ring
-// ever waits. Where the kernel refuses a ring, or with -o no_io_uring, the same
-// is done by plain calls. Not in C.
+// ever waits. Where the kernel refuses a ring, or with -o no_io_uring, plain
+// calls do the same. Not in C.
 
 package main
 
@@ -15,9 +15,9 @@ import (
 // From linux/io_uring.h.
 const (
 	ioringSetupClamp        = 1 << 4
-	ioringSetupRDisabled    = 1 << 6  // until ioringRegisterEnableRings
+	ioringSetupRDisabled    = 1 << 6  // disabled until ioringRegisterEnableRings
 	ioringSetupSingleIssuer = 1 << 12 // one thread submits
-	ioringSetupDeferTaskrun = 1 << 13 // completions are worked on when asked for
+	ioringSetupDeferTaskrun = 1 << 13 // completions are processed only when we ask for them
 	ioringFeatSingleMmap    = 1 << 0
 	ioringOffSqes           = 0x10000000
 	ioringEnterGetevents    = 1 << 0
@@ -29,7 +29,7 @@ const (
 	ioringRestrictionSqeOp     = 1
 )
 
-// struct io_uring_restriction, here what is allowed.
+// struct io_uring_restriction, here an operation that is allowed.
 type ioUringRestriction struct {
 	opcode uint16
 	sqeOp  uint8
@@ -72,10 +72,10 @@ type ioUringParams struct {
 	}
 }
 
-// A ring is one worker's. Only its own thread touches it.
+// A ring belongs to one worker. Only that worker's thread touches it.
 type ring struct {
 	fd    int
-	conns []*conn // what has been prepared, in order; userData is the index
+	conns []*conn // of the prepared operations, in order; userData is the index
 
 	sqTail         *uint32
 	sqMask         uint32
@@ -85,16 +85,16 @@ type ring struct {
 	cqes           []ioUringCqe
 }
 
-// With fewer connections in a round plain calls are as fast.
+// With fewer connections in a round, plain calls are as fast.
 const ringLeast = 3
 
-// ringInit makes a ring with room for a round. It returns nil if the system
-// refuses one.
+// ringInit makes a ring with room for a round. It returns nil if the kernel
+// refuses.
 func ringInit() *ring {
 	var p ioUringParams
 	var fd uintptr
 	e := unix.EINVAL
-	for _, flags := range []uint32{ioringSetupSingleIssuer | ioringSetupDeferTaskrun, 0} { // the latter before Linux 6.1
+	for _, flags := range []uint32{ioringSetupSingleIssuer | ioringSetupDeferTaskrun, 0} { // 0 is for Linux before 6.1
 		p = ioUringParams{flags: flags | ioringSetupClamp | ioringSetupRDisabled}
 		fd, _, e = unix.RawSyscall(unix.SYS_IO_URING_SETUP, roundMax, uintptr(unsafe.Pointer(&p)), 0)
 		if e != unix.EINVAL {
@@ -128,14 +128,14 @@ func ringInit() *ring {
 	r.cqHead, r.cqTail, r.cqMask = word(p.cqOff.head), word(p.cqOff.tail), *word(p.cqOff.ringMask)
 	r.sqes = unsafe.Slice((*ioUringSqe)(unsafe.Pointer(&sqes[0])), p.sqEntries)
 	r.cqes = unsafe.Slice((*ioUringCqe)(unsafe.Pointer(&rings[p.cqOff.cqes])), p.cqEntries)
-	for i := range p.sqEntries { // each place of the queue is always for the same sqe
+	for i := range p.sqEntries { // entry i of the queue always stands for sqe i
 		*word(p.sqOff.array + 4*i) = i
 	}
 	return r
 }
 
-// ringRestrict leaves receives and sends to a ring, and no more: filters of
-// system calls (priv.go) do not see what a ring is told. It takes Linux 5.10.
+// ringRestrict allows only receives and sends on the ring: system call filters
+// (priv.go) do not see what a ring does. It returns false before Linux 5.10.
 func ringRestrict(fd int) bool {
 	allowed := [...]ioUringRestriction{
 		{opcode: ioringRestrictionSqeOp, sqeOp: ioringOpSend},
@@ -149,7 +149,7 @@ func ringRestrict(fd int) bool {
 	return e == 0
 }
 
-// ringPrep prepares to receive into b, or to send it, for c.
+// ringPrep prepares one operation for c: to receive into b, or to send b.
 func ringPrep(r *ring, op uint8, c *conn, b []byte) {
 	tail := *r.sqTail
 	r.sqes[tail&r.sqMask] = ioUringSqe{
@@ -161,12 +161,12 @@ func ringPrep(r *ring, op uint8, c *conn, b []byte) {
 		userData: uint64(len(r.conns)),
 	}
 	atomic.StoreUint32(r.sqTail, tail+1)
-	c.io.n, c.io.e = -1, unix.EIO // unless a completion says something else
+	c.io.n, c.io.e = -1, unix.EIO // unless a completion says otherwise
 	r.conns = append(r.conns, c)
 }
 
-// ringSubmit does all that has been prepared, and leaves what came of it in
-// each conn's io.
+// ringSubmit runs all prepared operations and leaves each result in its conn's
+// io.
 func ringSubmit(r *ring) {
 	submit, left := len(r.conns), len(r.conns)
 	for left > 0 {
@@ -176,7 +176,7 @@ func ringSubmit(r *ring) {
 			submit -= int(n)
 		case unix.EINTR, unix.EAGAIN, unix.EBUSY:
 		default:
-			left = 0 // those without a completion are closed
+			left = 0 // conns without a completion are closed
 		}
 		head := *r.cqHead
 		for ; head != atomic.LoadUint32(r.cqTail); head++ {

@@ -20,13 +20,13 @@ const (
 	connWaiting                    // wait for a readable socket
 	connRead                       // read a command line
 	connParseCmd                   // try to find a command in what was read
-	connWrite                      // nobody comes here any more, as in 1.6; see connMwrite
+	connWrite                      // unused, as in 1.6; see connMwrite
 	connNread                      // read a value of known length
-	connSwallow                    // read a value that nobody wants
+	connSwallow                    // read and discard the value of a refused command
 	connClosing                    // close this connection
 	connMwrite                     // write gathered replies
-	connClosed                     // it is closed
-	connWatch                      // a side thread has it, as a watcher
+	connClosed                     // the connection is closed
+	connWatch                      // lent to a side thread: logger, crawler or TLS handshake
 )
 
 type tryReadResult int
@@ -35,10 +35,10 @@ const (
 	readDataReceived tryReadResult = iota
 	readNoDataReceived
 	readError       // on the socket, or the client has hung up
-	readMemoryError // the line is longer than we want to keep; an answer is under way
+	readMemoryError // the line is too long to keep; an error is being sent
 )
 
-// Longest line of a get that we keep, in bytes. C has no limit.
+// Longest line of a get that we accept, in bytes. C has no limit.
 const maxGetLine = 64 << 20
 
 func stateText(state connState) string {
@@ -57,8 +57,8 @@ func connSetState(c *conn, state connState) {
 	c.state = state
 }
 
-// resetCmdHandler makes c ready for its next command, and finds out where
-// that is to come from.
+// resetCmdHandler readies c for its next command: c parses what has been read,
+// or else sends its replies, or else waits.
 func resetCmdHandler(c *conn) {
 	c.cmd = -1
 	if c.item != nil {
@@ -75,7 +75,7 @@ func resetCmdHandler(c *conn) {
 	}
 }
 
-// completeNread has the whole value of a storage command.
+// completeNread runs a storage command whose value has been read.
 func completeNread(c *conn) {
 	if c.protocol == binaryProt {
 		completeNreadBinary(c)
@@ -85,7 +85,7 @@ func completeNread(c *conn) {
 }
 
 // tryReadCommand serves one command from the read buffer. It returns false
-// if there is no whole one.
+// if the buffer holds no complete one.
 func tryReadCommand(c *conn) bool {
 	if c.protocol == negotiatingProt || c.transport == udpTransport {
 		tryReadCommandNegotiate(c)
@@ -99,9 +99,9 @@ func tryReadCommand(c *conn) bool {
 	return tryReadCommandAscii(c)
 }
 
-// tryReadCommandNegotiate tells the protocol from the first byte, of a
-// connection or of a datagram. It does not come to that with -Y or -S, which
-// each leave but one protocol.
+// tryReadCommandNegotiate tells the protocol from the first byte of a
+// connection or of a datagram. With -Y or -S it is never called: each of them
+// allows only one protocol.
 func tryReadCommandNegotiate(c *conn) {
 	first := c.rbuf[c.rcurr]
 	if c.transport == udpTransport {
@@ -116,8 +116,8 @@ func tryReadCommandNegotiate(c *conn) {
 	}
 }
 
-// readFd is recv(2), once more where a signal came in between. It returns 0
-// at the end of the stream.
+// readFd is recv(2), retried if a signal interrupts it. It returns 0 and no
+// error at the end of the stream.
 func readFd(c *conn, b []byte) (int, unix.Errno) {
 	if c.transport == udpTransport {
 		return -1, unix.EAGAIN // a command ends with its datagram
@@ -139,9 +139,8 @@ func readFd(c *conn, b []byte) (int, unix.Errno) {
 	}
 }
 
-// readRoom returns where in c's read buffer the next bytes go: behind the part
-// of a command that is left from before. It returns nil if a line is longer
-// than we keep.
+// readRoom returns the part of c's read buffer for the next bytes, after what
+// is left of the last read. It returns nil if a line has reached maxGetLine.
 func readRoom(c *conn) []byte {
 	if c.rcurr != 0 {
 		copy(c.rbuf, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
@@ -158,7 +157,8 @@ func readRoom(c *conn) []byte {
 	return c.rbuf[c.rbytes:]
 }
 
-// tryReadNetwork reads once what has come, unless the round has done so.
+// tryReadNetwork takes what the round has received for c; if the round has
+// not, it receives once.
 func tryReadNetwork(c *conn) tryReadResult {
 	if !c.io.done {
 		room := readRoom(c)
@@ -188,8 +188,8 @@ func tryReadNetwork(c *conn) tryReadResult {
 	return readError
 }
 
-// updateEvent makes epoll look for these events on c. If it cannot, c begins
-// to close.
+// updateEvent makes epoll watch c for events. On failure it sets connClosing
+// and returns false.
 func updateEvent(c *conn, events uint32) bool {
 	if c.evFlags == events {
 		return true
@@ -209,7 +209,7 @@ func updateEvent(c *conn, events uint32) bool {
 	return true
 }
 
-// readIntoItem moves what the read buffer has of the value into the item
+// readIntoItem copies the value's bytes from the read buffer into the item
 // (C: read_into_chunked_item). It returns false if there is no memory for
 // another chunk.
 func readIntoItem(c *conn) bool {
@@ -226,8 +226,8 @@ func readIntoItem(c *conn) bool {
 	return true
 }
 
-// nreadRoom is where the next bytes of the value go. It returns false if
-// there is no memory for another chunk.
+// nreadRoom returns the part of the item for the next bytes of the value. It
+// returns false if there is no memory for another chunk.
 func nreadRoom(c *conn) ([]byte, bool) {
 	left := c.rlbytes + c.rtail
 	if c.rchunk == nil {
@@ -245,7 +245,7 @@ func nreadRoom(c *conn) ([]byte, bool) {
 	return room[:min(len(room), c.rlbytes)], true
 }
 
-// nreadAdvance notes that n bytes of the value were put where nreadRoom said.
+// nreadAdvance notes that n bytes of the value were put into nreadRoom's slice.
 func nreadAdvance(c *conn, n int) {
 	if c.rchunk != nil {
 		c.rchunk.used += int32(n)
@@ -294,7 +294,7 @@ func driveMachine(c *conn) {
 		case connParseCmd:
 			if !tryReadCommand(c) {
 				if c.resp != nil {
-					// Not as in 1.5.12: what was answered leaves in the meantime.
+					// Not as in 1.5.12: send the replies so far in the meantime.
 					connSetState(c, connMwrite)
 				} else {
 					connSetState(c, connWaiting)
@@ -313,8 +313,8 @@ func driveMachine(c *conn) {
 			default:
 				c.thread.stats.pending.n[statConnYields]++
 				if c.rbytes > 0 || sslPending(c) {
-					// Not as in C, which waits for a writable socket: epoll
-					// knows nothing of what we have read already.
+					// Not as in C, which waits until the socket is writable:
+					// epoll does not report input that we have read already.
 					connYield(c)
 					stop = true
 				} else {
@@ -331,7 +331,7 @@ func driveMachine(c *conn) {
 		case connWrite, connMwrite:
 			if c.resp != nil && c.transport != udpTransport && !c.io.done {
 				c.thread.sends = append(c.thread.sends, c)
-				return // to go on in roundSend
+				return // roundSend goes on
 			}
 			stop = driveMwrite(c)
 
@@ -348,7 +348,8 @@ func driveMachine(c *conn) {
 			panic("driveMachine: conn is closed")
 
 		case connWatch:
-			// A side thread has c now; it is not ours to touch.
+			// c belongs to a side thread now: do not touch it. A TLS
+			// handshake begins, or goes on, with this event.
 			if tlsBuild && c.ssl != nil {
 				sslWake(c.ssl)
 			}
@@ -358,8 +359,8 @@ func driveMachine(c *conn) {
 	connPublish(c)
 }
 
-// driveNread reads a value of which c.rlbytes bytes are still to come. It
-// returns true if c must wait.
+// driveNread reads the remaining c.rlbytes bytes of a value, then runs its
+// command. It returns true if c must wait.
 func driveNread(c *conn) bool {
 	if c.rlbytes == 0 {
 		completeNread(c)
@@ -378,15 +379,15 @@ func driveNread(c *conn) bool {
 	n, e := readFd(c, room)
 	if n > 0 {
 		nreadAdvance(c, n)
-		// A short read has emptied the socket: there is no need to ask again.
+		// A short read has emptied the socket: do not read again.
 		return n < len(room) && !sslPending(c) && waitForValue(c)
 	}
 	return driveReadNothing(c, e)
 }
 
-// waitForValue makes c wait for more of a value. What was answered before
-// leaves now: the client may want to see it before it sends the rest. It
-// returns false if c need not wait, but close.
+// waitForValue makes c wait for more of a value. Earlier replies are sent now:
+// the client may want to see them before it sends the rest. It returns false if
+// c is to close instead.
 func waitForValue(c *conn) bool {
 	if c.transport == udpTransport {
 		// The rest of the value will not come in another datagram.
@@ -408,8 +409,8 @@ func waitForValue(c *conn) bool {
 	return updateEvent(c, evRead)
 }
 
-// driveReadNothing deals with a read that brought nothing. It returns true if
-// c must wait for more.
+// driveReadNothing handles a read that returned no bytes. It returns true if c
+// must wait for more.
 func driveReadNothing(c *conn, e unix.Errno) bool {
 	switch e {
 	case 0:
@@ -427,7 +428,7 @@ func driveReadNothing(c *conn, e unix.Errno) bool {
 }
 
 // driveNreadError answers that there is no memory for the rest of a chunked
-// item, which is then swallowed.
+// item, and has the rest swallowed.
 func driveNreadError(c *conn) bool {
 	if c.resp == nil && !respStart(c) {
 		connSetState(c, connClosing)
@@ -438,9 +439,9 @@ func driveNreadError(c *conn) bool {
 	return false
 }
 
-// connSwallowValue makes c throw away the next n bytes, the value of a command
-// that has been refused. The refusal is held back until they have come: a
-// proxy takes an answer to a request that it is still sending for a stray one.
+// connSwallowValue makes c discard the next n bytes, the value of a refused
+// command. The refusal is held back until they have come: a proxy that gets an
+// answer while it is still sending the request takes it for a stray one.
 func connSwallowValue(c *conn, n int) {
 	c.refusal = append(c.refusal[:0], c.resp.wbuf[c.resp.mark.wbuf:]...)
 	respReset(c)
@@ -448,8 +449,8 @@ func connSwallowValue(c *conn, n int) {
 	connSetState(c, connSwallow)
 }
 
-// driveSwallow reads c.sbytes bytes, or what is left of a datagram, and throws
-// them away. It returns true if c must wait.
+// driveSwallow discards c.sbytes bytes, or what is left of a datagram, then
+// gives the answer held back. It returns true if c must wait.
 func driveSwallow(c *conn) bool {
 	if c.sbytes <= 0 || c.rbytes == 0 && c.transport == udpTransport {
 		c.sbytes = 0
@@ -480,7 +481,8 @@ func driveSwallow(c *conn) bool {
 	return driveReadNothing(c, e)
 }
 
-// driveMwrite sends what has been gathered. It returns true if c must wait.
+// driveMwrite completes the send that the round has made for c; over UDP it
+// sends the replies itself. It returns true if c must wait.
 func driveMwrite(c *conn) bool {
 	res := transmitComplete
 	if c.resp != nil {
@@ -498,22 +500,23 @@ func driveMwrite(c *conn) bool {
 			connSetState(c, connClosing)
 		}
 	case transmitIncomplete, transmitHardError:
-		// Go on in the state machine.
+		// Go on with the state machine.
 	case transmitSoftError:
 		return true
 	}
 	return false
 }
 
-// eventHandler takes the connection on fd, for which t's epoll has reported an
-// event, into the round.
+// eventHandler adds the connection on fd, for which t's epoll has reported an
+// event, to the round.
 func eventHandler(t *thread, fd int) {
 	c := conns[fd].Load()
-	// Not as in C, there is no event_del before close(2), and epoll forgets a
-	// descriptor only when nobody is about it any more: getpeername(2) of
-	// "stats conns" on another worker may be. By then it can be another's.
+	// The event may be stale. Not as in C, no event_del precedes close(2), and
+	// epoll drops a socket only when its last user is done: "stats conns" on
+	// another worker may still be in getpeername(2). By then fd may belong to
+	// another worker's connection.
 	if s := connSeen(c); s.threadId != t.id || s.state == connClosed || c.yielded {
-		return // what has yielded is in the round already
+		return // a conn that has yielded is in the round already
 	}
 	t.round = append(t.round, c)
 }

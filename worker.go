@@ -1,4 +1,5 @@
-// Worker threads and the connection queue. From thread.c; libevent is poll.go.
+// Worker threads and the connection queue. From thread.c; poll.go stands in for
+// libevent.
 
 package main
 
@@ -12,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Why a worker was woken: the byte written to its pipe says the same.
+// Why a worker is woken. The byte written to its pipe says the same.
 type cqMode byte
 
 const (
@@ -20,7 +21,7 @@ const (
 	queueRedispatch cqMode = 'r' // a connection comes back from a side thread
 	queuePause      cqMode = 'p' // report in, then hang until resumed
 	queueTimeout    cqMode = 't' // a client has been idle for too long
-	queueClose      cqMode = 'x' // a side thread is done with a connection
+	queueClose      cqMode = 'x' // a side thread wants a connection closed
 )
 
 // A cqItem is an entry of a worker's queue.
@@ -34,20 +35,21 @@ type cqItem struct {
 	next      *cqItem
 }
 
-// A connQueue hands entries to a worker in the order of their coming.
+// A connQueue passes entries to a worker, first in, first out.
 type connQueue struct {
 	lock       sync.Mutex
 	head, tail *cqItem
-	free       *cqItem // used before; the queue does not make garbage
+	free       *cqItem // used entries, for reuse: the queue makes no garbage
 }
 
-// A thread is a worker (LIBEVENT_THREAD). All but the queue and what lies
-// behind a lock is its own.
+// A thread is a worker (LIBEVENT_THREAD). Only the worker touches its fields,
+// except for napiId, the queue, whatever a lock guards, and what is set once
+// at the start.
 type thread struct {
 	id              int
-	napiId          int // receive queue that this worker serves; main thread only
+	napiId          int // NIC receive queue that it serves, 0 for none; main thread only
 	poll            poll
-	notifyReceiveFd int // pipe: one byte for each item in evQueue
+	notifyReceiveFd int // pipe: one byte for each entry of evQueue
 	notifySendFd    int
 	evQueue         connQueue
 
@@ -57,40 +59,40 @@ type thread struct {
 	bumpBuf *lruBumpBuf // lru.go
 
 	rbufCache [][]byte // read buffers not lent to a connection
-	rbufs     int      // read buffers made
-	rbufLimit int      // most that may be made, 0 for no limit
-	respCount int      // replies gathered and not sent, and their limit
-	respLimit int
+	rbufs     int      // read buffers allocated
+	rbufLimit int      // maximum of rbufs, 0 for no limit
+	respCount int      // replies gathered and not sent
+	respLimit int      // maximum of respCount, 0 for no limit
 
 	ring    *ring   // nil if there is none
-	round   []*conn // to be served in this round
-	recvs   []*conn // to be received for in it
-	sends   []*conn // have come to connMwrite in it
-	sending []*conn // those of them that are being sent to
-	yielded []*conn // have input left but had their turn (-R); for the next round
+	round   []*conn // conns to serve in this round
+	recvs   []*conn // those to receive for before that
+	sends   []*conn // those that have reached connMwrite
+	sending []*conn // those that roundSend is sending to
+	yielded []*conn // used up their turn (-R) with input left; for the next round
 
-	wbuf      []byte       // replies of the round, one after the other; see respLend
-	riov      []respIov    // and their pieces
-	lastLent  *resp        // whose replies come last in these, and may grow
-	respsLent int          // resps that lie in these
-	resps     []*resp      // not lent
-	iov       []unix.Iovec // for transmit
-	sslWbuf   []byte       // for sslSendmsg
+	wbuf      []byte       // replies of the round, back to back; see respLend
+	riov      []respIov    // their pieces, likewise
+	lastLent  *resp        // the last resp in both, which may still grow
+	respsLent int          // resps lent and not returned
+	resps     []*resp      // free ones
+	iov       []unix.Iovec // scratch of transmitPre
+	sslWbuf   []byte       // scratch of sslSendmsg
 
 	pr          parser // the line being parsed
-	lookedAhead int    // how far lookAhead has come in the read buffer
+	lookedAhead int    // how far lookAhead has looked in the read buffer
 }
 
 var (
 	threads    []*thread
-	lastThread = -1 // which one got a connection most recently; main thread only
+	lastThread = -1 // index of the one that got the latest connection; main thread only
 
-	// Held to make the workers hang when they have reported in.
+	// While it is held, workers that have reported in hang.
 	workerHangLock sync.Mutex
 
 	initLock  sync.Mutex
 	initCond  = sync.NewCond(&initLock)
-	initCount int // workers that have reported in and hang
+	initCount int // workers that have reported in and hang; guarded by initLock
 )
 
 type pauseThreadTypes int
@@ -102,19 +104,22 @@ const (
 	resumeWorkerThreads
 )
 
-// waitForThreadRegistration expects initLock.
+// waitForThreadRegistration waits until nthreads workers have reported in. The
+// caller holds initLock.
 func waitForThreadRegistration(nthreads int) {
 	for initCount < nthreads {
 		initCond.Wait()
 	}
 }
 
+// registerThreadInitialized reports a worker in, which then hangs for as long
+// as workerHangLock is held.
 func registerThreadInitialized() {
 	initLock.Lock()
 	initCount++
 	initCond.Signal()
 	initLock.Unlock()
-	// Pile up here if someone wants us to.
+	// Hang here while pauseThreads, or the start, holds the lock.
 	workerHangLock.Lock()
 	initLock.Lock()
 	initCount--
@@ -122,9 +127,10 @@ func registerThreadInitialized() {
 	workerHangLock.Unlock()
 }
 
-// pauseThreads stops the workers, and with pauseAllThreads the background
-// threads too, or lets them go on. The caller holds no lock but maintenanceLock. When it
-// returns from a pause none of them holds a lock or looks at an item.
+// pauseThreads pauses or resumes the workers, and with pauseAllThreads and
+// resumeAllThreads the background threads too. The caller may hold
+// maintenanceLock but no other lock. While paused, none of these threads holds
+// a lock or looks at an item.
 func pauseThreads(kind pauseThreadTypes) {
 	switch kind {
 	case pauseAllThreads:
@@ -151,7 +157,7 @@ func pauseThreads(kind pauseThreadTypes) {
 	initLock.Unlock()
 }
 
-// cqPop returns nil if there is nothing in the queue.
+// cqPop takes the first entry off the queue. It returns nil if there is none.
 func cqPop(cq *connQueue) *cqItem {
 	cq.lock.Lock()
 	item := cq.head
@@ -174,7 +180,7 @@ func cqPush(cq *connQueue, item *cqItem) {
 	cq.lock.Unlock()
 }
 
-// cqiNew returns a fresh item.
+// cqiNew returns an entry, new or used before, for the caller to overwrite.
 func cqiNew(cq *connQueue) *cqItem {
 	cq.lock.Lock()
 	item := cq.free
@@ -195,13 +201,13 @@ func cqiFree(cq *connQueue, item *cqItem) {
 	cq.lock.Unlock()
 }
 
-// notifyWorker passes the item to t and wakes it up.
+// notifyWorker queues item for t and wakes t.
 func notifyWorker(t *thread, item *cqItem) {
 	b := [1]byte{byte(item.mode)}
 	cqPush(&t.evQueue, item)
 	_, e := rawWrite(t.notifySendFd, b[:])
 	for e == unix.EINTR || e == unix.EAGAIN { // the pipe is full
-		runtime.Gosched() // the collector may wait for us, and the worker for it
+		runtime.Gosched() // the collector may wait for us, and the worker for the collector
 		_, e = rawWrite(t.notifySendFd, b[:])
 	}
 	if e != 0 {
@@ -215,7 +221,8 @@ func notifyWorkerFd(t *thread, sfd int, mode cqMode) {
 	notifyWorker(t, item)
 }
 
-// setupThread makes what me waits with. It ends the process if it cannot.
+// setupThread gives me its epoll, its pipe and its buffers, before its goroutine
+// starts. On failure it ends the process.
 func setupThread(me *thread) {
 	if err := pollInit(&me.poll); err != nil {
 		sysfatal(1, "Can't allocate event base")
@@ -238,13 +245,13 @@ func setupThread(me *thread) {
 	me.bumpBuf = itemLruBumpBufCreate()
 }
 
-// workerLibevent is the life of a worker: rounds of waiting for events and
-// serving them.
+// workerLibevent is the loop of a worker: each round waits for events, then
+// serves them.
 func workerLibevent(me *thread) {
 	runtime.LockOSThread()
 	blockPreemptSignal()
 	if settings.ioUring {
-		me.ring = ringInit() // here, as only this thread may use it
+		me.ring = ringInit() // here: only the thread that makes a ring may use it
 	}
 	registerThreadInitialized()
 	for {
@@ -266,8 +273,8 @@ func workerLibevent(me *thread) {
 			eventHandler(me, fd)
 		}
 		driveRound(me)
-		// The pipe comes last: a connection closed or begun there may have
-		// the number of a descriptor that one of the events above is for.
+		// The pipe comes last: what it asks for may close or begin a connection
+		// on a descriptor that one of the events above is for.
 		if notified {
 			threadLibeventProcess(me)
 		}
@@ -277,16 +284,16 @@ func workerLibevent(me *thread) {
 	}
 }
 
-// Connections that are received for, served and sent to at a time. More take
-// turns within the round.
+// How many connections are received for, served and sent to together. If there
+// are more, they take turns within the round.
 const roundMax = 64
 
 // driveRound serves the connections of a round: those with events, and those
-// that have yielded in the round before. It receives for all, serves all, then
-// sends for all, so that clients wake up together.
+// that yielded in the previous round. It receives for all, serves all, then
+// sends to all, so that clients wake up together.
 func driveRound(me *thread) {
 	for _, c := range me.yielded {
-		if c != nil { // connUnyield may have come before
+		if c != nil { // connUnyield leaves nil
 			c.yielded = false
 			me.round = append(me.round, c)
 		}
@@ -306,14 +313,15 @@ func driveRound(me *thread) {
 	me.round = me.round[:0]
 }
 
-// roundReceive receives for the connections that can be read, and returns how
-// many of conns can be served now: as many as there are read buffers for.
+// roundReceive receives for those of conns that wait for a command. It returns
+// how many of conns to serve now: at most roundMax, and no more than there are
+// read buffers for.
 func roundReceive(me *thread, conns []*conn) int {
 	conns = conns[:min(len(conns), roundMax)]
 	me.recvs = me.recvs[:0]
 	for i, c := range conns {
 		if c.state != connRead || c.transport == udpTransport {
-			continue // driveMachine knows what it waits for
+			continue // driveMachine reads for it, or sends
 		}
 		if i > 0 && !rbufAvailable(c) {
 			conns = conns[:i]
@@ -342,22 +350,22 @@ func roundReceive(me *thread, conns []*conn) int {
 	return len(conns)
 }
 
-// driveConn gives c a turn.
+// driveConn gives c a turn of up to -R commands.
 func driveConn(c *conn) {
 	c.nreqs = settings.reqsPerEvent
 	c.thread.lookedAhead = 0
 	driveMachine(c)
 }
 
-// roundFull tells whether there is no room for another connection's replies,
-// or they would not be within the limit of -o read_buf_mem_limit.
+// roundFull tells whether to send before another connection is served: its
+// replies may not fit or, with -o read_buf_mem_limit, replies are waiting.
 func roundFull(me *thread) bool {
 	return cap(me.wbuf)-len(me.wbuf) < wbufSize || cap(me.riov)-len(me.riov) < respIovMax ||
 		me.respLimit != 0 && len(me.sends) > 0
 }
 
-// roundSend sends for the connections that have come to connMwrite, and goes
-// on with each, until none of them has more to send.
+// roundSend sends to the connections that have reached connMwrite, then runs
+// each on, until none reaches connMwrite again.
 func roundSend(me *thread) {
 	for len(me.sends) > 0 {
 		me.sends, me.sending = me.sending[:0], me.sends
@@ -383,7 +391,7 @@ func roundSend(me *thread) {
 	}
 }
 
-// connYield puts c on its worker's list of those that go on when the others
+// connYield puts c on its worker's list of conns that go on once the others
 // have had their turn.
 func connYield(c *conn) {
 	if !c.yielded {
@@ -401,8 +409,8 @@ func connUnyield(c *conn) {
 	}
 }
 
-// threadLibeventProcess serves the entries that the pipe announces, at most
-// as many as one read of it tells.
+// threadLibeventProcess serves one queue entry for each byte that a single read
+// of the pipe returns.
 func threadLibeventProcess(me *thread) {
 	var buf [32]byte
 	n, e := rawRead(me.notifyReceiveFd, buf[:])
@@ -430,7 +438,7 @@ func threadLibeventProcess(me *thread) {
 			}
 		case queuePause:
 			for stopMainLoop.Load() == int32(graceStop) && len(me.yielded) > 0 {
-				driveRound(me) // what was read is answered
+				driveRound(me) // answer what has been read
 			}
 			registerThreadInitialized()
 		case queueTimeout:
@@ -452,8 +460,8 @@ func selectThreadRoundRobin() *thread {
 	return threads[lastThread]
 }
 
-// selectThreadByNapiId gives all connections that come in by one receive
-// queue of a network card to one worker (-N).
+// selectThreadByNapiId picks the worker so that all connections from one
+// receive queue of a network card share a worker (-N).
 func selectThreadByNapiId(sfd int) *thread {
 	id, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_INCOMING_NAPI_ID)
 	if err != nil || id == 0 {
@@ -493,13 +501,13 @@ func dispatchConnNew(sfd int, initState connState, transport transport, bproto p
 	notifyWorker(t, item)
 }
 
-// redispatchConn gives a connection back to its worker from a side thread
-// that has borrowed it.
+// redispatchConn gives c back to its worker, from the side thread that has
+// borrowed c.
 func redispatchConn(c *conn) {
 	notifyWorkerFd(c.thread, c.sfd, queueRedispatch)
 }
 
-// sidethreadConnClose is redispatchConn for a connection that is to end.
+// sidethreadConnClose is redispatchConn for a connection that is to be closed.
 func sidethreadConnClose(c *conn) {
 	if settings.verbose.Load() > 1 {
 		fmt.Fprintf(os.Stderr, "<%d connection closing from side thread.\n", c.sfd)
@@ -507,7 +515,7 @@ func sidethreadConnClose(c *conn) {
 	notifyWorkerFd(c.thread, c.sfd, queueClose)
 }
 
-// memcachedThreadInit starts the workers and waits until all have begun.
+// memcachedThreadInit starts the workers and waits until all have reported in.
 func memcachedThreadInit(nthreads int) {
 	itemLocksInit(nthreads)
 	threads = make([]*thread, nthreads)
