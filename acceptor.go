@@ -157,20 +157,24 @@ func clockWait(n int) {
 	clockLock.Unlock()
 }
 
-// gcInit turns Go's own collections off, unless GOGC is set in the environment.
-// A memory limit remains: it makes Go collect if the heap grows too fast for
-// gcHandler.
+// gcInit turns Go's own collections off, unless GOGC is set in the environment
+// or there is TLS, which makes garbage with each record. A memory limit remains:
+// it makes Go collect if the heap grows too fast for gcHandler.
 func gcInit() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(-1)
-		gcLimit(0)
+	if os.Getenv("GOGC") != "" || sslThreads() > 0 {
+		pollRawMsec = 10 // a collection waits for so long
+		return
 	}
+	debug.SetGCPercent(-1)
+	gcLimit(0)
 }
 
 // gcLimit sets when to collect next, after a collection that left live bytes.
 func gcLimit(live uint64) {
 	gcDue = max(2*live, gcLeast)
-	debug.SetMemoryLimit(int64(2*gcDue + 64<<20))
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(int64(4*gcDue + 64<<20))
+	}
 }
 
 // gcHandler collects garbage if a collection is due. The main thread calls it

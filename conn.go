@@ -47,6 +47,7 @@ type conn struct {
 	noreply         bool // of the command being served
 	closeAfterWrite bool
 	rbufMalloced    bool // rbuf has grown for a long get; it is not from the cache
+	inRound         bool // c is in its worker's round
 	yielded         bool // c is on its worker's list
 	getRest         bool // the line at rcurr is the rest of a get; see processGetKeys
 	evFlags         uint32
@@ -350,6 +351,7 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 	c.state = initState
 	c.thread = t
 	c.cmd = -1
+	c.inRound = false
 	c.io.done = false
 	c.rbytes = 0
 	c.rcurr = 0

@@ -42,7 +42,7 @@ const (
 	evWrite = unix.EPOLLOUT // EV_WRITE | EV_PERSIST
 )
 
-const pollRawMsec = 100
+var pollRawMsec = 100 // less where Go's collector runs by itself, see gcInit
 
 type poll struct {
 	epfd   int
@@ -60,7 +60,7 @@ func pollInit(p *poll) (err error) {
 	if p.parkFd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return err
 	}
-	rawEpollCtl(p.parkFd, unix.EPOLL_CTL_ADD, p.epfd, unix.EpollEvent{Events: unix.EPOLLONESHOT})
+	rawEpollCtl(p.parkFd, unix.EPOLL_CTL_ADD, p.epfd, unix.EpollEvent{})
 	if err = unix.SetNonblock(p.parkFd, true); err == nil { // or Go's poller would not take it
 		p.park = os.NewFile(uintptr(p.parkFd), "epoll")
 		p.raw, err = p.park.SyscallConn()
@@ -126,7 +126,7 @@ func keep(*[256]byte) {}
 // pollPark waits parked. parkFd watches epfd only meanwhile: otherwise each
 // event would wake Go's poller.
 func pollPark(p *poll, msec int) (n int, err error) {
-	e := rawEpollCtl(p.parkFd, unix.EPOLL_CTL_MOD, p.epfd, unix.EpollEvent{Events: evRead | unix.EPOLLONESHOT})
+	e := rawEpollCtl(p.parkFd, unix.EPOLL_CTL_MOD, p.epfd, unix.EpollEvent{Events: evRead})
 	if e != 0 {
 		return 0, e
 	}
@@ -141,6 +141,7 @@ func pollPark(p *poll, msec int) (n int, err error) {
 		n, e = rawEpollWait(p.epfd, p.events[:], 0)
 		return n > 0 || e != 0 && e != unix.EINTR
 	})
+	rawEpollCtl(p.parkFd, unix.EPOLL_CTL_MOD, p.epfd, unix.EpollEvent{})
 	switch {
 	case e != 0 && e != unix.EINTR:
 		return 0, e

@@ -131,6 +131,11 @@ func ringInit() *ring {
 	for i := range p.sqEntries { // entry i of the queue always stands for sqe i
 		*word(p.sqOff.array + 4*i) = i
 	}
+	// A filter of system calls may allow the ring to be made but not to be used.
+	if _, e := ringEnter(r, 0, 0); e != 0 {
+		unix.Close(r.fd)
+		return nil
+	}
 	return r
 }
 
@@ -165,15 +170,22 @@ func ringPrep(r *ring, op uint8, c *conn, b []byte) {
 	r.conns = append(r.conns, c)
 }
 
+// ringEnter submits what is prepared, and waits for that many completions.
+func ringEnter(r *ring, submit, complete int) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), uintptr(complete),
+		ioringEnterGetevents, 0, 0)
+	return int(n), e
+}
+
 // ringSubmit runs all prepared operations and leaves each result in its conn's
 // io.
 func ringSubmit(r *ring) {
 	submit, left := len(r.conns), len(r.conns)
 	for left > 0 {
-		n, _, e := unix.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), uintptr(left), ioringEnterGetevents, 0, 0)
+		n, e := ringEnter(r, submit, left)
 		switch e {
 		case 0:
-			submit -= int(n)
+			submit -= n
 		case unix.EINTR, unix.EAGAIN, unix.EBUSY:
 		default:
 			left = 0 // conns without a completion are closed

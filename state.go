@@ -182,7 +182,7 @@ func tryReadNetwork(c *conn) tryReadResult {
 	case e == 0:
 		c.closeReason = normalClose
 		return readError
-	case e == unix.EAGAIN:
+	case e == unix.EAGAIN, e == unix.EINTR:
 		return readNoDataReceived
 	}
 	return readError
@@ -514,9 +514,12 @@ func eventHandler(t *thread, fd int) {
 	// The event may be stale. Not as in C, no event_del precedes close(2), and
 	// epoll drops a socket only when its last user is done: "stats conns" on
 	// another worker may still be in getpeername(2). By then fd may belong to
-	// another worker's connection.
-	if s := connSeen(c); s.threadId != t.id || s.state == connClosed || c.yielded {
-		return // a conn that has yielded is in the round already
+	// another connection, of another worker or of this one.
+	if s := connSeen(c); s.threadId != t.id || s.state == connClosed {
+		return
 	}
-	t.round = append(t.round, c)
+	if !c.inRound && !c.yielded { // a conn that has yielded joins in driveRound
+		c.inRound = true
+		t.round = append(t.round, c)
+	}
 }

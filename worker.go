@@ -299,6 +299,9 @@ func driveRound(me *thread) {
 		}
 	}
 	me.yielded = me.yielded[:0]
+	for _, c := range me.round {
+		c.inRound = false
+	}
 	for rest := me.round; len(rest) > 0; {
 		n := roundReceive(me, rest)
 		for _, c := range rest[:n] {
@@ -320,10 +323,13 @@ func roundReceive(me *thread, conns []*conn) int {
 	conns = conns[:min(len(conns), roundMax)]
 	me.recvs = me.recvs[:0]
 	for i, c := range conns {
-		if c.state != connRead || c.transport == udpTransport {
+		if c.state != connRead || c.transport == udpTransport || tlsBuild && c.ssl != nil {
 			continue // driveMachine reads for it, or sends
 		}
-		if i > 0 && !rbufAvailable(c) {
+		if !rbufAvailable(c) {
+			if i == 0 {
+				continue // driveMachine closes it
+			}
 			conns = conns[:i]
 			break
 		}
@@ -360,6 +366,7 @@ func driveConn(c *conn) {
 // roundFull tells whether to send before another connection is served: its
 // replies may not fit or, with -o read_buf_mem_limit, replies are waiting.
 func roundFull(me *thread) bool {
+	respClose(me)
 	return cap(me.wbuf)-len(me.wbuf) < wbufSize || cap(me.riov)-len(me.riov) < respIovMax ||
 		me.respLimit != 0 && len(me.sends) > 0
 }
@@ -375,12 +382,12 @@ func roundSend(me *thread) {
 		statsFold(me) // whoever reads a reply finds it counted
 		for _, c := range me.sending {
 			r := c.resp
-			if me.ring != nil && len(me.sending) >= ringLeast && len(r.iov) == 0 && c.io.want > 0 {
-				ringPrep(me.ring, ioringOpSend, c, r.wbuf[r.done:])
-				c.io.done = true
-			} else {
+			if me.ring == nil || len(me.sending) < ringLeast || len(r.iov) > 0 || c.io.want == 0 || tlsBuild && c.ssl != nil {
 				transmitStart(c)
+				continue
 			}
+			ringPrep(me.ring, ioringOpSend, c, r.wbuf[r.done:])
+			c.io.done = true
 		}
 		if me.ring != nil {
 			ringSubmit(me.ring)
