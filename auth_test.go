@@ -1,5 +1,5 @@
-// What a conversation cannot tell of authentication: files that change, and
-// options that do not fit.
+// What a conversation cannot test of authentication: password files that
+// change, and options that exclude each other.
 
 package main
 
@@ -47,9 +47,9 @@ func TestAuthfileReload(t *testing.T) {
 			t.Errorf("%s %s: %s", tt.user, tt.pass, have)
 		}
 	}
-	old.want(t, "get foo\r\n", "END\r\n") // who is in stays in
+	old.want(t, "get foo\r\n", "END\r\n") // logged in clients stay so
 
-	// A bad file changes nothing, and is told of.
+	// A bad file changes nothing, and is reported.
 	for i, text := range []string{"foo:worse\n\n", "foo:worse\nfoo", ""} {
 		write(text)
 		if text == "" {
@@ -67,7 +67,7 @@ func TestAuthfileReload(t *testing.T) {
 		t.Errorf("%q", s.said())
 	}
 
-	// The first eight users count.
+	// Only the first eight users count.
 	write("a:1\nb:2\nc:3\nd:4\ne:5\nf:6\ng:7\nh:8\ni:9\n")
 	reload()
 	eventually(t, "there are eight users", func() bool { return login(t, s, "h", "8") == stored })
@@ -78,7 +78,7 @@ func TestAuthfileReload(t *testing.T) {
 		t.Errorf("%q", s.said())
 	}
 
-	// Nobody is locked out, and nobody let in, while it is read again.
+	// While the file is read again, nobody is locked out and nobody is let in.
 	write("foo:bar\n")
 	reload()
 	eventually(t, "foo is back", func() bool { return login(t, s, "foo", "bar") == stored })
@@ -96,7 +96,7 @@ func TestAuthfileReload(t *testing.T) {
 	}
 }
 
-// The password file of SASL is read for each login.
+// SASL's password file is read anew for each login.
 func TestSaslFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "users")
 	t.Setenv("MEMCACHED_SASL_PWDB", file)
@@ -129,7 +129,7 @@ func TestSaslFile(t *testing.T) {
 	}
 }
 
-// Of what would let anybody round authentication mc9 does not start.
+// mc9 does not start with options that would bypass authentication.
 func TestAuthOptions(t *testing.T) {
 	dir := t.TempDir()
 	users := filepath.Join(dir, "users")
@@ -155,7 +155,7 @@ func TestAuthOptions(t *testing.T) {
 		}
 	}
 
-	// A port for both protocols is for text alone then.
+	// With -Y, a port for both protocols speaks text only.
 	s := start(t, "", true, "-p", "-1", "-Y", users, "-l", "proto[negotiating]:127.0.0.1")
 	c := s.client()
 	c.write(packets(t, "TVersion") + "\n")

@@ -1,5 +1,5 @@
 // Benchmarks: a request of each kind through the state machine, and the store.
-// They also make default.pgo; see the README.
+// default.pgo is made from them; see the README.
 
 package main
 
@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A benchRequest is sent to a server that has the key k with 100 bytes, c with
-// 1 MB and n with a number. Of the reply only the length is looked at.
+// A benchRequest is sent to a server that holds 100 bytes under key k, 1 MB under
+// c and a number under n. Only the length of the reply is checked.
 var benchRequests = []struct{ name, request, reply string }{
 	{"get", "get k\r\n", "VALUE k 0 100\r\n{100}\r\nEND\r\n"},
 	{"gets", "gets k\r\n", "VALUE k 0 100 1\r\n{100}\r\nEND\r\n"},
@@ -45,7 +45,7 @@ var benchRequests = []struct{ name, request, reply string }{
 	{"binset", "\x80\x01\x00\x01\x08{3 0}\x00\x00\x00\x6d{12 0}{8 0}s{100}", "{24}"},
 }
 
-// benchText writes out "{n}", n letters, and "{n 0}", n zero bytes.
+// benchText expands "{n}" to n letters and "{n 0}" to n zero bytes.
 func benchText(s string) string {
 	var b strings.Builder
 	for {
@@ -65,8 +65,8 @@ func benchText(s string) string {
 	}
 }
 
-// benchConn returns a connection of a worker that does not run, and the
-// client's end of it.
+// benchConn returns a connection whose worker does not run, and the client's end
+// of it.
 func benchConn(tb testing.TB) (c *conn, client int) {
 	connInit()
 	t := new(thread)
@@ -76,7 +76,7 @@ func benchConn(tb testing.TB) (c *conn, client int) {
 	return c, client
 }
 
-// drive runs a round of c's worker, in which c alone has an event.
+// drive runs one round of c's worker, with an event for c only.
 func drive(c *conn) {
 	if !c.yielded {
 		c.thread.round = append(c.thread.round, c)
@@ -84,7 +84,7 @@ func drive(c *conn) {
 	driveRound(c.thread)
 }
 
-// benchPair begins a connection of t.
+// benchPair opens a connection served by worker t.
 func benchPair(tb testing.TB, t *thread) (c *conn, client int) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
@@ -102,7 +102,7 @@ func benchPair(tb testing.TB, t *thread) (c *conn, client int) {
 	return c, fds[1]
 }
 
-// benchStore makes the store that benchRequests are for.
+// benchStore makes the store that the benchRequests need.
 func benchStore(tb testing.TB) {
 	storeInit(tb, 64, nil)
 	th := testThread()
@@ -111,7 +111,7 @@ func benchStore(tb testing.TB) {
 	set(th, nreadSet, "n", "1000000000", 0)
 }
 
-// benchAsk sends request and reads as many bytes as reply has.
+// benchAsk sends request and reads len(reply) bytes.
 func benchAsk(tb testing.TB, c *conn, client int, request, reply []byte) {
 	rawWrite(client, request)
 	for got := 0; got < len(reply); {
@@ -187,7 +187,7 @@ func BenchmarkAccept(b *testing.B) {
 	}
 }
 
-// benchmarkFill makes a store of that many items, and returns their keys.
+// benchmarkFill makes a store of n items, and returns their keys.
 func benchmarkFill(b *testing.B, megs, items int) [][]byte {
 	storeInit(b, megs, func() { settings.hashpowerInit = bits.Len(uint(items)) })
 	th := testThread()
@@ -203,7 +203,7 @@ func benchmarkFill(b *testing.B, megs, items int) [][]byte {
 	return keys
 }
 
-// benchGet is a hit as a request makes it.
+// benchGet does what a request for an existing key does to the store.
 func benchGet(th *thread, key []byte) {
 	hv := hash(key)
 	itemLock(hv)
@@ -234,8 +234,8 @@ func BenchmarkLookup(b *testing.B) {
 	})
 }
 
-// BenchmarkItems shows how the time for a lookup grows with what there is:
-// with what of it is in the processor's caches, and no more.
+// BenchmarkItems shows how a lookup's time depends on the number of items: only
+// through the share of them in the processor's caches.
 func BenchmarkItems(b *testing.B) {
 	for _, n := range []int{1e4, 1e5, 1e6, 1e7} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -254,7 +254,7 @@ func BenchmarkItems(b *testing.B) {
 	}
 }
 
-// BenchmarkConns is a get from one of many connections of a worker, by epoll.
+// BenchmarkConns is a get, by epoll, from one of a worker's many connections.
 func BenchmarkConns(b *testing.B) {
 	benchStore(b)
 	for _, n := range []int{10, 1000, 8000} {
@@ -289,8 +289,8 @@ func BenchmarkConns(b *testing.B) {
 	}
 }
 
-// BenchmarkWorkers has several workers get the same key, or keys of which
-// some are wanted more than others.
+// BenchmarkWorkers has several workers get the same key, or keys some of which
+// are more popular than others.
 func BenchmarkWorkers(b *testing.B) {
 	keys := benchmarkFill(b, 512, 1e6)
 	for _, kind := range []string{"hot", "zipf"} {

@@ -1,14 +1,14 @@
-// The binary protocol in conversations, one packet a line, and what these
-// cannot tell of it.
+// The binary protocol in conversations, one packet per line, and tests of it that
+// need more than a conversation.
 //
 //	TSet key=foo value=bar flags=5 exptime=0 cas=0 opaque=0
 //		RSet cas=2
 //
-// What is left out of a request is 0 or empty, delta is 1. Strings may be
-// quoted as in Go. ext gives the extras themselves; magic, keylen, extlen and
-// bodylen replace what is right; the opcode may be a number, as in T0x55. Of
-// a reply that is printed which is not 0 or empty, but flags wherever there
-// are extras.
+// Fields left out of a request are 0 or empty; delta defaults to 1. Strings may
+// be quoted as in Go. ext gives the extras as raw bytes; magic, keylen, extlen
+// and bodylen override the correct values; the opcode may be a number, as in
+// T0x55. A reply is printed without the fields that are 0 or empty, except flags,
+// which are printed whenever there are extras.
 
 package main
 
@@ -51,7 +51,7 @@ var packetNames = map[uint8]string{
 
 var packetFields = regexp.MustCompile(`^(\w+)=("(?:\\.|[^"\\])*"|\S*)(?: +|$)`)
 
-// parsePacket returns the request that a line says.
+// parsePacket returns the request that a line describes.
 func parsePacket(line string) (string, error) {
 	name, rest, _ := strings.Cut(line, " ")
 	name, isT := strings.CutPrefix(name, "T")
@@ -108,7 +108,7 @@ func parsePacket(line string) (string, error) {
 	return string(b) + body, nil
 }
 
-// packetExtras returns the extras that a command is to have.
+// packetExtras returns the extras that a command needs.
 func packetExtras(opcode uint8, num map[string]uint64) string {
 	var b []byte
 	exptime := func() { b = binary.BigEndian.AppendUint32(b, uint32(num["exptime"])) }
@@ -123,7 +123,7 @@ func packetExtras(opcode uint8, num map[string]uint64) string {
 	case cmd.cmd == protocolBinaryCmdVerbosity:
 		b = binary.BigEndian.AppendUint32(b, uint32(num["level"]))
 	case cmd.cmd == protocolBinaryCmdFlush && num["exptime"] == 0:
-		// They may be missing.
+		// These may be left out.
 	case cmd.extlen == 4:
 		exptime()
 	}
@@ -140,7 +140,7 @@ func (p *packet) opcode() uint8  { return p.hdr[1] }
 func (p *packet) status() uint16 { return binary.BigEndian.Uint16(p.hdr[6:]) }
 func (p *packet) opaque() uint32 { return binary.BigEndian.Uint32(p.hdr[12:]) }
 
-// String is the packet as a conversation has it.
+// String returns the packet as written in a conversation.
 func (p *packet) String() string {
 	name := packetNames[p.opcode()]
 	if name == "" {
@@ -182,7 +182,7 @@ func (p *packet) String() string {
 	return s
 }
 
-// packets returns the requests that lines say.
+// packets returns the requests that lines describe.
 func packets(t testing.TB, lines ...string) string {
 	t.Helper()
 	var b strings.Builder
@@ -220,7 +220,7 @@ func TestPackets(t *testing.T) {
 	}
 }
 
-// randomBinary returns a request that is well formed.
+// randomBinary returns a well-formed request.
 func randomBinary() string {
 	var b strings.Builder
 	opcode := uint8(rand.IntN(protocolBinaryCmdGatkq + 2))
@@ -314,7 +314,7 @@ func BenchmarkBinary(b *testing.B) {
 	}
 }
 
-// As TestHangups.
+// As TestHangups, for the binary protocol.
 func TestBinaryHangups(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-m", "256", "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove")
@@ -352,16 +352,16 @@ func TestBinaryHangups(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		nc.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)) // what is not read it does not take
+		nc.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)) // fails once the server stops reading
 		io.WriteString(nc, states[i%len(states)])
 		switch {
-		case i%3 == 0: // half closed, it is still read to its end
+		case i%3 == 0: // half-closed, the connection is still read to its end
 			nc.(interface{ CloseWrite() error }).CloseWrite()
 			nc.SetReadDeadline(time.Now().Add(patience))
 			if _, err := io.Copy(io.Discard, nc); os.IsTimeout(err) {
 				t.Fatalf("%.30q: %v", states[i%len(states)], err)
 			}
-		case i%3 == 1: // some of the reply is read
+		case i%3 == 1: // read part of the reply
 			nc.SetReadDeadline(time.Now().Add(time.Millisecond))
 			nc.Read(make([]byte, 1000))
 		}
@@ -374,7 +374,7 @@ func TestBinaryHangups(t *testing.T) {
 	text.wantNoneUsed(t)
 }
 
-// No packet is so bad that others notice.
+// Whatever a packet contains, other clients are unaffected.
 func TestBinaryGarbage(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-m", "64", "-o", "slab_chunk_max=4")
@@ -383,7 +383,7 @@ func TestBinaryGarbage(t *testing.T) {
 		var in []byte
 		for range 1 + rand.IntN(5) {
 			p := []byte(packets(t, randomBinary()))
-			for range rand.IntN(4) { // most often in the header
+			for range rand.IntN(4) { // mostly in the header
 				p[rand.IntN(min(len(p), 1+rand.IntN(40)))] = byte(rand.IntN(256))
 			}
 			in = append(in, p...)
@@ -406,8 +406,8 @@ func TestBinaryGarbage(t *testing.T) {
 	}
 }
 
-// A client that asks for much, sends half a set and only then begins to read
-// gets all of it in order.
+// A client that asks for much, sends half a set, and only then starts to read,
+// gets all replies in order.
 func TestReplyDuringValue(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-t", "1")
@@ -462,8 +462,8 @@ func TestBinaryUdp(t *testing.T) {
 	want(5, "TSet key=big value="+big, reply(1, 0, 0, 0, 3, ""))
 	want(6, "TGet key=big", reply(0, 4, 0, 0, 3, "\x00\x00\x00\x00"+big))
 
-	// Half a packet is dropped, as is what comes behind a bad one. Neither
-	// spoils the next datagram, nor does a quit.
+	// Half a packet is dropped, and so is everything after a bad one. Neither
+	// affects the next datagram, nor does a quit.
 	set := packets(t, "TSet key=foo value=no")
 	u.send(7, 0, 1, set[:20])
 	u.send(8, 0, 1, set[:34])
@@ -473,7 +473,7 @@ func TestBinaryUdp(t *testing.T) {
 	u.want(t, 12, packets(t, "TGet", "TDelete key=foo"), reply(0, 0, 4, 0, 0, "Invalid arguments"))
 	u.want(t, 13, packets(t, "TQuit", "TDelete key=foo"), reply(7, 0, 0, 0, 0, ""))
 	u.want(t, 14, packets(t, "TGetq key=none", "TGet key=foo"), reply(0, 4, 0, 0, 2, "\x00\x00\x00\x01bar"))
-	// A value that is too large is not waited for.
+	// The server does not wait for a value that is too large.
 	u.want(t, 15, packets(t, "TSet key=foo value={x 10} bodylen=2000000"), reply(1, 0, 3, 0, 0, "Too large."))
 	want(16, "TGet key=foo", reply(0, 0, 1, 0, 0, "Not found"))
 }

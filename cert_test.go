@@ -1,4 +1,4 @@
-// Certificates for the tests of TLS, made when they are needed.
+// Certificates for the tests of TLS, made on demand.
 
 package main
 
@@ -18,20 +18,20 @@ import (
 	"time"
 )
 
-// For longer tests over TLS, such as
+// Runs other tests over TLS, for example
 //
 //	go test -tags tls -tls -run 'TestStress|TestModel'
 var overTls = flag.Bool("tls", false, "with -tags tls: servers speak TLS by TCP in place of a Unix socket")
 
-// A testCert is a certificate, also in the files NAME.pem, NAME.key and
-// NAME.der, which is its key.
+// A testCert is a certificate and its key, also in the files NAME.pem, NAME.key
+// and NAME.der (the key).
 type testCert struct {
 	tls.Certificate
 	pem, key, der string
 }
 
-// makeCert makes a certificate for name, signed by parent, or by itself if that
-// is nil.
+// makeCert makes a certificate for name, signed by parent, or self-signed if
+// parent is nil.
 func makeCert(t testing.TB, name string, parent *testCert) *testCert {
 	t.Helper()
 	must := func(err error) {
@@ -63,7 +63,7 @@ func makeCert(t testing.TB, name string, parent *testCert) *testCert {
 	must(err)
 	keyDer, err := x509.MarshalPKCS8PrivateKey(key)
 	must(err)
-	dir, err := os.MkdirTemp("", "mc9") // not t.TempDir: its name is in stats settings
+	dir, err := os.MkdirTemp("", "mc9") // not t.TempDir: stats settings shows the name
 	must(err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	must(os.Chmod(dir, 0o755))
@@ -75,7 +75,7 @@ func makeCert(t testing.TB, name string, parent *testCert) *testCert {
 	return c
 }
 
-// flags are those of a server with this certificate.
+// flags returns the flags for a server with this certificate.
 func (c *testCert) flags() []string {
 	return []string{"-l", "127.0.0.1", "-p", "-1", "-Z", "-o", "ssl_chain_cert=" + c.pem + ",ssl_key=" + c.key}
 }

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// A client that does not read its dump costs nobody else anything: others
-// store, the hash table grows. When it reads at last each item is there once.
+// A client that does not read its dump holds up nobody: others store, the hash
+// table grows. When the client reads at last, it gets each item once.
 func TestDumpSlow(t *testing.T) {
 	t.Parallel()
 	for _, what := range []string{"all", "hash"} {
@@ -30,7 +30,7 @@ func TestDumpSlow(t *testing.T) {
 				return c.stat("", "hash_power_level") > power && c.stat("", "hash_is_expanding") == "0"
 			})
 			if c.stat("", "lru_crawler_running") != "1" {
-				t.Error("the dump is over")
+				t.Error("the dump has ended before it was read")
 			}
 			seen := readDump(t, slow)
 			for i := range n {
@@ -43,7 +43,7 @@ func TestDumpSlow(t *testing.T) {
 	}
 }
 
-// Clients that leave in the middle of their dump.
+// Clients hang up in the middle of their dumps.
 func TestDumpGone(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-m", "100", "-t", "2")
@@ -66,7 +66,7 @@ func TestDumpGone(t *testing.T) {
 	}
 }
 
-// Dumps, crawls, growth, eviction and expiry all at once.
+// Dumps, crawls, hash table growth, eviction and expiry, all at once.
 func TestCrawlerStress(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-m", "24", "-t", "3", "-o", "hashpower=13,lru_crawler_sleep=10,temporary_ttl=10")

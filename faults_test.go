@@ -1,5 +1,5 @@
-// Faults: memory, disk and descriptors that are not to be had, clients that
-// do not read, and time that stands still.
+// Faults: memory, disk and descriptors run out, clients do not read, and the
+// process is stopped.
 
 package main
 
@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where the system has no memory for another slab page or a larger hash
-// table, we go on with what there is, and take more as soon as we may. (A
-// process that has none left for Go's heap ends, so it is for these alone.)
+// If the system has no memory for another slab page or a larger hash table, mc9
+// goes on with what it has, and takes more as soon as there is some. (Without
+// memory for Go's heap a process dies, so only the arena and table run short.)
 func TestNoMemory(t *testing.T) {
 	if !memPeek {
 		t.Skip("the arena is on Go's heap under the race detector")
@@ -33,7 +33,7 @@ func TestNoMemory(t *testing.T) {
 	power, key := hashpower, []byte("key")
 	var items [20]*item
 
-	// Go's heap, which other goroutines may want more of, gets it in advance.
+	// Grow Go's heap in advance: other goroutines may allocate.
 	slack := make([]byte, 16<<20)
 	runtime.KeepAlive(slack)
 	runtime.GC()
@@ -50,7 +50,7 @@ func TestNoMemory(t *testing.T) {
 	unix.Setrlimit(unix.RLIMIT_DATA, &old)
 
 	if items[len(items)-1] != nil || hashpower != power {
-		t.Errorf("there was memory: %v, %d", items, hashpower)
+		t.Errorf("memory did not run out: items %v, hashpower %d", items, hashpower)
 	}
 	for _, it := range items {
 		if it != nil {
@@ -59,7 +59,7 @@ func TestNoMemory(t *testing.T) {
 	}
 	for i := range items {
 		if set(th, nreadSet, fmt.Sprint(i), value, 0) != stored {
-			t.Error("there is no memory for ", i)
+			t.Error("still no memory for item ", i)
 		}
 	}
 	assocExpand()
@@ -73,8 +73,8 @@ func TestNoMemory(t *testing.T) {
 	checkStore(t)
 }
 
-// Without room for the pid and the port files mc9 says so and serves; the
-// files of before stay as they are.
+// If the disk has no room for the pid and port files, mc9 says so and serves; the
+// old files stay unchanged.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	mount := []string{"-m", "sh", "-c", `mount -t tmpfs -o size=8k full "$0" && echo 1 >"$0/pid" &&
@@ -102,9 +102,9 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// A client that asks for much and reads nothing costs its own share of
-// memory, whether values are small and copied or large and only held; and
-// nothing when it has gone.
+// A client that asks for much and reads nothing uses no more than its share of
+// memory, whether values are small and copied or large and only referenced, and
+// none after it has hung up.
 func TestDeafClients(t *testing.T) {
 	t.Parallel()
 	const clients = 100
@@ -128,7 +128,7 @@ func TestDeafClients(t *testing.T) {
 	eventually(t, "all replies wait", func() bool {
 		return strings.Count(c.ask("stats conns\r\n"), " conn_mwrite\r\n") == clients
 	})
-	for _, nc := range deaf { // they send until nobody takes it any more
+	for _, nc := range deaf { // send until the server stops reading
 		nc.SetWriteDeadline(time.Now().Add(time.Millisecond))
 		for _, err := nc.Write([]byte(value)); err == nil; _, err = nc.Write([]byte(value)) {
 		}
@@ -143,8 +143,8 @@ func TestDeafClients(t *testing.T) {
 	c.wantNoneUsed(t)
 }
 
-// Clients that send one byte at a time are served like others, who do not
-// wait for them, and cost no more.
+// Clients that send one byte at a time are served like others, cost no more, and
+// keep nobody waiting.
 func TestSlowClients(t *testing.T) {
 	t.Parallel()
 	const clients = 50
@@ -169,8 +169,8 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
-// -o read_buf_mem_limit closes whoever wants a read buffer when there is
-// none, and takes no more replies than it has room for.
+// With -o read_buf_mem_limit, mc9 closes a connection that needs a read buffer
+// when none is left, and reads no more requests than it can buffer replies for.
 func TestReadBufMemLimit(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-t", "1", "-o", "read_buf_mem_limit=1")
@@ -190,7 +190,7 @@ func TestReadBufMemLimit(t *testing.T) {
 		halves = append(halves, half)
 	}
 	c.wantStat(t, "read_buf_count", strconv.Itoa(buffers))
-	// The last one is c's, as long as it asks.
+	// c uses the last buffer while it sends requests.
 	s.client().write("get k")
 	eventually(t, "there is none for c", func() bool {
 		nc := s.client()
@@ -206,7 +206,7 @@ func TestReadBufMemLimit(t *testing.T) {
 	c.want(t, "get k1\r\n", "VALUE k1 0 1\r\n1\r\nEND\r\n")
 }
 
-// A process that is stopped and goes on has lost nothing.
+// A process that is stopped and continued loses nothing.
 func TestStopCont(t *testing.T) {
 	t.Parallel()
 	s := mc9(t)

@@ -1,4 +1,4 @@
-// What people who run memcached, its proxies and its clients have reported.
+// Problems reported by people who run memcached, its proxies and its clients.
 
 package main
 
@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A refusal is sent when the value that it refuses has come, not before; the
-// reply to the command in front of it is.
+// A refusal is sent only when the refused value has arrived; the reply to the
+// command before it does not wait.
 func TestRefusedValue(t *testing.T) {
 	t.Parallel()
 	const size = 2000000
@@ -57,7 +57,7 @@ func TestRefusedValue(t *testing.T) {
 				return strings.Contains(other.ask("stats conns\r\n"), "conn_swallow")
 			})
 			if n := c.unread(t); n != 0 {
-				t.Errorf("%d bytes of refusal have come", n)
+				t.Errorf("%d bytes of the refusal came before the value was sent", n)
 			}
 			c.write(body[1000:])
 			if have := reply(); have != tt.reply+"\r\n" {
@@ -71,8 +71,8 @@ func TestRefusedValue(t *testing.T) {
 	}
 }
 
-// README's twemproxy and its three servers, on a network whose packets are
-// small: values that are refused cost their own request alone.
+// README's twemproxy and its three servers, on a network with small packets: a
+// refused value fails its own request only.
 func TestTwemproxy(t *testing.T) {
 	nutcracker, err := exec.LookPath("nutcracker")
 	if err != nil {
@@ -93,7 +93,7 @@ func TestTwemproxy(t *testing.T) {
 		return
 	}
 
-	// The loopback interface is down at first, and takes packets of 64 KB.
+	// A new loopback interface is down and takes packets of 64 KB.
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +151,7 @@ func TestTwemproxy(t *testing.T) {
 	}
 }
 
-// What inet_aton(3) takes; want is "" for what it refuses.
+// Addresses that inet_aton(3) accepts; want is "" for those it refuses.
 func TestInetAton(t *testing.T) {
 	for host, want := range map[string]string{
 		"0": "0.0.0.0", "00": "0.0.0.0", "127.1": "127.0.0.1", "127.0.1": "127.0.0.1",
@@ -170,8 +170,8 @@ func TestInetAton(t *testing.T) {
 	s.client().want(t, "mn\r\n", "MN\r\n")
 }
 
-// With little address space or few threads mc9 does with less, or says so in a
-// line.
+// With little address space or few threads allowed, mc9 makes do, or reports it
+// in one line.
 func TestLimits(t *testing.T) {
 	if _, err := exec.LookPath("prlimit"); err != nil {
 		t.Skip(err)
@@ -190,7 +190,7 @@ func TestLimits(t *testing.T) {
 		return string(out)
 	}
 	few := limited("--nproc=17", "-l", "127.0.0.1", "-p", "-1")
-	if os.Getuid() == 0 { // whom that does not bind
+	if os.Getuid() == 0 { // root is exempt from the limit
 		few = limited("--nproc=17", "-l", "127.0.0.1", "-p", "-1", "-u", "23456")
 	}
 	if out := said(few); out != "17 threads are too few for -t 4, which needs 18 (see ulimit -u, and pids.max of the control group)\n" {
@@ -221,7 +221,7 @@ func TestLimits(t *testing.T) {
 	c.want(t, "get k199\r\n", "VALUE k199 0 1000\r\n"+value+"\r\nEND\r\n")
 }
 
-// With -k no more is locked than is used.
+// -k locks no more memory than is used.
 func TestLockMemory(t *testing.T) {
 	s := mc9(t, "-k", "-m", "64")
 	if strings.Contains(s.said(), "mlockall") {
@@ -235,14 +235,14 @@ func TestLockMemory(t *testing.T) {
 	}
 }
 
-// A client that closed its half and takes none of its replies is idle, and so
-// is one that takes none while it sends a value.
+// A half-closed client that reads none of its replies is idle, and so is one that
+// reads none while it sends a value.
 func TestDeafIdle(t *testing.T) {
 	t.Parallel()
 	s := start(t, "", true, "-l", "127.0.0.1", "-p", "-1", "-o", "idle_timeout=1")
 	storeBig(t, s)
 	gets := strings.Repeat("get big\r\n", 50)
-	s.whileStopped(func() { // so that all of this has been sent when they are accepted
+	s.whileStopped(func() { // so that all requests are sent before the connections are accepted
 		half := s.client()
 		half.write(gets)
 		half.Conn.(interface{ CloseWrite() error }).CloseWrite()
@@ -250,15 +250,15 @@ func TestDeafIdle(t *testing.T) {
 	})
 	deaf := regexp.MustCompile(` conn_(mwrite|nread)\r\n`)
 	eventually(t, "two are closed", func() bool {
-		c := s.client() // a new one each time: it may be idle itself
+		c := s.client() // a new one each time, since it may be closed as idle itself
 		defer c.Close()
 		conns := c.ask("stats conns\r\n")
 		return strings.HasSuffix(conns, "END\r\n") && !deaf.MatchString(conns) && c.statN("idle_kicks") >= 2
 	})
 }
 
-// storeBig stores an item of 1 MB, by as many clients as it takes: they may be
-// idle themselves.
+// storeBig stores an item of 1 MB, by as many clients as it takes: each may be
+// closed as idle.
 func storeBig(t *testing.T, s *server) {
 	t.Helper()
 	eventually(t, "big is stored", func() bool {
@@ -268,9 +268,8 @@ func storeBig(t *testing.T, s *server) {
 	})
 }
 
-// A client that takes a little of its reply now and then is not idle. Where
-// this process itself has been idle for too long there is more time at the
-// next try.
+// A client that reads a little of its reply now and then is not idle. If the test
+// itself was held up for too long, it tries again with more time.
 func TestSlowNotIdle(t *testing.T) {
 	t.Parallel()
 	for timeout := 2 * time.Second; timeout < patience; timeout *= 2 {
@@ -295,10 +294,10 @@ func TestSlowNotIdle(t *testing.T) {
 			t.Fatalf("%v after %v, reading every %v", err, time.Since(begin), longest)
 		}
 	}
-	t.Skip("nothing goes on here")
+	t.Skip("the machine is too slow")
 }
 
-// The clock's seconds begin with those of the wall clock.
+// The clock ticks when the wall clock's second begins.
 func TestClockSeconds(t *testing.T) {
 	for range 3 {
 		now := time.Now()

@@ -1,4 +1,4 @@
-// Fuzzing: any bytes, cut anywhere, through the state machine. For a long run
+// Fuzzing: any bytes, cut anywhere, through the state machine. For a long run:
 //
 //	go test -run - -fuzz FuzzText -fuzztime 1h
 
@@ -21,23 +21,23 @@ const (
 	fuzzSmallChunks = 1 << iota // values are chunked from 1 KB on
 	fuzzNoEvict
 	fuzzNoCas
-	fuzzAuth       // -Y or -S, whatever the protocol is
-	fuzzDeaf       // the client reads only when its request has been read
-	fuzzHalfClosed // it sends its end and waits for ours
-	fuzzLimits     // of memory for buffers and replies
+	fuzzAuth       // -Y or -S, as fits the protocol
+	fuzzDeaf       // the client reads only after the server has read its request
+	fuzzHalfClosed // the client closes its half and waits for the server's
+	fuzzLimits     // limits on memory for read buffers and replies
 	fuzzVerbose
 )
 
 var devNull, _ = os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 
-// quiet throws away what mc9 prints in this process until the test ends.
+// quiet discards what mc9 prints in this process until the test ends.
 func quiet(t testing.TB) {
 	stderr := os.Stderr
 	os.Stderr = devNull
 	t.Cleanup(func() { os.Stderr = stderr })
 }
 
-// fuzzAdd adds what there is of conversations to a corpus.
+// fuzzAdd adds the conversations to a corpus.
 func fuzzAdd(f *testing.F, pattern string, binary bool) {
 	files, _ := filepath.Glob(pattern)
 	if len(files) == 0 {
@@ -108,7 +108,7 @@ func fuzzInit(t testing.TB, mode uint8) *thread {
 	return th
 }
 
-// fuzzStart prepares what all inputs share.
+// fuzzStart sets up what all inputs share.
 func fuzzStart(f *testing.F) {
 	before := threads
 	f.Cleanup(func() { threads = before })
@@ -118,7 +118,7 @@ func fuzzStart(f *testing.F) {
 	setupThread(threads[0])
 }
 
-// fuzzCheck is what holds when no connection is open.
+// fuzzCheck checks what must hold when no connection is open.
 func fuzzCheck(t testing.TB, th *thread, c *conn) {
 	if c.item != nil || c.resp != nil || c.rbuf != nil && c.transport != udpTransport {
 		t.Fatalf("still held: item %v, resp %v, %d bytes of rbuf", c.item, c.resp, len(c.rbuf))
@@ -127,7 +127,7 @@ func fuzzCheck(t testing.TB, th *thread, c *conn) {
 		t.Fatalf("%d read buffers were made and %d are back", th.rbufs, len(th.rbufCache))
 	}
 	if th.respCount != 0 {
-		t.Fatalf("%d replies are not taken back", th.respCount)
+		t.Fatalf("%d replies are not freed", th.respCount)
 	}
 	if !locksFree() {
 		t.Fatal("a lock is held")
@@ -140,7 +140,7 @@ func fuzzCheck(t testing.TB, th *thread, c *conn) {
 		}
 		limit := uint64(8 << 20)
 		if flag.Lookup("test.fuzzworker").Value.String() == "true" {
-			limit = 64 << 20 // the fuzzer itself is there, too
+			limit = 64 << 20 // the fuzzer itself needs memory, too
 		}
 		if heap > fuzzHeap+limit {
 			t.Fatalf("%d MB on the heap, %d at first", heap>>20, fuzzHeap>>20)
@@ -153,7 +153,7 @@ var (
 	fuzzHeap uint64 // bytes after the first 50 inputs
 )
 
-// fuzzSkip skips what starts or wants threads.
+// fuzzSkip skips inputs that start or need threads.
 func fuzzSkip(t *testing.T, in []byte) {
 	for _, word := range []string{"crawl ", "dump", "watch"} {
 		if bytes.Contains(in, []byte(word)) {
@@ -162,8 +162,8 @@ func fuzzSkip(t *testing.T, in []byte) {
 	}
 }
 
-// fuzzConn plays in, cut at random places, to a server of protocol, and then
-// hangs up.
+// fuzzConn sends in, cut at random places, to a server that speaks protocol, and
+// then hangs up.
 func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) {
 	fuzzSkip(t, in)
 	th := fuzzInit(t, mode)
@@ -176,7 +176,7 @@ func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) 
 	c := connNew(fds[0], connNewCmd, localTransport, th, bproto)
 
 	var buf [64 << 10]byte
-	// serve has the server do all that it can.
+	// serve has the server do everything it can without further input.
 	serve := func(deaf bool) {
 		for c.state != connClosed {
 			waiting, _ := unix.IoctlGetInt(fds[0], unix.TIOCINQ)
@@ -233,7 +233,7 @@ func FuzzMeta(f *testing.F) {
 	fuzzStart(f)
 	fuzzAdd(f, "testdata/meta*.mc", false)
 	f.Fuzz(func(t *testing.T, in []byte, cut uint16, mode uint8) {
-		// Whatever follows, the first command is one of these.
+		// The first command is one of these, then anything may follow.
 		cmd := []string{"mg", "ms", "md", "ma", "mn", "me"}[int(cut)%6]
 		fuzzConn(t, append([]byte(cmd+" "), in...), cut, mode, negotiatingProt)
 	})
@@ -248,7 +248,7 @@ func FuzzBinary(f *testing.F) {
 	})
 }
 
-// The datagrams of FuzzUdp have a good header if cut is odd.
+// If cut is odd, FuzzUdp's datagrams have a valid header.
 func FuzzUdp(f *testing.F) {
 	fuzzStart(f)
 	fuzzAdd(f, "testdata/[a-g]*.mc", false)
@@ -293,7 +293,7 @@ func FuzzUdp(f *testing.F) {
 				}
 			}
 		}
-		drive(c) // what did not fit is sent
+		drive(c) // send what did not fit
 		if c.state != connRead {
 			t.Fatal(stateText(c.state))
 		}

@@ -1,7 +1,7 @@
-// What has broken memcached, and that it does not break mc9: the security bugs
-// of its network and protocols, and what 1.6.40 to 1.6.45 have fixed. The
-// conversations and tests named here send what was sent then, and look whether
-// the server is as it was before.
+// Bugs of memcached that mc9 must not have: the security bugs of its network
+// code and protocols, and the bugs fixed in 1.6.40 to 1.6.45. The conversations
+// and tests named here send what triggered each bug, then check that the server
+// is unharmed.
 
 package main
 
@@ -27,11 +27,11 @@ import (
 var history = []struct {
 	bug   string // or the version that fixed it
 	cause string
-	tests string // or why there is none, after a dash
+	tests string // or, after a dash, why there is none
 }{
 	{"CVE-2009-1255", "stats maps and stats malloc tell where memory is", "cve-text.mc"},
-	{"CVE-2009-2415", "a negative length of a value is allocated, and written over", "cve-text.mc"},
-	{"CVE-2010-1152", "a line that does not end is kept, whatever its length", "cve-text.mc line-lengths.mc TestEndlessGet"},
+	{"CVE-2009-2415", "a value of negative length overruns its allocation", "cve-text.mc"},
+	{"CVE-2010-1152", "a line without an end is buffered without limit", "cve-text.mc line-lengths.mc TestEndlessGet"},
 	{"CVE-2011-4971", "a binary body of 2 GB or more is a negative int", "cve-binary.mc binary-strict.mc"},
 	{"CVE-2013-0179", "-vv prints the key of a binary delete, which no NUL ends", "TestVerboseKeys"},
 	{"CVE-2013-7239", "a second attempt to log in succeeds, with any password", "cve-sasl.mc sasl.mc"},
@@ -41,19 +41,19 @@ var history = []struct {
 	{"CVE-2016-8705", "a binary set's body, of nearly 4 GB, wraps around to a small value", "cve-binary.mc"},
 	{"CVE-2016-8706", "a SASL packet's body is shorter than its key", "cve-sasl.mc cve-binary.mc"},
 	{"CVE-2017-9951", "a binary set's body of 2 GB is swallowed backwards", "cve-binary.mc"},
-	{"CVE-2018-1000115", "UDP is on, and answers a small packet with large ones to whom it claims to be from", "TestUdpOff"},
-	{"CVE-2018-1000127", "65536 references to an item, from one get, are none", "TestTooManyReferences"},
+	{"CVE-2018-1000115", "UDP is on by default, and answers a small packet with large ones, sent to a forged address", "TestUdpOff"},
+	{"CVE-2018-1000127", "65536 references to an item, from one get, wrap around to 0", "TestTooManyReferences"},
 	{"CVE-2019-11596", "lru mode and lru temp_ttl without a further word", "cve-text.mc"},
 	{"CVE-2019-15026", "stats conns reads past the name of a Unix socket", "TestSocketNames"},
 	{"CVE-2020-10931", "255 bytes of binary extras go into a buffer for 20", "cve-binary.mc"},
 	{"CVE-2020-22570", "there is no text for a wrong F or S of a meta command", "cve-text.mc"},
 	{"CVE-2021-37519", "the last line of the file of -Y lacks its end", "TestAuthfileBytes TestAuthfileReload"},
-	{"CVE-2022-48571", "an error about a request in several datagrams has no reply to be in", "TestUdpGarbage TestUdp"},
-	{"CVE-2023-46852", "proxy: blanks before the keys of a get go into a buffer for a key", "cve-text.mc"},
+	{"CVE-2022-48571", "for an error about a request in several datagrams, there is no reply to put it in", "TestUdpGarbage TestUdp"},
+	{"CVE-2023-46852", "proxy: blanks before the keys of a get are copied into a buffer for one key", "cve-text.mc"},
 	{"CVE-2023-46853", "proxy: a line that ends in \\n alone", "cve-text.mc newline.mc"},
-	{"CVE-2026-47783", "SASL reads its file up to the user, which takes its time", "cve-sasl.mc"},
-	{"CVE-2026-47784", "SASL compares passwords up to where they differ", "- only a clock can tell; saslServerUserdbCheckpass uses crypto/subtle"},
-	{"CVE-2026-90698", "-Y takes the words of an empty line that has none", "auth-strict.mc"},
+	{"CVE-2026-47783", "SASL reads its file only up to the user, so timing tells which users exist", "cve-sasl.mc"},
+	{"CVE-2026-47784", "SASL compares passwords only up to the first difference", "- only a clock can tell; saslServerUserdbCheckpass uses crypto/subtle"},
+	{"CVE-2026-90698", "-Y reads words of an empty line, which has none", "auth-strict.mc"},
 
 	{"1.6.40", "core: the setting num_napi_ids is printed as a string", "stats-settings.mc"},
 	{"1.6.40", "core: -vvv never says NOT FOUND", "TestStates"},
@@ -68,7 +68,7 @@ var history = []struct {
 	{"1.6.41", "proto: lru is taken for lru_crawler", "admin.mc"},
 	{"1.6.41", "stats: slab_reassign_last_busy_status is NULL at first", "stats.mc"},
 	{"1.6.41", "slabs: with slab_automove=2 a page is taken from a class that has none", "TestPool automove-2.mc"},
-	{"1.6.41", "slabs: the mover waits for ever for memory for what it rescues", "TestMoveEvict TestMoveFull"},
+	{"1.6.41", "slabs: the mover waits forever for memory for the items it rescues", "TestMoveEvict TestMoveFull"},
 	{"1.6.41", "slabs: automove takes pages while there is memory left", "TestAutomove automove.mc"},
 	{"1.6.41", "extstore: compaction looks at the wrong item's references", "- no extstore"},
 	{"1.6.41", "extstore: compaction gives up too soon", "- no extstore"},
@@ -81,11 +81,11 @@ var history = []struct {
 	{"1.6.42", "proto: a binary body of over 2 GB, again", "binary-strict.mc cve-binary.mc"},
 	{"1.6.42", "proxy: the byte before a request is read", "- no proxy"},
 	{"1.6.42", "proxy: a bad reply is used in match_res", "- no proxy"},
-	{"1.6.42", "proxy: a value of no length is one of -2", "- no proxy"},
+	{"1.6.42", "proxy: an empty value is given length -2", "- no proxy"},
 	{"1.6.42", "proxy: the length of a miss in extstore", "- no proxy"},
 
-	{"1.6.43", "core: -l proto[binary] is a way round -Y", "TestAuthOptions"},
-	{"1.6.43", "core: client flags are read where they are not aligned", "- they are not read through a pointer"},
+	{"1.6.43", "core: -l proto[binary] bypasses -Y", "TestAuthOptions"},
+	{"1.6.43", "core: client flags are read at unaligned addresses", "- they are not read through a pointer"},
 	{"1.6.43", "crawler: a dump does not begin with OK", "metadump.mc"},
 	{"1.6.43", "core: slab_automove=2 asks for a page with an LRU locked", "automove-2.mc"},
 	{"1.6.43", "proto: binary gets may have more references to an item than can be counted", "TestTooManyReferences"},
@@ -94,21 +94,21 @@ var history = []struct {
 
 	{"1.6.44", "proto: -X does not forbid the binary stat detail", "dump-disabled.mc"},
 	{"1.6.44", "crawler: a dump for a client that does not read overflows its buffer", "TestDumpSlow"},
-	{"1.6.44", "crawler: an LRU is unlocked twice when the client of a dump is gone", "TestDumpGone"},
+	{"1.6.44", "crawler: an LRU is unlocked twice when the client of a dump hangs up", "TestDumpGone"},
 	{"1.6.44", "proxy: a backend's value of 4 GB, again", "- no proxy"},
 
-	{"1.6.45", "logger: a watcher is used that was just found to be gone", "TestWatcherSkips TestWatcherChurn"},
+	{"1.6.45", "logger: a watcher is used after it was found to be gone", "TestWatcherSkips TestWatcherChurn"},
 	{"1.6.45", "proto: 16 KB of blanks are read past their end", "line-lengths-strict.mc"},
-	{"1.6.45", "slabs: class 64 is looked at for a page to take, and there is none", "slabs-reassign.mc"},
+	{"1.6.45", "slabs: the search for a page to take includes class 64, which does not exist", "slabs-reassign.mc"},
 	{"1.6.45", "proto: slabs automove window 0", "automove.mc"},
 	{"1.6.45", "stats: stats detail keeps any number of prefixes", "TestPrefixes"},
-	{"1.6.45", "network: no memory for a get that does not end, and no reply to say so", "TestEndlessGet"},
-	{"1.6.45", "proto: a number that is missing at the end of a line, or behind a flag, is read from the next", "fixed.mc metaset-strict.mc"},
+	{"1.6.45", "network: memory runs out for a get that does not end, and there is no reply to say so", "TestEndlessGet"},
+	{"1.6.45", "proto: a number missing at the end of a line, or after a flag, is read from what follows", "fixed.mc metaset-strict.mc"},
 	{"1.6.45", "proto: mg with too long an opaque drops a reference without the lock", "TestOpaqueTooLong"},
-	{"1.6.45", "proxy: an ms that is refused keeps its item", "fixed.mc TestMetaLeaks"},
+	{"1.6.45", "proxy: a refused ms leaks its item", "fixed.mc TestMetaLeaks"},
 	{"1.6.45", "extstore: the length of a binary miss", "- no extstore"},
 	{"1.6.45", "restart: a line without an end in the file of -e", "TestRestartDamage"},
-	{"1.6.45", "tls: text of an error that is not set", "- no TLS"},
+	{"1.6.45", "tls: the text of an unset error is used", "- no TLS"},
 	{"1.6.45", "proxy: a byte too many in request_append", "- no proxy"},
 	{"1.6.45", "proxy: the default of ring_hash", "- no proxy"},
 	{"1.6.45", "proxy: flagcopyall", "- no proxy"},
@@ -120,11 +120,11 @@ var history = []struct {
 	{"1.6.45", "proxy: a rate of 0", "- no proxy"},
 	{"1.6.45", "proxy: the length of a logged detail", "- no proxy"},
 	{"1.6.45", "proxy: many blanks in a long get", "cve-text.mc"},
-	{"1.6.45", "proxy: res:line() is of another reply", "- no proxy"},
+	{"1.6.45", "proxy: res:line() returns the line of another reply", "- no proxy"},
 }
 
-// TestHistory looks whether all that history names is there, and knows of the
-// bugs that it is named for.
+// TestHistory checks that every test and conversation that history names exists
+// and mentions the bugs listed with it.
 func TestHistory(t *testing.T) {
 	says := map[string]string{}
 	files, _ := filepath.Glob("testdata/*.mc")
@@ -157,7 +157,7 @@ func TestHistory(t *testing.T) {
 			if says[name] == "" {
 				t.Errorf("%s: there is no %s", h.bug, name)
 			} else if i == 0 && strings.HasPrefix(h.bug, "CVE") && !strings.Contains(says[name], h.bug) {
-				t.Errorf("%s: %s does not speak of it", h.bug, name)
+				t.Errorf("%s: %s does not mention it", h.bug, name)
 			}
 		}
 	}
@@ -165,14 +165,14 @@ func TestHistory(t *testing.T) {
 	for name, text := range says {
 		for _, bug := range cve.FindAllString(text, -1) {
 			if !known[bug] {
-				t.Errorf("%s speaks of %s", name, bug)
+				t.Errorf("%s mentions %s, which history does not list with it", name, bug)
 			}
 		}
 	}
 }
 
-// CVE-2013-0179, CVE-2013-7290, CVE-2013-7291: what is printed of a key is the
-// key, and not what comes behind it.
+// CVE-2013-0179, CVE-2013-7290, CVE-2013-7291: a key is printed without the bytes
+// after it.
 func TestVerboseKeys(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-vvv", "-t", "1")
@@ -235,7 +235,7 @@ func TestVerboseKeys(t *testing.T) {
 	}
 }
 
-// CVE-2018-1000115: nobody can be flooded by who does not ask for UDP.
+// CVE-2018-1000115: UDP is off unless asked for, so mc9 cannot be used for floods.
 func TestUdpOff(t *testing.T) {
 	t.Parallel()
 	for _, flags := range []string{"-p -1", "-l 127.0.0.1 -p -1", "-p -1 -U 0", "-p -1 -U -1 -U 0"} {
@@ -255,7 +255,7 @@ func TestUdpOff(t *testing.T) {
 	}
 }
 
-// CVE-2022-48571: no datagram is so bad that others notice.
+// CVE-2022-48571: whatever a datagram contains, other clients are unaffected.
 func TestUdpGarbage(t *testing.T) {
 	t.Parallel()
 	s := start(t, "", true, "-p", "-1", "-U", "-1", "-l", "127.0.0.1", "-t", "1")
@@ -307,20 +307,20 @@ func TestUdpGarbage(t *testing.T) {
 		}
 	}
 	if n := s.fds(); n > fds {
-		t.Errorf("%d descriptors more", n-fds)
+		t.Errorf("%d more descriptors", n-fds)
 	}
 }
 
-// CVE-2018-1000127: clients that do not read hold references to an item, but
-// no more than can be counted. When they are gone nothing is left of them.
+// CVE-2018-1000127: clients that do not read hold references to an item, but no
+// more than can be counted. When the clients are gone, so are the references.
 func TestTooManyReferences(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-t", "1", "-R", "1000", "-o", "no_lru_maintainer,no_lru_crawler")
 	c, b := s.client(), s.client()
 	value := strings.Repeat("v", 10000) + "\r\n"
 	c.want(t, "set big 0 0 10000\r\n"+value, "STORED\r\n")
-	// What a command of a pipeline has found is held when the next one comes,
-	// which may be one too many.
+	// An item found by one command of a pipeline is still referenced when the
+	// next command runs, whose reference may be one too many.
 	const each = 200
 	pipeline := "get" + strings.Repeat(" big", each) + "\r\n"
 	var holders []net.Conn
@@ -357,7 +357,7 @@ func TestTooManyReferences(t *testing.T) {
 			t.Errorf("%.100q", have)
 		}
 	}
-	// It can still be changed; who holds it has the old value.
+	// The key can still be set; those who hold the item keep its old value.
 	c.want(t, "append big 0 0 1\r\n!\r\nset n 0 0 1\r\n1\r\nincr n 1\r\nset big 0 0 1\r\n1\r\nincr big 1\r\n",
 		"STORED\r\nSTORED\r\n2\r\nSTORED\r\n2\r\n")
 	first := newClient(holders[0])
@@ -374,7 +374,7 @@ func TestTooManyReferences(t *testing.T) {
 	c.wantNoneUsed(t)
 }
 
-// Many at once have an mg refused.
+// Many clients at once send an mg that is refused.
 func TestOpaqueTooLong(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-t", "4")
@@ -401,8 +401,8 @@ func TestOpaqueTooLong(t *testing.T) {
 	c.wantNoneUsed(t)
 }
 
-// CVE-2019-15026: names of Unix sockets may fill all the room there is for
-// one, and need not end in a NUL.
+// CVE-2019-15026: the name of a Unix socket may fill its field, and need not end
+// in a NUL.
 func TestSocketNames(t *testing.T) {
 	const most = 107 // bytes
 	dir, err := os.MkdirTemp("", "mc9")
@@ -424,7 +424,7 @@ func TestSocketNames(t *testing.T) {
 	if have := c.stat("settings", "domain_socket"); have != name {
 		t.Errorf("domain_socket %q", have)
 	}
-	// Abstract ones have no NUL at all.
+	// Abstract names have no NUL at the end.
 	for _, n := range []int{1, 50, most} {
 		client := "@" + strings.Repeat("c", n)
 		nc, err := net.DialUnix("unix", &net.UnixAddr{Name: client, Net: "unix"}, &net.UnixAddr{Name: name, Net: "unix"})
@@ -448,7 +448,7 @@ func TestSocketNames(t *testing.T) {
 	}
 }
 
-// No argument is too long to be refused.
+// An argument of any length is refused properly.
 func TestLongArguments(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("9", 5000)
@@ -470,7 +470,7 @@ func TestLongArguments(t *testing.T) {
 	}
 }
 
-// CVE-2021-37519: the file of -Y may end anywhere, and hold anything.
+// CVE-2021-37519: the file of -Y may end anywhere and contain anything.
 func TestAuthfileBytes(t *testing.T) {
 	old := mainAuthEntries.Load()
 	defer mainAuthEntries.Store(old)
@@ -509,7 +509,7 @@ func TestAuthfileBytes(t *testing.T) {
 	}
 }
 
-// CVE-2010-1152: a get is the one line that may be long, but not of any length.
+// CVE-2010-1152: the line of a get may be long, unlike others, but not endless.
 func TestEndlessGet(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-t", "1")
@@ -535,7 +535,7 @@ func TestEndlessGet(t *testing.T) {
 	d.wantStat(t, "curr_connections", "1")
 }
 
-// There are as many prefixes as there may be. Who comes later is not counted.
+// The number of prefixes is limited. Those that come later are not counted.
 func TestPrefixes(t *testing.T) {
 	storeInit(t, 4, nil)
 	statsPrefixClear()
@@ -551,11 +551,11 @@ func TestPrefixes(t *testing.T) {
 		t.Errorf("%d lines", n)
 	}
 	if !bytes.Contains(dump, []byte("PREFIX p7 get 1 hit 1 set 1 del 0\r\n")) {
-		t.Error("p7 is not counted any more")
+		t.Error("p7 is no longer counted")
 	}
 }
 
-// stats cachedump lists what two megabytes hold.
+// stats cachedump lists as much as fits in two megabytes.
 func TestCachedumpFull(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-m", "64", "-o", "no_lru_maintainer,no_lru_crawler")
