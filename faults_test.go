@@ -170,7 +170,7 @@ func TestSlowClients(t *testing.T) {
 }
 
 // With -o read_buf_mem_limit, mc9 closes a connection that needs a read buffer
-// when none is left, and reads no more requests than it can buffer replies for.
+// when none is left, and refuses a get with more replies than there is room for.
 func TestReadBufMemLimit(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-t", "1", "-o", "read_buf_mem_limit=1")

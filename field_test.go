@@ -297,7 +297,7 @@ func TestSlowNotIdle(t *testing.T) {
 	t.Skip("the machine is too slow")
 }
 
-// The clock ticks when the wall clock's second begins.
+// The clock's seconds start when the wall clock's do.
 func TestClockSeconds(t *testing.T) {
 	for range 3 {
 		now := time.Now()

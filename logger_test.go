@@ -1,5 +1,5 @@
-// What conversations cannot say of watchers: who is slow, who goes, how much
-// is lost, in which order lines come, what it costs.
+// What conversations cannot test of watchers: slow ones, ones that hang up, how
+// much is lost, the order of lines, and the cost.
 
 package main
 
@@ -19,8 +19,8 @@ import (
 
 var skippedLine = regexp.MustCompile(`^skipped=(\d+)\n$`)
 
-// A watcher that does not read misses lines, and is told how many. The
-// server does not wait for it.
+// A watcher that does not read misses lines, and is told how many. The server
+// does not wait for it.
 func TestWatcherSkips(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-o", "watcher_logbuf_size=8")
@@ -38,7 +38,7 @@ func TestWatcherSkips(t *testing.T) {
 	}
 	c.wantLogged(t, gets)
 
-	// Now it reads: there is room for more.
+	// It reads now, which makes room for new lines.
 	lines, skipped := 0, 0
 	for skipped == 0 {
 		if lines%100 == 0 {
@@ -59,7 +59,7 @@ func TestWatcherSkips(t *testing.T) {
 		t.Errorf("skipped=%d, but %d in stats", skipped, n)
 	}
 
-	// It goes while there is much to send.
+	// It hangs up while there is much to send.
 	for n := c.statN("log_watcher_skipped"); c.statN("log_watcher_skipped") == n; {
 		get(1000)
 	}
@@ -68,7 +68,7 @@ func TestWatcherSkips(t *testing.T) {
 	c.wantStat(t, "curr_connections", "1")
 }
 
-// What finds no room in a worker's ring is dropped, and counted.
+// Entries that do not fit in a worker's ring are dropped and counted.
 func TestWatcherDrops(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-o", "worker_logbuf_size=1")
@@ -86,7 +86,7 @@ func TestWatcherDrops(t *testing.T) {
 		}
 	}
 
-	// No ring at all.
+	// A worker without a ring.
 	s = mc9(t, "-o", "worker_logbuf_size=0,watcher_logbuf_size=0")
 	c, w = s.client(), s.client()
 	io.WriteString(w, "watch\r\n")
@@ -95,7 +95,7 @@ func TestWatcherDrops(t *testing.T) {
 	c.wantStat(t, "log_worker_dropped", "1")
 }
 
-// Lines come in the order of their gids, whichever thread they are from.
+// Lines come in order of gid, whichever threads wrote them.
 func TestWatcherOrder(t *testing.T) {
 	t.Parallel()
 	const clients, rounds = 8, 500
@@ -135,7 +135,7 @@ func TestWatcherOrder(t *testing.T) {
 	}
 	c.wantStat(t, "log_worker_written", strconv.Itoa(lines))
 	if c.stat("", "log_worker_dropped") != "0" || c.stat("", "log_watcher_skipped") != "0" {
-		t.Error("some were lost")
+		t.Error("some lines were lost")
 	}
 	for _, kind := range []string{"item_get", "item_store", "eviction", "deleted"} {
 		if kinds[kind] == 0 {
@@ -145,7 +145,7 @@ func TestWatcherOrder(t *testing.T) {
 	t.Log(kinds)
 }
 
-// Addresses and reasons, over TCP.
+// Connection events over TCP: addresses and reasons.
 func TestWatcherConnevents(t *testing.T) {
 	t.Parallel()
 	s := start(t, "", true, "-p", "-1")
@@ -177,7 +177,7 @@ func TestWatcherConnevents(t *testing.T) {
 	}
 
 	s = start(t, "", true, "-p", "-1", "-o", "idle_timeout=1")
-	s.whileStopped(func() { // so that it is a watcher before it is idle
+	s.whileStopped(func() { // so that it becomes a watcher before it is idle
 		w = s.client()
 		w.write("watch connevents\r\n")
 	})
@@ -224,7 +224,7 @@ func TestWatcherChurn(t *testing.T) {
 	c.wantStat(t, "curr_connections", "2")
 }
 
-// Nothing is allocated to log, nor to find that there is no need to.
+// Logging does not allocate, whether or not anybody watches.
 func TestLoggerAllocs(t *testing.T) {
 	th := &thread{l: &logger{buf: bipbufNew(64 << 10)}}
 	key := []byte("some key")
@@ -242,7 +242,7 @@ func TestLoggerAllocs(t *testing.T) {
 	}
 }
 
-// A ring gives back what was put in, in pieces that are whole.
+// A ring returns the entries put in, each in one piece.
 func TestBipbuf(t *testing.T) {
 	for _, size := range []int{0, 1, 20, 100} {
 		b := bipbufNew(size)
@@ -274,7 +274,7 @@ func TestBipbuf(t *testing.T) {
 	}
 }
 
-// An entry comes out of a ring as it went in.
+// An entry comes out of a ring unchanged.
 func TestLogentry(t *testing.T) {
 	want := logentry{1 << 60, 1 << 50, loggerDeletions, 1, 2, 63, true, -1, 1 << 31, 1 << 30, -1, []byte("data")}
 	b := logentryAppend(nil, &want)

@@ -1,12 +1,11 @@
-// The tests' harness, and the conversations in testdata. The test binary is
-// mc9 itself when MC9_MAIN is set, so the tests start it as a child, with any
-// flags.
+// The test harness, and the conversations in testdata. When MC9_MAIN is set, the
+// test binary is mc9 itself, so tests can start it as a child with any flags.
 //
-// A conversation, testdata/NAME.mc, is played to mc9 and, where MEMCACHED
-// names one or the PATH has one, to memcached, whose replies it holds. It is
-// made of exchanges: lines to send, then the lines expected in return. An
-// exchange ends where the next line to send follows its replies, at an empty
-// line and at the end of the file.
+// A conversation, testdata/NAME.mc, holds replies recorded from memcached. It is
+// played to mc9 and, if MEMCACHED names one or the PATH has one, to memcached. It
+// consists of exchanges: lines to send, then the replies expected. An exchange
+// ends at an empty line, before the next line to send after its replies, or at
+// the end of the file.
 //
 //	text       is sent, with \r\n; {x 1000} stands for a thousand x
 //	<tab>text  is expected; after ~ it is a regular expression for the whole
@@ -27,13 +26,12 @@
 //	                      at the head of the file: the file
 //	% differ REASON       the next exchange, or file, is for mc9 alone
 //
-// Behind an exchange that ends in a line of text goes a version command: what
-// comes before its answer is the reply, none of it missing and nothing more.
-// Where % send or % half is last as many lines are read as are expected, and
-// what is left is part of the next reply. Behind packets it is a version
-// packet.
+// After an exchange that ends in a line of text, the harness sends a version
+// command: everything before its answer is the reply, no more and no less. After
+// packets it sends a version packet. After a % send or % half it sends nothing,
+// and reads as many lines as are expected; the rest belongs to the next reply.
 //
-// go test -update rewrites the replies from memcached.
+// go test -update takes the replies from memcached anew.
 
 package main
 
@@ -66,8 +64,8 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	// Most of what runs in parallel waits for servers and their clocks. (A
-	// -parallel that is given is read later.)
+	// Parallel tests mostly wait for servers and their clocks. (A -parallel on
+	// the command line is parsed later and wins.)
 	flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
 	flag.Parse()
 	if *dropPriv {
@@ -86,8 +84,8 @@ type playedCounts struct {
 	mc9, memcached, memcPart atomic.Int32
 }
 
-// print says how many there were. The go command shows it, unless it is given
-// packages (as ./...), all tests pass, and it is not asked for -v.
+// print reports how many conversations were played. The go command hides that if
+// it is given packages (such as ./...), all tests pass, and there is no -v.
 func (p *playedCounts) print() {
 	switch {
 	case p.mc9.Load() == 0:
@@ -101,7 +99,7 @@ func (p *playedCounts) print() {
 
 var runs = regexp.MustCompile(`\{([^{}]+) ([0-9]+)\}`)
 
-// expand writes out the runs of a line to send.
+// expand writes out the {x 1000} runs of a line to send.
 func expand(s string) string {
 	return runs.ReplaceAllStringFunc(s, func(s string) string {
 		m := runs.FindStringSubmatch(s)
@@ -110,7 +108,7 @@ func expand(s string) string {
 	})
 }
 
-// show makes a line of a reply fit to print.
+// show returns a line of a reply in printable form.
 func show(s string) string {
 	s = strings.TrimSuffix(s, "\r\n")
 	var b strings.Builder
@@ -153,9 +151,9 @@ type player struct {
 	name   string // of the connection in use
 	x      exchange
 	binary bool     // lines are packets
-	skip   bool     // the whole file
-	left   int      // exchanges that were skipped
-	text   []string // the conversation as it should read
+	skip   bool     // skip the whole file
+	left   int      // number of exchanges skipped
+	text   []string // the conversation with its replies updated
 
 	complaints []string
 }
@@ -163,16 +161,16 @@ type player struct {
 type exchange struct {
 	begun       bool
 	send        string
-	half        bool // then half close
-	raw         bool // no fence
+	half        bool // close our half afterwards
+	raw         bool // send no version command afterwards
 	want        []string
-	line        int // number of the first of want, or of the last sent
+	line        int // line number of the first of want, or of the last sent
 	skip, until bool
 	grep        *regexp.Regexp
 }
 
-// play returns the text of the conversation as the server would have it, and
-// what was not as expected.
+// play returns the conversation's text with the server's replies, and complaints
+// about those that were not as expected.
 func (p *player) play(text string) (string, []string) {
 	p.conns = map[string]*client{}
 	p.name = "a"
@@ -256,7 +254,7 @@ func (p *player) hangup() {
 	}
 }
 
-// end plays the exchange that has been read.
+// end plays the exchange parsed so far.
 func (p *player) end() {
 	x := p.x
 	if !x.begun && len(x.want) == 0 {
@@ -287,14 +285,14 @@ func (p *player) end() {
 		}
 	}
 	if !p.update || same(have, x.want) {
-		have = x.want // with its patterns
+		have = x.want // keep its patterns
 	}
 	for _, h := range have {
 		p.text = append(p.text, "\t"+h)
 	}
 }
 
-// exchange sends what is to be sent and returns the reply as it prints.
+// exchange sends x's lines and returns the reply in printable form.
 func (p *player) exchange(x *exchange) (have []string) {
 	c := p.conns[p.name]
 	if c == nil {
@@ -355,7 +353,7 @@ func same(have, want []string) bool {
 	return len(have) == len(want)
 }
 
-// forWhom finds at the head of a conversation whom all of it is for.
+// forWhom matches, at the head of a conversation, the servers it is for.
 var forWhom = regexp.MustCompile(`\A(?:[#%].*\n)*?% (need|differ) (.*)`)
 
 func TestConversations(t *testing.T) {
@@ -383,7 +381,7 @@ func TestConversations(t *testing.T) {
 					t.Skip(m[1], " ", m[2])
 				}
 				if path != "" && slices.Contains(flags, "-S") && !hasSasl {
-					t.Skip("it is built without SASL")
+					t.Skip("memcached is built without SASL")
 				}
 				if tlsBuild && path == "" && strings.Contains(string(text), "\n% plain\n") {
 					t.Skip("not with TLS")
@@ -420,7 +418,7 @@ func TestConversations(t *testing.T) {
 	}
 }
 
-// The harness finds what is wrong: played against a server made up here.
+// The harness complains where it should; the server here is a fake.
 func TestHarness(t *testing.T) {
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {

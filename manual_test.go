@@ -1,5 +1,5 @@
-// mc9.8, checked: it and -h tell of the same options, suboptions and defaults,
-// and they are those that the command line may have.
+// mc9.8, checked: it and -h list the same options, suboptions and defaults, and
+// those are the ones that the command line accepts.
 
 package main
 
@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// What stands before a text in -h, such as "-p, --port=<num>", "-D <char>",
-// "--check[=<addr>]" and "   - [no_]lru_crawler:".
+// The start of an entry in -h, such as "-p, --port=<num>", "-D <char>",
+// "--check[=<addr>]" or "   - [no_]lru_crawler:".
 var (
 	manualOption    = regexp.MustCompile(`^(?:-\w+)?(?:, )?(?:--[\w-]+)?`)
 	manualValue     = regexp.MustCompile(`^(?:\[?=| )<`)
@@ -24,17 +24,17 @@ var (
 	manualDefault   = regexp.MustCompile(`default: ([^,;)]+)`)
 )
 
-// mdoc writes what begins a text in mc9.8 as -h does.
+// mdoc rewrites the start of an entry in mc9.8 in the form of -h.
 var mdoc = strings.NewReplacer(".It Fl ", "-", ".It Cm ", "   - ", "Fl ", "-", "Cm ", "",
 	" , ", ", ", " Ns Oo = Ns Ar ", "[=<", " Ns = Ns Ar ", "=<", " Ar ", " <")
 
-// readManual returns what -h or mc9.8 tells of, with the defaults: suboptions,
-// and options, with = behind those that have a value.
+// readManual returns the options and suboptions that -h or mc9.8 lists, with
+// their defaults. Options that take a value end in =.
 func readManual(text string) map[string]string {
 	manual := map[string]string{}
-	var names []string // that the text belongs to
+	var names []string // the options that the current text describes
 	said := ""
-	for line := range strings.Lines(text + "-") { // one more, which is no option
+	for line := range strings.Lines(text + "-") { // one more line, to end the last option
 		line = strings.TrimSuffix(line, "\n")
 		if strings.HasPrefix(line, ".It ") {
 			line = mdoc.Replace(line) + ":"
@@ -72,7 +72,7 @@ func readManual(text string) map[string]string {
 	return manual
 }
 
-// switchCases returns the cases of the switches over tag in settings.go.
+// switchCases returns the cases of all switches over tag in settings.go.
 func switchCases(t *testing.T, tag string) (cases []string) {
 	f, err := goparser.ParseFile(token.NewFileSet(), "settings.go", nil, 0)
 	if err != nil {
@@ -107,7 +107,7 @@ func TestManual(t *testing.T) {
 	help := readManual(text)
 	for name, value := range help {
 		if have, ok := manual[name]; !ok || have != value {
-			t.Errorf("-h has %s (default: %s), mc9.8 %t (default: %s)", name, value, ok, have)
+			t.Errorf("-h has %s (default: %s), mc9.8 has it: %t (default: %s)", name, value, ok, have)
 		}
 	}
 
@@ -132,15 +132,15 @@ func TestManual(t *testing.T) {
 	refused := []string{"-Z, --enable-ssl", "hash_algorithm"}
 	for _, name := range taken {
 		if _, ok := manual[name]; ok == slices.Contains(refused, name) {
-			t.Errorf("%s: is in mc9.8: %t", name, ok)
+			t.Errorf("%s: in mc9.8: %t, want the opposite", name, ok)
 		}
 	}
 	for name := range manual {
 		if !slices.Contains(taken, name) {
-			t.Errorf("mc9.8 has %s, which is not known", name)
+			t.Errorf("mc9.8 has %s, which mc9 does not know", name)
 		}
 		if _, ok := help[name]; !ok {
-			t.Errorf("mc9.8 has %s, -h has not", name)
+			t.Errorf("mc9.8 has %s, -h lacks it", name)
 		}
 	}
 }
@@ -148,7 +148,7 @@ func TestManual(t *testing.T) {
 func TestManualLint(t *testing.T) {
 	mandoc, err := exec.LookPath("mandoc")
 	if err != nil {
-		t.Log("mandoc is not installed: nobody looks at mc9.8")
+		t.Log("mandoc is not installed: mc9.8 is not linted")
 		return
 	}
 	if out, err := exec.Command(mandoc, "-T", "lint", "-W", "warning", "mc9.8").CombinedOutput(); err != nil {

@@ -1,5 +1,5 @@
-// What a conversation cannot tell of the meta commands: that nothing is
-// leaked, and nothing allocated.
+// What a conversation cannot test of the meta commands: that they neither leak
+// nor allocate.
 
 package main
 
@@ -17,7 +17,7 @@ func testConn() *conn {
 	return &conn{thread: t, sfd: -1, transport: localTransport, protocol: asciiProt, state: connNewCmd}
 }
 
-// serve lets c serve whole commands, and throws the replies away.
+// serve has c serve complete commands, and discards the replies.
 func serve(c *conn, in []byte) {
 	c.rbuf, c.rcurr, c.rbytes = in, 0, len(in)
 	for c.rbytes > 0 || c.state == connNread {
@@ -29,7 +29,7 @@ func serve(c *conn, in []byte) {
 		default:
 			resetCmdHandler(c)
 			if !tryReadCommand(c) {
-				panic("half a command")
+				panic("incomplete command")
 			}
 		}
 	}
@@ -41,7 +41,7 @@ func pick(list string) string {
 	return words[rand.IntN(len(words))]
 }
 
-// randomMeta returns a meta command, most often a good one.
+// randomMeta returns a meta command, usually a valid one.
 func randomMeta() []byte {
 	cmd := pick("mg ms md ma mg ms me")
 	line := cmd + " " + pick("foo bar n AAAA Zm9v A=BC "+strings.Repeat("k", 251))
@@ -51,7 +51,7 @@ func randomMeta() []byte {
 		line += fmt.Sprint(" ", len(value))
 		value += "\r\n"
 		if rand.IntN(20) == 0 {
-			value = strings.Repeat("bad\n", len(value)) // as a command, too
+			value = strings.Repeat("bad\n", len(value)) // also if parsed as commands
 		}
 	}
 	for range rand.IntN(6) {

@@ -1,7 +1,7 @@
-// A model of the cache: random commands in all protocols on several
-// connections, and what each must be answered. They are played to the state
-// machine, whose clock, pages and hash table move meanwhile; and, where it knows
-// debugtime, to a server. If that is memcached it is the model that is tested.
+// A model of the cache: random commands in all protocols on several connections,
+// and the replies they must get. They are played to the state machine, whose
+// clock, pages and hash table move meanwhile, and to a server, if it knows
+// debugtime. If the server is memcached, the test is of the model.
 //
 //	go test -tags debug -run TestModel -long 100
 //	MEMCACHED=memcached/memcached-debug go test -run TestModel -long 100
@@ -30,7 +30,7 @@ var (
 	seed = flag.Uint64("seed", 0, "seed of the random tests, 0 for a new one each time")
 )
 
-// testSeed returns the seed for round i of a random test, and notes it.
+// testSeed returns the seed for round i of a random test, and logs it.
 func testSeed(t *testing.T, i int) uint64 {
 	t.Helper()
 	s := *seed
@@ -44,13 +44,13 @@ func testSeed(t *testing.T, i int) uint64 {
 
 const modelTurns = 3000
 
-// Settings of the caches that the model is played to.
+// Settings of the caches under test.
 const (
 	modelItemMax  = 64 << 10
 	modelChunkMax = 16 << 10
 )
 
-// A modelItem is what the cache has for a key. Times are Unix times.
+// A modelItem is what the cache holds for a key. Times are Unix times.
 type modelItem struct {
 	value   string
 	flags   uint32
@@ -68,18 +68,18 @@ type model struct {
 	r         *rand.Rand
 	items     map[string]*modelItem
 	now       uint32
-	oldest    uint32       // of the last flush_all: what is as old has gone
-	unique    uint64       // the last one given
-	segmented bool         // the LRU is
-	moving    bool         // items move, and nobody knows their time
-	header    int          // bytes of an item, 48 for memcached
-	whole     bool         // the clock is moved by debugtime: a second is over when it says so
-	held      []*modelItem // replies under way refer to these
-	sent      int          // how many of them are of other connections than that whose turn it is
+	oldest    uint32       // the last flush_all removes items with this time or an earlier one
+	unique    uint64       // the last one assigned
+	segmented bool         // whether the LRU is segmented
+	moving    bool         // items are moved, so their access times are unknown
+	header    int          // size of an item's header; 48 for memcached
+	whole     bool         // debugtime moves the clock, in whole seconds: items expire on time
+	held      []*modelItem // items that replies in flight reference
+	sent      int          // how many of held belong to connections other than the current one
 	log       []modelLine
 }
 
-// A modelLine is what was asked by one connection, and answered.
+// A modelLine is a request of one connection, and its reply.
 type modelLine struct {
 	keys, text string
 }
@@ -103,8 +103,8 @@ func (m *model) expired(it *modelItem) bool {
 	return it.exptime != 0 && (it.exptime < m.now || m.whole && it.exptime == m.now)
 }
 
-// made marks an item whose key has come in base64, but memcached marks only
-// what ms makes.
+// made marks an item whose key was sent in base64. memcached marks only items
+// that ms makes.
 func (m *model) made(it *modelItem, binary bool) *modelItem {
 	it.binary = binary && m.header == itemSize
 	return it
@@ -130,7 +130,7 @@ func (m *model) bump(it *modelItem) {
 	it.fetched = true
 }
 
-// update is for an access that is no fetch.
+// update is an access that does not count as a fetch.
 func (m *model) update(it *modelItem) {
 	if m.segmented || it.time < m.now-itemUpdateInterval {
 		it.time = m.now
@@ -148,7 +148,7 @@ func (m *model) nextUnique() uint64 {
 	return m.unique
 }
 
-// expires returns when something expires that is to in n seconds, or at n.
+// expires converts exptime n, a number of seconds or a date, to a date.
 func (m *model) expires(n int64) uint32 {
 	switch {
 	case n == 0:
@@ -163,7 +163,7 @@ func (m *model) expires(n int64) uint32 {
 	return uint32(n)
 }
 
-// size is that of an item with a value of n bytes, in C.
+// size returns the size that an item with a value of n bytes has in C.
 func (m *model) size(key string, flags uint32, n int) int {
 	size := 48 + 8 + len(key) + 1 + n + 2
 	if flags != 0 {
@@ -180,17 +180,17 @@ func (m *model) chunked(key string, it *modelItem) bool {
 	return m.size(key, it.flags, len(it.value)) > modelChunkMax
 }
 
-// A modelStore is a value that is to be stored.
+// A modelStore is a value to be stored.
 type modelStore struct {
 	key    string
 	it     *modelItem
 	comm   int
-	cas    uint64 // that the old item must have, if not 0
-	stale  bool   // an older one will do
-	unique uint64 // for the new item
+	cas    uint64 // the unique that the old item must have, if not 0
+	stale  bool   // accept an older unique, and mark the item stale
+	unique uint64 // the new item's
 }
 
-// store returns what doStoreItem does.
+// store does to the model what doStoreItem does to the cache.
 func (m *model) store(s *modelStore) storeItemType {
 	old := m.find(s.key)
 	if old == nil {
@@ -239,9 +239,9 @@ func (it *modelItem) number() (uint64, error) {
 	return strconv.ParseUint(word, 10, 64)
 }
 
-// delta does arithmetic on the value of a key. It returns the item that is
-// told of in the reply: if the number did not fit in the place of the old one
-// that is not the one which the cache has now.
+// delta does arithmetic on the value of a key. It returns the item that the reply
+// describes. With memcached that is the old item, even if the number did not fit
+// there and a new item has replaced it.
 func (m *model) delta(key string, incr bool, delta, cas uint64) (*modelItem, uint64, deltaResultType) {
 	it := m.find(key)
 	switch {
@@ -277,8 +277,8 @@ func (m *model) delta(key string, incr bool, delta, cas uint64) (*modelItem, uin
 	return it, n, deltaOk
 }
 
-// flush is flush_all. All keys were looked up just before, so nothing is left
-// that a flush before had flushed, and this one would not.
+// flush is flush_all. All keys were looked up just before, so no items remain
+// that an earlier flush has flushed but this one would not.
 func (m *model) flush(delay int64) {
 	m.oldest = m.now - 1
 	if delay > 0 {
@@ -291,14 +291,14 @@ func (m *model) flush(delay int64) {
 	}
 }
 
-// A modelCommand has a body, its value, if it is a storage command.
+// A modelCommand is a request. Only a storage command has a body, its value.
 type modelCommand struct {
 	keys       string
-	packet     string // a packet as a line, for the log
+	packet     string // a packet in text form, for the log
 	head, body string
-	reads      bool          // the reply may wait
-	begin      func()        // when the head is there; may be nil
-	do         func() string // when all of it is; returns the reply
+	reads      bool          // its reply may be delayed
+	begin      func()        // called when the head has arrived; may be nil
+	do         func() string // called when all has arrived; returns the reply
 }
 
 var modelKeys = []string{"a", "b", "c", "d", "number", strings.Repeat("k", 250)}
@@ -316,7 +316,7 @@ func (m *model) value() string {
 	r := m.r
 	switch r.IntN(20) {
 	case 0:
-		return fmt.Sprintf("%*d", -r.IntN(modelChunkMax), r.IntN(1000)) // blanks behind it
+		return fmt.Sprintf("%*d", -r.IntN(modelChunkMax), r.IntN(1000)) // padded with blanks
 	case 1:
 		return "18446744073709551615"
 	case 2:
@@ -328,7 +328,7 @@ func (m *model) value() string {
 	case 5:
 		return pattern(r.IntN(40<<10), r.IntN(26))
 	case 6:
-		// Around the limits. Keys differ in length.
+		// Sizes around the limits, since keys differ in length.
 		return pattern([]int{2048, modelChunkMax - 48, modelItemMax - 48}[r.IntN(3)]-r.IntN(300), r.IntN(26))
 	case 7:
 		return ""
@@ -338,7 +338,7 @@ func (m *model) value() string {
 	return strconv.Itoa(r.IntN(1 << r.IntN(20)))
 }
 
-// exptime returns a time, a date, or one that has passed.
+// exptime returns a relative time, a date, or a time in the past.
 func (m *model) exptime() int64 {
 	switch n := m.r.IntN(20); n {
 	case 0:
@@ -369,8 +369,8 @@ func (m *model) number() uint64 {
 	return m.r.Uint64N(1 << m.r.IntN(20))
 }
 
-// cas returns a unique for a command: that of the key, most often, or one that
-// is near.
+// cas returns a unique for a command: usually the key's own, else one close to
+// it.
 func (m *model) cas(key string) uint64 {
 	if it := m.items[key]; it != nil && !m.oneIn(4) {
 		return it.cas + []uint64{0, 0, 0, 1, ^uint64(0)}[m.r.IntN(5)]
@@ -378,11 +378,11 @@ func (m *model) cas(key string) uint64 {
 	return m.r.Uint64N(3)
 }
 
-// storage makes c a storage command, which stores s and gives the answer to
-// what comes of it. exptime is that of the command, casIn the unique that the
-// item of a meta command gets, which memcached draws before the value is there.
+// storage makes c a command that stores s and replies with answer(result).
+// exptime is the command's. For a meta command, casIn draws the item's unique;
+// memcached draws it before the value has arrived.
 func (m *model) storage(c *modelCommand, s *modelStore, exptime int64, casIn func() uint64, answer func(storeItemType) string) {
-	forget := s.comm == nreadSet || casIn != nil // what cannot be replaced must go
+	forget := s.comm == nreadSet || casIn != nil // if the new value is too large, the old one is removed
 	fits := true
 	c.begin = func() {
 		s.it.exptime = m.expires(exptime)
@@ -406,7 +406,7 @@ func (m *model) storage(c *modelCommand, s *modelStore, exptime int64, casIn fun
 	}
 }
 
-// text returns a command of the text protocol, but for its meta commands.
+// text returns a text command that is not a meta command.
 func (m *model) text() modelCommand {
 	key, exptime := m.key(), m.exptime()
 	c := modelCommand{keys: key}
@@ -454,7 +454,7 @@ func (m *model) text() modelCommand {
 
 const modelNonNumeric = "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"
 
-// noreply ends the line of c, which now and then wants no reply.
+// noreply ends the line of c, sometimes with noreply.
 func (m *model) noreply(c *modelCommand) {
 	if m.oneIn(6) {
 		do := c.do
@@ -502,14 +502,14 @@ func (m *model) textGet() modelCommand {
 	return c
 }
 
-// hold notes that the value leaves from the item itself.
+// hold records that the reply references the item, if its value is not copied.
 func (m *model) hold(key string, it *modelItem) {
 	if len(it.value)+2 > respCopyMax || m.chunked(key, it) {
 		m.held = append(m.held, it)
 	}
 }
 
-// leave notes that the replies leave which were gathered.
+// leave records that the pending replies are sent.
 func (m *model) leave() { m.held = m.held[:m.sent] }
 
 const modelTooLarge = "SERVER_ERROR object too large for cache\r\n"
@@ -546,7 +546,7 @@ func (f modelFlags) has(flag byte) bool {
 	return slices.ContainsFunc(f, func(tok string) bool { return tok[0] == flag })
 }
 
-// num returns the number that comes with a flag, or 0.
+// num returns the number after a flag, or 0.
 func (f modelFlags) num(flag byte) (n int64) {
 	for _, tok := range f {
 		if tok[0] == flag {
@@ -556,7 +556,7 @@ func (f modelFlags) num(flag byte) (n int64) {
 	return n
 }
 
-// metaFlags returns some of these flags, in any order.
+// metaFlags returns some of the flags in letters, in random order.
 func (m *model) metaFlags(key, letters string) (f modelFlags) {
 	for _, i := range m.r.Perm(len(letters)) {
 		if m.oneIn(3) {
@@ -590,7 +590,7 @@ func (m *model) meta() modelCommand {
 	word := key
 	name := m.pick("mg mg mg ms ms ms md ma ma me mn")
 	letters := map[string]string{"mg": "vstcfkhOqu", "ms": "kcsOqTF", "md": "kOq", "ma": "vtckOq"}[name]
-	// These change much, and are not for every time.
+	// These change a lot, so use them less often.
 	for _, f := range map[string]string{"mg": "TNREC", "ms": "ICEN", "md": "ICExTF", "ma": "NJDTCE"}[name] {
 		if m.oneIn(4) {
 			letters += string(f)
@@ -634,7 +634,7 @@ func (m *model) meta() modelCommand {
 	return c
 }
 
-// casIn is the unique that a meta command gives an item.
+// casIn returns the unique that a meta command gives an item.
 func (m *model) casIn(f modelFlags) uint64 {
 	if f.has('E') {
 		return uint64(f.num('E'))
@@ -642,8 +642,8 @@ func (m *model) casIn(f modelFlags) uint64 {
 	return m.nextUnique()
 }
 
-// tell returns what the flags ask for, those among letters, and does to the
-// item what they say. recache means that the client is to have the item anew.
+// tell applies to the item those flags that are in letters, and returns what they
+// ask for. recache means that the client is told to recache the item.
 func (m *model) tell(f modelFlags, letters, key string, binary bool, it *modelItem, created bool) (reply string, recache bool) {
 	for _, tok := range f {
 		if !strings.Contains(letters, tok[:1]) {
@@ -699,7 +699,7 @@ func modelKey(key string, binary bool) string {
 	return key
 }
 
-// noItem is the reply if there is none to tell of.
+// noItem returns the reply if there is no item.
 func (m *model) noItem(code string, f modelFlags, key string) string {
 	reply, _ := m.tell(f, "Ok", key, f.has('b'), nil, false)
 	return code + reply + "\r\n"
@@ -861,11 +861,11 @@ func (m *model) me(key string) string {
 		map[bool]string{true: "yes", false: "no"}[it.fetched], m.size(key, it.flags, len(it.value))-48+m.header)
 }
 
-// modelClass finds the one thing that the model does not know.
+// modelClass matches the one field that the model does not predict.
 var modelClass = regexp.MustCompile(` cls=[0-9]+`)
 
-// A modelPacket is a command of the binary protocol: the line for
-// parsePacket, and what makes lines of packet.String.
+// A modelPacket is a binary command, as a line for parsePacket. Its methods return
+// replies in the form of packet.String.
 type modelPacket struct {
 	name, line string
 	opaque     int
@@ -874,7 +874,7 @@ type modelPacket struct {
 
 func (p *modelPacket) add(format string, args ...any) { p.line += fmt.Sprintf(format, args...) }
 
-// done is the reply of success.
+// done returns the reply on success.
 func (p *modelPacket) done(format string, args ...any) string {
 	if p.quiet {
 		return ""
@@ -956,7 +956,7 @@ func (m *model) binary() modelCommand {
 	c.packet, c.head, c.do = p.line, packetOf("%s", p.line), func() string {
 		reply := do()
 		if strings.Contains(reply, " status=") && strings.Contains(reply, " value=") {
-			m.leave() // errors do not wait
+			m.leave() // errors are sent at once
 		}
 		return reply
 	}
@@ -972,7 +972,7 @@ func (m *model) binaryGet(c *modelCommand, p *modelPacket, key string, exptime i
 	if touch {
 		p.add(" exptime=%d", exptime)
 	}
-	c.reads = p.quiet || withKey != "" // else a miss is an error, for which nothing waits
+	c.reads = p.quiet || withKey != "" // otherwise a miss is an error, which is sent at once
 	c.do = func() string {
 		it := m.fetch(key)
 		switch {
@@ -1027,16 +1027,16 @@ func (m *model) binaryStore(c *modelCommand, p *modelPacket, name string, exptim
 	}
 }
 
-// A modelConn is a connection to the cache. ask sends bytes, which need not
-// end with a command, and returns what is answered by then; unless drain is
-// set it lets the server wait with that.
+// A modelConn is a connection to the cache. ask sends bytes, which may end in the
+// middle of a command, and returns the replies so far; without drain it leaves
+// them unread, so that the server must wait.
 type modelConn struct {
 	binary bool
 	ask    func(in string, drain bool) string
 }
 
-// play sends commands and compares the replies. In between it calls meanwhile,
-// if it is not nil: when a part was sent, or before a reply is read.
+// play sends commands and compares the replies. It calls meanwhile, unless nil,
+// when it has sent a part, or before it reads the replies.
 func (m *model) play(t *testing.T, c *modelConn, batch []modelCommand, meanwhile func()) {
 	t.Helper()
 	var in, have, want string
@@ -1069,8 +1069,8 @@ func (m *model) play(t *testing.T, c *modelConn, batch []modelCommand, meanwhile
 		part(0, len(in), true)
 	case reads:
 		part(0, len(in), false)
-		// A number may be sent already, unless it is a long one, or may move
-		// away from under the reply.
+		// A number must not change now if its reply may have been sent already
+		// (unless it is long), or if it may be moved, which copies it.
 		if !slices.ContainsFunc(m.held[held:], func(it *modelItem) bool {
 			_, err := it.number()
 			return err == nil && (m.moving || len(it.value) < 2*modelSndbuf)
@@ -1111,15 +1111,15 @@ func (m *model) play(t *testing.T, c *modelConn, batch []modelCommand, meanwhile
 	t.Fatalf("%d bytes, sent in two parts if %d is not 0; replies from byte %d on:\nhave %.300q\nwant %.300q", len(in), cut, at, have[at:], want[at:])
 }
 
-// A modelClock is what the test can do to the cache from outside.
+// A modelClock acts on the cache from outside.
 type modelClock struct {
-	tick    func(n uint32) // n seconds pass
-	move    func()         // moves things in the cache; may be nil
-	restart func()         // another process goes on with it; may be nil
+	tick    func(n uint32) // lets n seconds pass
+	move    func()         // moves items in the cache; may be nil
+	restart func()         // has a new process take over the cache; may be nil
 }
 
-// turn has one of conns do something. With parts, others may have their turn
-// while it has sent only a part of it.
+// turn has one of conns do something. With parts, others may have a turn while it
+// has sent only part of its commands.
 func (m *model) turn(t *testing.T, conns []*modelConn, clock modelClock, parts bool) {
 	t.Helper()
 	r := m.r
@@ -1137,7 +1137,7 @@ func (m *model) turn(t *testing.T, conns []*modelConn, clock modelClock, parts b
 		return
 	case op < 9:
 		if m.segmented {
-			// What was used in this second may survive, or not.
+			// An item used in this second might survive, or not.
 			tick(1)
 		}
 		m.playFlush(t, conns)
@@ -1149,7 +1149,7 @@ func (m *model) turn(t *testing.T, conns []*modelConn, clock modelClock, parts b
 	i := r.IntN(len(conns))
 	c := conns[i]
 	var batch []modelCommand
-	size := 0 // what comes in one read is served before a reply leaves
+	size := 0 // commands that arrive in one read are served before a reply is sent
 	for len(batch) == 0 || parts && size < readBufferSize/2 && m.oneIn(2) {
 		switch {
 		case c.binary:
@@ -1205,11 +1205,11 @@ func (m *model) playFlush(t *testing.T, conns []*modelConn) {
 	}
 }
 
-// modelSndbuf is what a socket takes at once, more or less, if the server is to
-// wait.
+// modelSndbuf is roughly how much a socket takes at once when the server is to be
+// made to wait.
 const modelSndbuf = 5000
 
-// modelPump sends in to c and, if drain is set, returns what it answers.
+// modelPump sends in to c and, if drain is set, returns the replies.
 func modelPump(c *conn, client int, in []byte, drain bool) (out []byte) {
 	buf := make([]byte, 64<<10)
 	for {
@@ -1237,7 +1237,7 @@ func modelPump(c *conn, client int, in []byte, drain bool) (out []byte) {
 	}
 }
 
-// packetText prints packets, each on a line, unless that is done already.
+// packetText formats packets, one per line, unless they are formatted already.
 func packetText(b string) (text string) {
 	for len(b) >= binHeaderSize && b[0] == protocolBinaryRes {
 		var p packet
@@ -1250,8 +1250,7 @@ func packetText(b string) (text string) {
 	return text + b
 }
 
-// modelMove moves items, as the page mover and the growth of the hash table
-// do.
+// modelMove moves items, as the page mover and hash table growth do.
 func modelMove(m *model) {
 	r := &slabRebal.rebal
 	switch {
@@ -1320,7 +1319,7 @@ func TestModel(t *testing.T) {
 					settings.itemSizeMax = modelItemMax
 					settings.slabChunkSizeMax = modelChunkMax
 					settings.hashpowerInit = 11
-					settings.reqsPerEvent = 100 // a batch is answered at once
+					settings.reqsPerEvent = 100 // so that a batch is answered at once
 				})
 				m.now = uint32(processStarted) + currentTime.Load()
 				m.unique = casId.Load() + 1
@@ -1361,7 +1360,7 @@ func modelRun(t *testing.T, m *model, conns []*modelConn, clock modelClock, part
 	}
 }
 
-// modelRestart stops the cache and goes on with what it has left.
+// modelRestart stops the cache and restarts it from its memory file.
 func modelRestart(t *testing.T, m *model) {
 	t.Helper()
 	restartMmapClose()
@@ -1387,11 +1386,11 @@ func modelServer(t *testing.T, path string, header int) {
 		m.now = uint32(text.statN("time"))
 		last := 0
 		clock := modelClock{tick: func(n uint32) {
-			text.want(t, fmt.Sprintf("debugtime %d\r\n", int(n)-last), "OK\r\n") // it adds the sum of all
+			text.want(t, fmt.Sprintf("debugtime %d\r\n", int(n)-last), "OK\r\n") // the server adds up all the arguments
 			last = int(n)
 		}}
-		// A reply may be here before the server has let go of the item, but
-		// what is asked then is served after that.
+		// A reply may arrive before the server has released the item; the next
+		// request is served after that.
 		askText := func(in string, _ bool) string {
 			defer text.ask("")
 			return text.ask(in)
