@@ -1,6 +1,6 @@
-// Tests of the page mover: what it makes of each kind of chunk, one step at a
-// time; what the automover decides; and pages that move while everybody is
-// at the items in them.
+// Tests of the page mover: how it handles each kind of chunk, one step at a time;
+// what the automover decides; and page moves while many goroutines use the items
+// in the pages.
 
 package main
 
@@ -16,7 +16,7 @@ import (
 	"testing"
 )
 
-// moverInit is storeInit with all counts of the mover at zero.
+// moverInit is storeInit with the mover's counters reset.
 func moverInit(t testing.TB, megs int, conf func()) *thread {
 	t.Helper()
 	storeInit(t, megs, conf)
@@ -24,8 +24,8 @@ func moverInit(t testing.TB, megs int, conf func()) *thread {
 	return testThread()
 }
 
-// moverStep takes the move under way so many times over its page, at most, and
-// returns whether it is done.
+// moverStep lets the current move make up to that many passes over its page, and
+// returns whether the move is done.
 func moverStep(loops int) bool {
 	r := &slabRebal.rebal
 	for r.sClsid != r.dClsid {
@@ -56,8 +56,8 @@ func evictions() (n uint64) {
 	return n
 }
 
-// TestRescue empties one class after the other, as far as it goes. Nothing
-// of any item may change.
+// TestRescue takes from each class in turn all the pages it can. No item may
+// change.
 func TestRescue(t *testing.T) {
 	th := moverInit(t, 64, func() { settings.slabChunkSizeMax = 16 << 10 })
 	type model struct {
@@ -110,7 +110,7 @@ func TestRescue(t *testing.T) {
 	if n := evictions(); n != 0 {
 		t.Errorf("%d evictions", n)
 	}
-	// What the limit no longer allows goes back to the system, now and later.
+	// Pages above the lowered limit go back to the system, now and later.
 	malloced := memMalloced
 	slabsAdjustMemLimit(malloced - 3<<20)
 	if n, _ := globalPagePoolSize(); n != moved-3 || memMalloced != malloced-3<<20 {
@@ -119,18 +119,18 @@ func TestRescue(t *testing.T) {
 	checkStore(t)
 }
 
-// TestBusy has the mover meet an item that it can't have, in a class of one
-// full and one empty page.
+// TestBusy has the mover meet an item that it cannot move, in a class with one
+// used and one empty page.
 func TestBusy(t *testing.T) {
-	const id = 4 // of the items; what is chunked is there with its header
+	const id = 4 // class of the items, or of the header if chunked
 	small := pattern(50, 1)
 	for _, tt := range []struct {
 		name   string
 		value  string
 		hold   func(key []byte) (release func())
-		status moveStatus // after a while
-		want   string     // of the item, meanwhile
-		loops  int        // to go over the page first
+		status moveStatus // last busy status in the end
+		want   string     // the item's value meanwhile
+		loops  int        // passes over the page before that
 	}{
 		{"referenced", small, func(key []byte) func() {
 			it := itemGet(key, nil, dontUpdate)
@@ -169,7 +169,7 @@ func TestBusy(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			th := moverInit(t, 64, func() { settings.slabChunkSizeMax = 16 << 10 })
-			// The key makes that the item, or its header, is of class id.
+			// The key's length puts the item, or its header, in class id.
 			key := bytes.Repeat([]byte("k"), 81)
 			if len(tt.value) == len(small) {
 				key = key[:61]
@@ -189,7 +189,7 @@ func TestBusy(t *testing.T) {
 			reassign(t, id, slabGlobalPagePool)
 			release := tt.hold(key)
 			if moverStep(tt.loops) {
-				t.Fatal("done")
+				t.Fatal("the move is done")
 			}
 			moverStep(2)
 			if s := slabRebal.rebal.lastBusyStatus; s != tt.status || !statsState.slabReassignRunning {
@@ -216,7 +216,7 @@ func TestBusy(t *testing.T) {
 	}
 }
 
-// TestUploading moves pages away under items that are being filled.
+// TestUploading moves pages whose items are being filled.
 func TestUploading(t *testing.T) {
 	th := moverInit(t, 64, func() { settings.slabChunkSizeMax = 16 << 10 })
 	values := []string{pattern(100, 1), pattern(10000, 1), pattern(100000, 1)}
@@ -225,7 +225,7 @@ func TestUploading(t *testing.T) {
 		its = append(its, itemAlloc(fmt.Append(nil, "key", i), 0, 0, len(v)+2))
 		itemFill(its[i], []byte(v[:len(v)/2]))
 	}
-	// Of each class two pages, one with these items.
+	// Give each class two pages, one of them with these items.
 	used := 0
 	for id := powerSmallest; id <= largestClsid; id++ {
 		if pages(id) == 0 {
@@ -239,7 +239,7 @@ func TestUploading(t *testing.T) {
 		if moverStep(3) || slabRebal.rebal.lastBusyStatus != moveBusyFloating {
 			t.Fatalf("class %d: %s", id, moveStatusText[slabRebal.rebal.lastBusyStatus])
 		}
-		// Give it up.
+		// Abandon the move.
 		r := slabRebal.rebal
 		for x, c := range r.completed {
 			if it := memItem(r.slabStart + x*r.clsSize); c {
@@ -281,7 +281,7 @@ func TestMoveEvict(t *testing.T) {
 	}
 	id := slabsClsid(10100)
 	before := pages(id)
-	reassign(t, id, 1) // it sees for itself that it has to evict
+	reassign(t, id, 1) // the mover finds out itself that it must evict
 	if !moverStep(10) || pages(id) != before-1 || pages(1) != 1 {
 		t.Fatalf("%d pages of %d, %d moved", pages(id), before, pages(1))
 	}
@@ -289,15 +289,15 @@ func TestMoveEvict(t *testing.T) {
 		t.Errorf("%d evictions, %+v", evictions(), stats)
 	}
 	checkStore(t)
-	for i := range n { // those that are left are right
+	for i := range n { // the items left have their values
 		if v, ok := get(th, fmt.Sprint("key", i)); ok && v != pattern(10000, i) {
 			t.Errorf("key%d is %.40q", i, v)
 		}
 	}
 }
 
-// TestMoveFull is for a class that is full of chunks of items which are in
-// the LRU of another class.
+// TestMoveFull moves a page of a class full of chunks whose items are in another
+// class's LRU.
 func TestMoveFull(t *testing.T) {
 	th := moverInit(t, 8, func() { settings.slabChunkSizeMax = 16 << 10 })
 	// Two chunks of the largest size, and a smaller one.
@@ -310,7 +310,7 @@ func TestMoveFull(t *testing.T) {
 	if !slabRebalanceStart() {
 		t.Fatal("one page only")
 	}
-	var held []*item // what is free in other pages
+	var held []*item // the free chunks of other pages
 	for {
 		it := slabRebalanceAlloc(id, slabsAllocNoNewpage)
 		if it == nil {
@@ -319,7 +319,7 @@ func TestMoveFull(t *testing.T) {
 		held = append(held, it)
 	}
 	if moverStep(10) {
-		t.Fatal("done, with what memory?")
+		t.Fatal("the move is done, though there was no free memory")
 	}
 	slabRebal.rebal.busyLoops = slabMoveMaxLoops + 1
 	n := evictions()
@@ -332,8 +332,7 @@ func TestMoveFull(t *testing.T) {
 	checkStore(t)
 }
 
-// TestPool moves pages out of the global pool, of which somebody else may
-// have taken one meanwhile.
+// TestPool moves pages out of the global pool, while others may take them.
 func TestPool(t *testing.T) {
 	th := moverInit(t, 64, nil)
 	const id = 20
@@ -351,7 +350,7 @@ func TestPool(t *testing.T) {
 		t.Errorf("pages %d %d %d", pages(slabGlobalPagePool), pages(1), pages(id))
 	}
 	checkStore(t)
-	// There may be none any more when the move begins.
+	// The pool may be empty when the move begins.
 	moved := stats.slabsMoved
 	reassign(t, slabGlobalPagePool, 1)
 	set(th, nreadSet, "c", pattern(20000, 1), 0)
@@ -386,8 +385,7 @@ func TestPool(t *testing.T) {
 	}
 }
 
-// TestMoverPause has the mover wait for an item, and others who want all
-// threads to pause.
+// TestMoverPause pauses the mover while it waits for an item.
 func TestMoverPause(t *testing.T) {
 	moverInit(t, 64, func() { settings.slabAutomove.Store(0) })
 	const id = 20
@@ -397,7 +395,7 @@ func TestMoverPause(t *testing.T) {
 	slabsMunlock()
 	startSlabMaintenanceThread()
 	for slabsReassign(id, slabGlobalPagePool, 0) != reassignOk {
-		runtime.Gosched() // it is just looking whether there is something to do
+		runtime.Gosched() // the thread is still checking for work
 	}
 	for range 10 {
 		slabMaintenancePause()
@@ -417,7 +415,7 @@ func TestMoverPause(t *testing.T) {
 	checkStore(t)
 }
 
-// TestAutomove follows what the automover thinks from round to round.
+// TestAutomove follows the automover's decisions from round to round.
 func TestAutomove(t *testing.T) {
 	th := moverInit(t, 12, func() { settings.slabAutomoveWindow = 3 })
 	run := func(a *slabAutomove, wantSrc, wantDst int) {
@@ -451,36 +449,36 @@ func TestAutomove(t *testing.T) {
 	run(a, old, young)
 	more(1)
 	run(a, old, young)
-	run(a, -1, -1) // it does not evict now
+	run(a, -1, -1) // no evictions now
 	more(1)
 	run(a, old, young)
 
-	// Now one class is free.
+	// Now all items of one class are free.
 	for i := range young1 {
 		unlink(fmt.Sprint("young", i))
 	}
 	run(a, -1, -1)
 	run(a, -1, -1)
-	for pages(young) > 2 { // as soon as there was no eviction in the window
+	for pages(young) > 2 { // once the window has no evictions
 		run(a, young, slabGlobalPagePool)
 		reassign(t, young, slabGlobalPagePool)
 		moverStep(1)
 	}
-	run(a, -1, -1) // 2 pages are not too many
+	run(a, -1, -1) // 2 pages are few enough to keep
 	slabsAdjustMemLimit(64 << 20)
 	for i := range 200 {
 		unlink(fmt.Sprint("old", i))
 	}
-	run(a, -1, -1) // there is memory for all
+	run(a, -1, -1) // there is memory left for all
 	checkStore(t)
 
-	// The thread makes a new one for new settings.
+	// When settings change, the thread makes a new automover.
 	slabRebal.am = a
 	settings.slabAutomoveWindow = 5
 	settings.slabAutomoveVersion++
 	settings.slabAutomove.Store(0)
 	if slabRebalanceCheckAutomove() || slabRebal.am != a {
-		t.Error("it is turned off")
+		t.Error("the automover ran although it is off")
 	}
 	settings.slabAutomove.Store(1)
 	if slabRebalanceCheckAutomove() || len(slabRebal.am.window) != 5 {
@@ -488,9 +486,9 @@ func TestAutomove(t *testing.T) {
 	}
 }
 
-// TestMover has several goroutines at all classes while pages move between
-// them, the limit goes up and down, the maintainer juggles and the hash table
-// grows. Once memory is never full, so that nothing at all may get lost.
+// TestMover has several goroutines use all classes while pages move between them,
+// the limit goes up and down, the maintainer juggles and the hash table grows. In
+// one case memory never fills up, so no item may get lost.
 func TestMover(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -577,7 +575,7 @@ func moverHammer(t *testing.T, roomy bool, moves uint64) {
 		}
 	}
 	<-enough
-	stopSlabMaintenanceThread() // with the others still at work
+	stopSlabMaintenanceThread() // while the others are still at work
 	stop.Store(true)
 	wg.Wait()
 	stopLruMaintainerThread()
@@ -598,14 +596,14 @@ func moverHammer(t *testing.T, roomy bool, moves uint64) {
 	t.Logf("%+v, %d evictions", stats, evictions())
 }
 
-// A moverWorker has keys of its own, and so knows their values.
+// A moverWorker has keys that only it writes, so it knows their values.
 type moverWorker struct {
 	name  string
 	th    *thread
 	r     *rand.Rand
 	roomy bool           // nothing is ever evicted
 	model map[int]string // values of its keys
-	held  []moverRef     // replies under way
+	held  []moverRef     // replies in flight
 }
 
 type moverRef struct {
@@ -616,7 +614,7 @@ type moverRef struct {
 
 func (m *moverWorker) key(k int) string { return m.name + fmt.Sprint(k) }
 
-// moverOne does one command, or tells the mover to do something.
+// moverOne runs one command, or gives the mover something to do.
 func moverOne(m *moverWorker, i int) error {
 	r := m.r
 	switch op := r.IntN(100); {
@@ -642,7 +640,7 @@ func moverOne(m *moverWorker, i int) error {
 	return nil
 }
 
-// moverValues are values to be cut to size.
+// moverValues are values, to be cut to the length needed.
 var moverValues = sync.OnceValue(func() (v [26]string) {
 	for i := range v {
 		v[i] = pattern(60<<10, i)
@@ -650,7 +648,7 @@ var moverValues = sync.OnceValue(func() (v [26]string) {
 	return v
 })
 
-// moverOwn does something to a key of m's own. Even ones are numbers.
+// moverOwn does something to one of m's own keys. Even keys hold numbers.
 func moverOwn(m *moverWorker, k int) error {
 	r, key := m.r, m.key(k)
 	old, there := m.model[k]
@@ -697,7 +695,7 @@ func moverOwn(m *moverWorker, k int) error {
 	return moverGet(m, k)
 }
 
-// moverGet compares what the cache has for a key of m's own.
+// moverGet compares the cache's value for one of m's own keys with the model.
 func moverGet(m *moverWorker, k int) error {
 	v, ok := get(m.th, m.key(k))
 	want, there := m.model[k]
@@ -712,7 +710,7 @@ func moverGet(m *moverWorker, k int) error {
 	return nil
 }
 
-// moverHold begins to send a value, as resp.go does.
+// moverHold takes a reference to a value, as resp.go does to send it.
 func moverHold(m *moverWorker, k int) error {
 	it, hv := itemGetLocked([]byte(m.key(k)), m.th, doUpdate)
 	defer itemUnlock(hv)
@@ -731,13 +729,13 @@ func moverHold(m *moverWorker, k int) error {
 	return nil
 }
 
-// moverRelease sends the oldest values, all but n. They are as they were.
+// moverRelease releases all but the n latest values. They must be unchanged.
 func moverRelease(m *moverWorker, n int) {
 	for len(m.held) > n {
 		ref := m.held[0]
 		m.held = m.held[1:]
 		if v := string(bytes.Join(ref.data, nil)); v != ref.want {
-			panic(fmt.Sprintf("value that was referenced has become %.40q; want %.40q", v, ref.want))
+			panic(fmt.Sprintf("referenced value has become %.40q; want %.40q", v, ref.want))
 		}
 		itemRemove(ref.it)
 	}

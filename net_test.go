@@ -1,4 +1,4 @@
-// Connections: how many, how they end, who waits for whom.
+// Connections: how many there may be, how they end, and who waits for whom.
 
 package main
 
@@ -36,7 +36,7 @@ func TestTenThousand(t *testing.T) {
 	fds := s.fds()
 	var conns []net.Conn
 	for range n {
-		eventually(t, "connected", func() bool { // when there is room in the backlog
+		eventually(t, "connected", func() bool { // once there is room in the backlog
 			nc, err := s.dial()
 			if err == nil {
 				conns = append(conns, nc)
@@ -66,15 +66,15 @@ func TestTenThousand(t *testing.T) {
 	}
 }
 
-// Clients that hang up anywhere leave nothing behind: no connection, no
-// descriptor, no memory, no reference to an item.
+// Clients that hang up at any point leave nothing behind: no connection,
+// descriptor, memory, or reference to an item.
 func TestHangups(t *testing.T) { hangUps(t, hangUp) }
 
-// And when the server is known to be in a state.
+// The same, with the server in a known state.
 func TestHangupStates(t *testing.T) { hangUps(t, hangUpStates, "-t", "1") }
 
-// hangUps runs hangUp with a server on a Unix socket, and with one by TCP,
-// where a connection can be reset.
+// hangUps runs hangUp with a server on a Unix socket, and with one on TCP, where
+// connections can be reset.
 func hangUps(t *testing.T, hangUp func(*testing.T, *server), flags ...string) {
 	t.Parallel()
 	flags = slices.Clip(append(flags, "-m", "256", "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove"))
@@ -117,17 +117,17 @@ func hangUp(t *testing.T, s *server) {
 			t.Fatal(err)
 		}
 		if tcp, ok := nc.(*net.TCPConn); ok {
-			tcp.SetLinger(0) // it resets the connection
+			tcp.SetLinger(0) // reset the connection
 		}
 		io.WriteString(nc, states[i%len(states)])
 		switch i / len(states) % 3 {
-		case 0: // half closed, it is still read to its end
+		case 0: // half-closed, the connection is still read to its end
 			nc.(interface{ CloseWrite() error }).CloseWrite()
 			nc.SetReadDeadline(time.Now().Add(patience))
 			if _, err := io.Copy(io.Discard, nc); os.IsTimeout(err) {
 				t.Fatalf("%.30q: %v", states[i%len(states)], err)
 			}
-		case 1: // some of the reply is read
+		case 1: // read part of the reply
 			nc.SetReadDeadline(time.Now().Add(time.Millisecond))
 			nc.Read(make([]byte, 1000))
 		}
@@ -175,7 +175,7 @@ func hangUpStates(t *testing.T, s *server) {
 			}
 			nc.Close()
 			eventually(t, tt.state+" ends with "+how, func() bool {
-				c.ask("get none\r\n") // a watcher gets something
+				c.ask("get none\r\n") // gives a watcher something to read
 				return c.stat("", "curr_connections") == "1"
 			})
 		}
@@ -185,8 +185,8 @@ func hangUpStates(t *testing.T, s *server) {
 	c.wantNoneUsed(t)
 }
 
-// Clients that come and go leave nothing behind. For ten thousand a second
-// through a minute
+// Clients that come and go leave nothing behind. For ten thousand connections a
+// second, for a minute:
 //
 //	go test -run TestChurn -long 120
 func TestChurn(t *testing.T) {
@@ -214,7 +214,7 @@ func TestChurn(t *testing.T) {
 						t.Errorf("%q", line)
 					}
 				}
-				conn.(*net.TCPConn).SetLinger(0) // lest the ports are used up
+				conn.(*net.TCPConn).SetLinger(0) // so that ports do not run out
 				conn.Close()
 			}
 		}()
@@ -241,7 +241,7 @@ func TestMaxconns(t *testing.T) {
 		line, err := nc.r.ReadString('\n')
 		if line == "ERROR Too many open connections\r\n" {
 			if rest, _ := io.ReadAll(nc.r); len(rest) != 0 {
-				t.Errorf("and then %q", rest)
+				t.Errorf("%q after the error", rest)
 			}
 			break
 		}
@@ -261,7 +261,7 @@ func TestMaxconns(t *testing.T) {
 	s.client().want(t, "get foo\r\n", "END\r\n")
 }
 
-// With no descriptor left mc9 stops listening until there is one.
+// When descriptors run out, mc9 stops listening until one is free.
 func TestNoDescriptors(t *testing.T) {
 	s := mc9(t, "-o", "no_maxconns_fast")
 	c := s.client()
@@ -301,9 +301,9 @@ func TestIdleTimeout(t *testing.T) {
 	t.Parallel()
 	s := start(t, "", true, "-l", "127.0.0.1", "-p", "-1", "-o", "idle_timeout=1")
 	var half, idle *client
-	s.whileStopped(func() { // so that both have sent this when they are accepted
+	s.whileStopped(func() { // so that both requests are sent before the connections are accepted
 		half, idle = s.client(), s.client()
-		half.write("set foo 0 0 10\r\n123") // it waits for data, and may
+		half.write("set foo 0 0 10\r\n123") // a connection that waits for data is not idle
 		idle.write("get foo\r\n")
 	})
 	for _, want := range []string{"END\r\n", closed} {
@@ -311,7 +311,7 @@ func TestIdleTimeout(t *testing.T) {
 			t.Errorf("have %q, want %q", line, want)
 		}
 	}
-	eventually(t, "it is counted", func() bool { // each time a new client asks, which may be idle itself
+	eventually(t, "the kick is counted", func() bool { // a new client each time, since it may be kicked itself
 		return s.client().statN("idle_kicks") > 0
 	})
 	half.want(t, "4567890\r\n", "STORED\r\n")
@@ -326,7 +326,7 @@ func TestYields(t *testing.T) {
 	if n < 5 {
 		t.Error("conn_yields", n)
 	}
-	// Many commands arrive in order and whole however often they yield.
+	// Many commands are answered in order and whole, however often they yield.
 	var text, reply strings.Builder
 	for i := range 2000 {
 		fmt.Fprintf(&text, "set k%d 0 0 4\r\n%04d\r\nget k%d\r\n", i, i, i)
@@ -340,7 +340,8 @@ func TestYields(t *testing.T) {
 	if m, _ := strconv.Atoi(c.stat("", "conn_yields")); m < n+99 {
 		t.Error("conn_yields", n, m)
 	}
-	// More may come before their turn does, and they may be gone by then.
+	// More input may arrive before a connection's turn comes, and the client may
+	// be gone by then.
 	for range 300 {
 		nc, err := s.dial()
 		if err != nil {
@@ -354,8 +355,8 @@ func TestYields(t *testing.T) {
 	c.wantStat(t, "curr_connections", "1")
 }
 
-// A client that does not read its reply is no burden to others, even of the
-// same worker, and gets all of it in the end, as it was when it asked.
+// A client that does not read its reply holds up no others, even on the same
+// worker, and in the end gets all of it, as it was when the client asked.
 func TestSlowReader(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-t", "1", "-m", "100")
@@ -383,7 +384,7 @@ func TestSlowReader(t *testing.T) {
 	}
 	slow.want(t, "get k0\r\n", "VALUE k0 0 3\r\nnew\r\nEND\r\n")
 
-	// Even where it sends a value meanwhile, in two parts.
+	// Even if it sends a value meanwhile, in two parts.
 	slow.write("get k1 k2 k3 k4\r\nset late 0 0 10\r\n12345")
 	eventually(t, "it waits for the rest of the value", func() bool {
 		return strings.Contains(c.ask("stats conns\r\n"), "conn_nread")
@@ -398,7 +399,7 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// Many clients at once: their own keys are theirs, and what they share adds up.
+// Many clients at once: own keys keep their values, and shared counts add up.
 func TestManyClients(t *testing.T) {
 	t.Parallel()
 	const clients, rounds = 16, 100
@@ -464,7 +465,8 @@ func TestUdp(t *testing.T) {
 		u.want(t, 1, "get none\r\n", "END\r\n")
 		u.want(t, 2, "get big\r\n", "VALUE big 0 20000\r\n"+big+"\r\nEND\r\n")
 		u.want(t, 3, "bogus\r\n", "ERROR\r\n")
-		// What is not one whole packet is dropped, as what has no frame.
+		// Datagrams that are part of a larger message, or lack the frame header,
+		// are dropped.
 		u.send(4, 0, 2, "set foo 0 0 3\r\nbad\r\n")
 		u.send(5, 1, 2, "set foo 0 0 3\r\nbad\r\n")
 		u.Write([]byte("set foo 0 0 3\r\nbad\r\n")[:8])
@@ -475,8 +477,8 @@ func TestUdp(t *testing.T) {
 	c.want(t, "get bar\r\n", "VALUE bar 0 3\r\nfoo\r\nEND\r\n")
 }
 
-// -vvv tells of each change of state, in memcached's words; 1.6.45 is silent
-// on errors in storage commands, and then goes to conn_swallow at once.
+// -vvv logs each change of state in memcached's words, except that 1.6.45 logs no
+// errors of storage commands, and then goes to conn_swallow at once.
 func TestStates(t *testing.T) {
 	t.Parallel()
 	s := mc9(t, "-vvv", "-t", "1", "-o", "no_lru_crawler,no_lru_maintainer")
@@ -556,8 +558,8 @@ N: going from conn_closing to conn_closed
 	}
 }
 
-// Who looks at all connections may keep one from being forgotten by epoll,
-// though it is closed: there is an event for it then.
+// stats conns looks at all connections, and may so keep a closed descriptor alive
+// in epoll, which then reports a stale event for it.
 func TestLateEvents(t *testing.T) {
 	t.Parallel()
 	s := start(t, "", true, "-l", "127.0.0.1", "-p", "-1", "-t", "2")

@@ -1,5 +1,5 @@
-// PORT.md, checked. It has a section for each Go file, in which a table says
-// what became of the functions of the C, in the order of both files:
+// PORT.md, checked. It has a section for each Go file, with a table of what became
+// of the C functions, in the order of both files:
 //
 //	## state.go
 //
@@ -10,12 +10,11 @@
 //
 //	Go only: readFd, readIntoItem.
 //
-// and a section "Left out" of what has become of nothing, files and functions
-// in backquotes. A method is type.name, and the two together are its name.
-// Where the Go name does not follow from the C name the note says why.
-// Functions named in a note behind "split:" have no row of their own. Types,
-// variables and constants may have rows; they need not, and their order is
-// free.
+// and a section "Left out", of files and functions that were not ported, in
+// backquotes. A method is written type.name; for the naming rule it counts as
+// typeName. If the Go name does not follow from the C name, the note says why.
+// Functions that a note names after "split:" have no row of their own. Types,
+// variables and constants may have rows, in any order.
 
 package main
 
@@ -35,7 +34,7 @@ import (
 
 type portRow struct{ c, name, note string }
 
-// A portSection is what PORT.md says of a Go file.
+// A portSection is PORT.md's section on a Go file.
 type portSection struct {
 	rows   []portRow
 	others []string // Go only, or split off
@@ -65,7 +64,8 @@ var (
 	portHeading = regexp.MustCompile(`^## (.*)`)
 	backquoted  = regexp.MustCompile("`([^`]+)`")
 	word        = regexp.MustCompile(`[A-Za-z_][\w.]*`)
-	// A C function begins in the first column and is not a declaration.
+	// A C function definition starts in the first column; declarations do not
+	// match.
 	cFunction = regexp.MustCompile(`(?m)^(?:[a-zA-Z_][\w*]*[ \t*]+)+\**(\w+)\s*\([^;{}()]*(?:\([^()]*\)[^;{}()]*)*\)\s*\{`)
 )
 
@@ -107,7 +107,7 @@ func readPort(t *testing.T) (files map[string]*portSection, leftOut map[string]b
 				s.others = append(s.others, word.FindAllString(list, -1)...)
 			}
 		}
-		// The list may go on over several lines, up to an empty one.
+		// The list may span several lines, up to an empty one.
 		if list, ok := strings.CutPrefix(line, "Go only:"); ok {
 			goOnly, line = true, list
 		}
@@ -118,8 +118,7 @@ func readPort(t *testing.T) (files map[string]*portSection, leftOut map[string]b
 	return files, leftOut
 }
 
-// goDecls lists the functions of a file in their order, and what else it
-// declares.
+// goDecls lists the functions of a file in order, and its other declarations.
 func goDecls(t *testing.T, file string) (funcs, others []string) {
 	f, err := goparser.ParseFile(token.NewFileSet(), file, nil, 0)
 	if err != nil {
@@ -177,7 +176,7 @@ func TestPort(t *testing.T) {
 				plain = typ + strings.ToUpper(method[:1]) + method[1:]
 			}
 			if plain != goName(row.c) && row.note == "" {
-				t.Errorf("%s: %s is %s without a note", file, row.c, row.name)
+				t.Errorf("%s: %s is %s, without a note why", file, row.c, row.name)
 			}
 			at := slices.Index(funcs, row.name)
 			switch {
@@ -185,7 +184,7 @@ func TestPort(t *testing.T) {
 				t.Errorf("%s has no %s", file, row.name)
 			case at < 0:
 			case at < last:
-				t.Errorf("%s: %s stands above %s", file, row.name, funcs[last])
+				t.Errorf("%s: %s is above %s in the Go file, but not in the table", file, row.name, funcs[last])
 			default:
 				last = at
 			}
@@ -198,20 +197,20 @@ func TestPort(t *testing.T) {
 		}
 		for _, name := range funcs {
 			if !rows[name] && !slices.Contains(s.others, name) {
-				t.Errorf("%s: nothing is said of %s", file, name)
+				t.Errorf("%s: PORT.md does not mention %s", file, name)
 			}
 		}
 		for _, row := range s.rows {
-			leftOut[row.c] = true // accounted for
+			leftOut[row.c] = true // it is accounted for
 		}
 	}
 	for file := range files {
 		t.Errorf("there is no file %s", file)
 	}
 
-	// With the C sources at hand, each of their functions is somewhere, too,
-	// and what has no note is in their order, in one of the versions.
-	var cOrder [][]string // of each file
+	// With the C sources at hand: each C function is accounted for, and rows
+	// without a note are in the C's order, in one of its versions.
+	var cOrder [][]string // functions of each file
 	for _, dir := range filepath.SplitList(os.Getenv("MEMCACHED_SRC")) {
 		cFiles, _ := filepath.Glob(filepath.Join(dir, "*.c"))
 		if len(cFiles) == 0 {
@@ -226,7 +225,7 @@ func TestPort(t *testing.T) {
 			for _, m := range cFunction.FindAllSubmatch(text, -1) {
 				name := string(m[1])
 				if !leftOut[name] && !leftOut[filepath.Base(file)] {
-					t.Errorf("%s: nothing is said of %s", file, name)
+					t.Errorf("%s: PORT.md does not mention %s", file, name)
 				}
 				names = append(names, name)
 			}
@@ -237,14 +236,14 @@ func TestPort(t *testing.T) {
 		for i, row := range s.rows {
 			for _, above := range s.rows[:i] {
 				if above.note == "" && row.note == "" && !inOrder(cOrder, above.c, row.c) {
-					t.Errorf("%s: %s stands above %s in the C", file, row.c, above.c)
+					t.Errorf("%s: %s is above %s in the C, but not in the table", file, row.c, above.c)
 				}
 			}
 		}
 	}
 }
 
-// inOrder tells whether a is above b in one of the files, or nowhere with it.
+// inOrder reports whether a is above b in one of the files, or no file has both.
 func inOrder(files [][]string, a, b string) bool {
 	together := false
 	for _, names := range files {

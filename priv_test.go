@@ -1,9 +1,9 @@
-// -o drop_privileges. All tests with it:
+// -o drop_privileges. To run all tests with it:
 //
 //	go test -drop_privileges
 //
-// There a call that is refused does not end the process silently but as a
-// fault would, with a trace of whoever made it, and the test names the call.
+// A refused system call then ends the process not silently but as a fault does,
+// with a stack trace, and the test names the call.
 
 package main
 
@@ -28,9 +28,9 @@ import (
 
 var dropPriv = flag.Bool("drop_privileges", false, "start each mc9 with -o drop_privileges")
 
-// privMain prepares a child: with MC9_DROP it has the option and traps what is
-// refused, with MC9_MISBEHAVE it does that when SIGWINCH asks for it, and with
-// MC9_NO_SECCOMP the kernel has none.
+// privMain prepares a child. With MC9_DROP it runs with the option, and refused
+// calls trap. With MC9_MISBEHAVE it misbehaves in the way named, on SIGWINCH.
+// With MC9_NO_SECCOMP it finds a kernel without seccomp.
 func privMain() {
 	if os.Getenv("MC9_DROP") != "" {
 		os.Args = slices.Insert(os.Args, 1, "-o", "drop_privileges")
@@ -55,7 +55,7 @@ func privMain() {
 	}
 }
 
-// What a server that was taken over might do.
+// Things that an attacker might make a hijacked server do.
 var misbehaviour = map[string]func() error{
 	"execve": func() error { return syscall.Exec("/bin/true", nil, nil) },
 	"fork": func() error {
@@ -81,13 +81,13 @@ var misbehaviour = map[string]func() error{
 	},
 	"another filter": func() error { return rawSeccomp(privFilter()) },
 
-	// These are no misbehaviour.
+	// These are allowed.
 	"threads": func() error {
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Add(1)
 			go func() {
-				runtime.LockOSThread() // and the thread ends with it
+				runtime.LockOSThread() // so that the thread ends with the goroutine
 				defer wg.Done()
 			}()
 		}
@@ -97,7 +97,7 @@ var misbehaviour = map[string]func() error{
 	"crash": func() error { panic("it is meant to") },
 }
 
-// sysNames are the names of system calls, as golang.org/x/sys has them.
+// sysNames returns the names of system calls, from golang.org/x/sys.
 var sysNames = sync.OnceValue(func() map[int]string {
 	names := make(map[int]string)
 	dir, _ := exec.Command("go", "list", "-f", "{{.Dir}}", "golang.org/x/sys/unix").Output()
@@ -109,7 +109,8 @@ var sysNames = sync.OnceValue(func() map[int]string {
 	return names
 })
 
-// refusedCall names the call that a filter has trapped, if a server says so.
+// refusedCall names the call that a filter trapped, if said, a server's output,
+// shows one.
 func refusedCall(said string) string {
 	register := map[string]string{"amd64": "rax", "arm64": "r8"}[runtime.GOARCH]
 	m := regexp.MustCompile(`(?s)SIGSYS: bad system call\n.*\n` + register + ` +0x([0-9a-f]+)`).FindStringSubmatch(said)
@@ -120,7 +121,7 @@ func refusedCall(said string) string {
 	return fmt.Sprintf("\nnot in the table of priv.go, or not with such arguments: %d, %s\n", nr, sysNames()[int(nr)])
 }
 
-// The table has all that a server needs.
+// The table of allowed calls has everything that a server needs.
 func TestDropPrivileges(t *testing.T) {
 	t.Setenv("MC9_DROP", "1")
 	w := &stress{s: mc9(t, strings.Fields("-m 14 -f 2 -t 3 -A -o hashpower=12,slab_automove=2")...)}
@@ -153,14 +154,14 @@ func TestDropPrivileges(t *testing.T) {
 	s.path = "killed"
 }
 
-// misbehave has a server with these flags do so. It returns what that said, and
-// how it ended if it did.
+// misbehave has a server with these flags misbehave in the way named. It returns
+// the server's output, and how the server ended, or nil if it still runs.
 func misbehave(t *testing.T, name string, flags ...string) (said string, state *os.ProcessState) {
 	t.Helper()
 	t.Setenv("MC9_MISBEHAVE", name)
 	s := mc9(t, flags...)
 	eventually(t, "it has a filter", func() bool { return s.status("Seccomp") == unix.SECCOMP_MODE_FILTER })
-	s.path = "killed" // there will be no end in peace
+	s.path = "killed" // do not expect a clean exit
 	s.cmd.Process.Signal(syscall.SIGWINCH)
 	eventually(t, name+" has an end", func() bool {
 		select {
@@ -174,7 +175,7 @@ func misbehave(t *testing.T, name string, flags ...string) (said string, state *
 	return said, state
 }
 
-// What it does not need ends it.
+// A call that the server does not need kills it.
 func TestMisbehave(t *testing.T) {
 	t.Setenv("MC9_DROP", "")
 	for name := range misbehaviour {
@@ -190,7 +191,7 @@ func TestMisbehave(t *testing.T) {
 	}
 }
 
-// What it does need is allowed, if it does.
+// Calls that the server needs are allowed, some only with certain flags.
 func TestBehave(t *testing.T) {
 	t.Setenv("MC9_DROP", "1")
 	for _, tt := range []struct{ name, flags, want string }{
@@ -207,7 +208,7 @@ func TestBehave(t *testing.T) {
 	}
 }
 
-// A ring, whose work no filter sees, receives and sends, and no more.
+// A ring, whose operations bypass the filter, may only receive and send.
 func TestRingRestrict(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -225,7 +226,7 @@ func TestRingRestrict(t *testing.T) {
 	}
 }
 
-// A call that the table lacks is named.
+// A call missing from the table is named.
 func TestRefusedCall(t *testing.T) {
 	t.Setenv("MC9_DROP", "1")
 	said, _ := misbehave(t, "socket")
@@ -234,7 +235,7 @@ func TestRefusedCall(t *testing.T) {
 	}
 }
 
-// Without seccomp the option is refused, and only the option.
+// Without seccomp mc9 refuses the option, and runs without it.
 func TestNoSeccomp(t *testing.T) {
 	t.Setenv("MC9_NO_SECCOMP", "1")
 	t.Setenv("MC9_DROP", "")
