@@ -235,7 +235,7 @@ func TestRefusedCall(t *testing.T) {
 	}
 }
 
-// Without seccomp mc9 refuses the option, and runs without it.
+// On a kernel without seccomp mc9 exits if the option is set, and else runs.
 func TestNoSeccomp(t *testing.T) {
 	t.Setenv("MC9_NO_SECCOMP", "1")
 	t.Setenv("MC9_DROP", "")

@@ -1,5 +1,5 @@
-// Start and end, options, and what a listening process owes to its
-// surroundings.
+// Start and end, options, and the process's dealings with the system: users,
+// files, sockets, signals.
 
 package main
 
@@ -57,13 +57,13 @@ func TestOptions(t *testing.T) {
 			}
 		})
 	}
-	// In one word with its option a value may begin with a blank.
+	// A value in one word with its option may begin with a blank.
 	if have := mc9(t, "-m 96").client().stat("settings", "maxbytes"); have != "100663296" {
 		t.Errorf("%q: %q", "-m 96", have)
 	}
 }
 
-// pairs reads settings as TestOptions has them; a comma may be in a value.
+// pairs parses settings in the form of TestOptions; values may contain commas.
 func pairs(s string) map[string]string {
 	m := map[string]string{}
 	last := ""
@@ -147,7 +147,7 @@ func TestBadOptions(t *testing.T) {
 			t.Parallel()
 			flags := strings.Split(tt.flags, " ")
 			if !strings.Contains(tt.flags, "-s ") && !strings.Contains(tt.flags, "-l ") {
-				// Not to bind a port where it is wrongly accepted.
+				// Bind no port if the options are wrongly accepted.
 				flags = append([]string{"-s", filepath.Join(t.TempDir(), "s")}, flags...)
 			}
 			code, out := run(t, flags...)
@@ -208,11 +208,11 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// On USR1 all that was read is answered, however often it is the others' turn
-// meanwhile.
+// On USR1 every request already read is answered, however often the connection
+// yields meanwhile.
 func TestGraceful(t *testing.T) {
 	t.Parallel()
-	const n = 1000 // of them fit into a read buffer, and 5 replies each into the socket, if we don't read yet
+	const n = 1000 // so many requests fit in a read buffer; 5 replies at a time fit in the socket while we don't read
 	s := mc9(t, "-t", "1", "-R", "5")
 	c := s.client()
 	c.want(t, "get foo\r\n", "END\r\n")
@@ -253,7 +253,7 @@ func TestDaemonize(t *testing.T) {
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err)
 	}
-	// The parent stays until there is somebody to talk to.
+	// The parent exits only when the daemon listens.
 	nc, err := net.Dial("unix", sock)
 	if err != nil {
 		t.Fatal(err)
@@ -286,7 +286,7 @@ func TestDaemonize(t *testing.T) {
 	})
 }
 
-// Without -d there is a pid file too, but nobody removes it.
+// Without -d a pid file is written, too, but not removed.
 func TestPidFile(t *testing.T) {
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	s := mc9(t, "-P", pidFile)
@@ -339,7 +339,7 @@ func TestListen(t *testing.T) {
 				nc.Close()
 			}
 		}
-		s.cmd.Process.Kill() // with -t 1 or not, the ports are wanted again
+		s.cmd.Process.Kill() // now, since the next case needs the ports again
 		<-s.done
 		s.path = "killed"
 	}
@@ -390,7 +390,7 @@ func TestPortFile(t *testing.T) {
 
 func TestUnixSocket(t *testing.T) {
 	dir := t.TempDir()
-	stale := filepath.Join(dir, "stale") // from the second round on: it is replaced
+	stale := filepath.Join(dir, "stale") // left by the previous round, then replaced
 	for _, tt := range []struct {
 		mask string
 		mode os.FileMode
@@ -421,7 +421,7 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
-// Whoever starts mc9 as root gets one that is not.
+// Started by root, mc9 switches to another user.
 func TestUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("not root")
@@ -455,7 +455,7 @@ func TestUser(t *testing.T) {
 	}
 }
 
-// A user who may do nothing is enough, in a root where nothing can be written.
+// mc9 runs as a user without any privilege, in a read-only root.
 func TestLeastPower(t *testing.T) {
 	words := strings.Fields("setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all")
 	if out, err := exec.Command(words[0], append(words[1:], "true")...).CombinedOutput(); err != nil {
@@ -465,10 +465,10 @@ func TestLeastPower(t *testing.T) {
 	if out, err := exec.Command(readOnly[0], append(readOnly[1:], "true")...).CombinedOutput(); err == nil {
 		words = append(readOnly, words...)
 	} else {
-		t.Logf("the root stays as it is: %v %s", err, out)
+		t.Logf("the root stays writable: %v %s", err, out)
 		readOnly = nil
 	}
-	// By its path nobody may come to the program.
+	// That user may not have access to the program's path.
 	self, err := os.Open("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
@@ -479,7 +479,7 @@ func TestLeastPower(t *testing.T) {
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Env = command("").Env
 	cmd.ExtraFiles = []*os.File{self}
-	var said bytes.Buffer // not a file
+	var said bytes.Buffer // a file would be open for writing
 	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -495,7 +495,7 @@ func TestLeastPower(t *testing.T) {
 	c.want(t, "set foo 0 0 3\r\nbar\r\nget foo\r\n", "STORED\r\nVALUE foo 0 3\r\nbar\r\nEND\r\n")
 	proc := fmt.Sprintf("/proc/%d/", cmd.Process.Pid)
 	if pid := c.stat("", "pid"); "/proc/"+pid+"/" != proc {
-		t.Errorf("pid %s is not that of %s", pid, proc)
+		t.Errorf("pid %s is not the pid of %s", pid, proc)
 	}
 
 	status, _ := os.ReadFile(proc + "status")
@@ -505,12 +505,12 @@ func TestLeastPower(t *testing.T) {
 		"CapBnd": "0000000000000000", "CapAmb": "0000000000000000",
 	} {
 		if !strings.Contains(string(status), "\n"+name+":\t"+want+"\n") {
-			t.Errorf("not %s %s in\n%s", name, want, status)
+			t.Errorf("no %s %s in\n%s", name, want, status)
 		}
 	}
 	mounts, _ := os.ReadFile(proc + "mountinfo")
 	if readOnly != nil && !regexp.MustCompile(`(?m)^\S+ \S+ \S+ \S+ / ro[, ]`).Match(mounts) {
-		t.Errorf("the root can be written to:\n%s", mounts)
+		t.Errorf("the root is writable:\n%s", mounts)
 	}
 	fds, err := os.ReadDir(proc + "fd")
 	if err != nil {
@@ -519,7 +519,7 @@ func TestLeastPower(t *testing.T) {
 	for _, fd := range fds {
 		name, _ := os.Readlink(proc + "fd/" + fd.Name())
 		st, err := os.Stat(proc + "fd/" + fd.Name())
-		if err != nil || !st.Mode().IsRegular() || name[0] != '/' { // as epoll and eventfd are
+		if err != nil || !st.Mode().IsRegular() || name[0] != '/' { // such as epoll and eventfd
 			continue
 		}
 		info, _ := os.ReadFile(proc + "fdinfo/" + fd.Name())
@@ -530,8 +530,8 @@ func TestLeastPower(t *testing.T) {
 	}
 }
 
-// wantChecked expects that mc9 --check, with these flags, finds a server. It may
-// take that one longer to answer than mc9 waits, however.
+// wantChecked expects mc9 --check, with these flags, to find a server. It retries,
+// since a server under load may answer later than --check waits.
 func wantChecked(t *testing.T, flags ...string) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%q finds the server", flags), func() bool {
@@ -543,7 +543,7 @@ func wantChecked(t *testing.T, flags ...string) {
 	})
 }
 
-// mc9 --check finds a server wherever it listens and whatever it speaks.
+// mc9 --check finds a server wherever it listens and whatever protocol it speaks.
 func TestCheck(t *testing.T) {
 	auth := filepath.Join(t.TempDir(), "auth")
 	os.WriteFile(auth, []byte("user:password\n"), 0o600)
@@ -566,7 +566,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// Where there is no server, or none that answers, mc9 --check says so.
+// If there is no server, or none that answers, mc9 --check says so.
 func TestCheckFails(t *testing.T) {
 	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -586,7 +586,7 @@ func TestCheckFails(t *testing.T) {
 	}
 }
 
-// Sockets that systemd has opened are told apart and used.
+// mc9 uses sockets opened by systemd, each according to its kind.
 func TestActivation(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "s")
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
@@ -651,7 +651,7 @@ func TestActivation(t *testing.T) {
 	}
 }
 
-// A daemon that cannot start says so before its parent leaves.
+// A daemon that cannot start says so before its parent exits.
 func TestDaemonFails(t *testing.T) {
 	code, out := run(t, "-d", "-c", "10", "-s", filepath.Join(t.TempDir(), "s"))
 	if code != 1 || strings.Count(out, "\n") != 1 {
@@ -659,7 +659,8 @@ func TestDaemonFails(t *testing.T) {
 	}
 }
 
-// With too few descriptors mc9 says so, and Go's scheduler does not end it.
+// With too few descriptors mc9 exits with a message, not with a crash of Go's
+// scheduler.
 func TestFewDescriptors(t *testing.T) {
 	for c := range 12 {
 		code, out := run(t, "-s", filepath.Join(t.TempDir(), "s"), "-c", strconv.Itoa(c+1))
@@ -669,8 +670,8 @@ func TestFewDescriptors(t *testing.T) {
 	}
 }
 
-// Command lines from where memcached is used: they work as they are, but for
-// the options that mc9 leaves out, which it names.
+// Command lines from real uses of memcached work unchanged, except those with
+// options that mc9 leaves out, which it names.
 func TestDropIn(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ from, line, refusal string }{

@@ -7,17 +7,17 @@
 //
 //	Try:
 //
-// Each Go function exists in its file, and PORT.md leads from each C function
-// to one of them. All other words that look like names of either are
-// declared in the Go files, the C's after PORT.md's rule for names.
+// Each Go function must exist in its file, and PORT.md must map each C function to
+// one of them. All other words that look like Go names must be declared in the Go
+// files; those that look like C names, too, after PORT.md's rule for names.
 //
-// "Try" is followed by a block of sh, and that by a block of text: what it
-// prints. Where it says memcached, memcached prints the same, if there is one
-// and it is 1.6.45.
-// A block of sh without "Try" is for all that follow. Port 11311 is another
-// in each, so that they run side by side; ./mc9 is the test binary.
+// "Try" is followed by a block of sh, then a block of text: its output. If the
+// line of "Try" mentions memcached, memcached 1.6.45, if installed, must print the
+// same. A block of sh without "Try" runs before each of the others. Each run
+// replaces port 11311 with a port of its own, so that runs may be parallel; ./mc9
+// is the test binary.
 //
-// The listing of states is made of state.go; go test -update rewrites it.
+// The listing of states is generated from state.go by go test -update.
 
 package main
 
@@ -49,7 +49,7 @@ type readingStop struct {
 
 type readingTry struct {
 	line   int
-	oracle bool // for memcached, too
+	oracle bool // run it with memcached, too
 	script string
 	want   string
 }
@@ -58,7 +58,7 @@ type reading struct {
 	prelude string
 	stops   []*readingStop
 	tries   []*readingTry
-	prose   string // and pictures
+	prose   string // including pictures
 }
 
 var readingNames = regexp.MustCompile(`([\w., ]+) \(([\w.]+)\)`)
@@ -67,13 +67,13 @@ func parseReading(text string) *reading {
 	r := new(reading)
 	var (
 		stop   = new(readingStop)
-		list   *[]readingName // being read
+		list   *[]readingName // the list being parsed
 		item   string
 		fence  string
-		intro  string // last line of prose
+		intro  string // the last line of prose
 		block  []string
 		begun  int
-		isWant bool // the last block was one to try
+		isWant bool // the last block was a "Try"
 	)
 	endList := func() {
 		if list == nil {
@@ -143,7 +143,7 @@ func TestReading(t *testing.T) {
 			t.Fatal(err)
 		}
 	} else if text != string(b) {
-		t.Error("the listing of states is not that of state.go: go test -run TestReading -update")
+		t.Error("the listing of states differs from state.go; run go test -run TestReading -update")
 	}
 	r := parseReading(text)
 	if len(r.stops) == 0 || r.prelude == "" {
@@ -165,7 +165,7 @@ func TestReading(t *testing.T) {
 	}
 }
 
-// withStates returns the text with the listing as it has to be.
+// withStates returns the text with the correct listing of states.
 func withStates(t *testing.T, text string) string {
 	const begin, end = "<!-- states: written by go test -run TestReading -update -->\n", "<!-- end of states -->\n"
 	before, rest, ok := strings.Cut(text, begin)
@@ -197,7 +197,7 @@ func withStates(t *testing.T, text string) string {
 	return before + begin + table + "\n" + end + after
 }
 
-// checkStops compares what the stops name with the sources and with PORT.md.
+// checkStops compares the names in the stops with the sources and with PORT.md.
 func checkStops(t *testing.T, stops []*readingStop) {
 	files, _ := readPort(t)
 	funcs := map[string][]string{}
@@ -208,17 +208,17 @@ func checkStops(t *testing.T, stops []*readingStop) {
 	onTheWay := reachable(t)
 	for _, s := range stops {
 		if len(s.c) == 0 || len(s.g) == 0 || s.tries == 0 {
-			t.Errorf("%s: a stop names C, Go and something to try", s.title)
+			t.Errorf("%s: a stop must have C, Go and something to try", s.title)
 		}
 		for _, g := range s.g {
 			if !slices.Contains(funcs[g.file], g.name) {
 				t.Errorf("%s: %s has no %s", s.title, g.file, g.name)
 			} else if !onTheWay[g.name] {
-				t.Errorf("%s: nothing on the way calls %s", s.title, g.name)
+				t.Errorf("%s: nothing that main leads to calls %s", s.title, g.name)
 			}
 		}
 		for _, c := range s.c {
-			var led []string // where PORT.md leads
+			var led []string // what PORT.md maps c to
 			old := false
 			for file, section := range files {
 				for _, row := range section.rows {
@@ -229,18 +229,18 @@ func checkStops(t *testing.T, stops []*readingStop) {
 				}
 			}
 			if !slices.ContainsFunc(s.g, func(g readingName) bool { return slices.Contains(led, g.name+" "+g.file) }) {
-				t.Errorf("%s: PORT.md leads from %s to %q", s.title, c.name, led)
+				t.Errorf("%s: PORT.md maps %s to %q, none of which the stop names", s.title, c.name, led)
 			}
 			in := cFiles[c.name]
 			if cFiles != nil && c.file != "libevent" && !slices.Contains(in, c.file) && (in != nil || !old) {
-				t.Errorf("%s: %s is in %q", s.title, c.name, in)
+				t.Errorf("%s: %s is in %q, not in %s", s.title, c.name, in, c.file)
 			}
 		}
 	}
 }
 
-// reachable returns what main leads to, in the build without debug.go: the names
-// in its body, those in the bodies of these, and so on.
+// reachable returns the names that main leads to, in the build without debug.go:
+// those in its body, those in their bodies, and so on.
 func reachable(t *testing.T) map[string]bool {
 	bodies := map[string][]*ast.BlockStmt{}
 	names, _ := filepath.Glob("*.go")
@@ -278,8 +278,8 @@ func reachable(t *testing.T) map[string]bool {
 	return seen
 }
 
-// cFunctions tells where the functions of the C are, or nothing if 1.6.45 is
-// not at hand.
+// cFunctions maps each C function to its files, or returns nil without the source
+// of 1.6.45.
 func cFunctions(t *testing.T) map[string][]string {
 	dirs := filepath.SplitList(os.Getenv("MEMCACHED_SRC"))
 	if !slices.ContainsFunc(dirs, func(dir string) bool {
@@ -309,7 +309,7 @@ var (
 	cWord  = regexp.MustCompile(`\b[a-z][a-z0-9]*(?:_[a-z0-9]+)+\b`)
 )
 
-// checkProse looks for all names in what stands between the blocks.
+// checkProse checks that all names in the text between the blocks exist.
 func checkProse(t *testing.T, prose string) {
 	known := map[string]bool{}
 	names, _ := filepath.Glob("*.go")
@@ -341,12 +341,12 @@ func checkProse(t *testing.T, prose string) {
 	}
 	for _, name := range cWord.FindAllString(prose, -1) {
 		if !leftOut[name] && !known[goName(name)] {
-			t.Errorf("nothing is known of %s", name)
+			t.Errorf("there is no %s in the C or in PORT.md", name)
 		}
 	}
 }
 
-// run has bash do what there is to try, with mc9 or with memcached.
+// run runs the block in bash, with mc9 or with memcached.
 func (try *readingTry) run(t *testing.T, prelude, memcached string) {
 	port := freePort(t)
 	t.Parallel()
@@ -366,7 +366,7 @@ func (try *readingTry) run(t *testing.T, prelude, memcached string) {
 	if err := os.Symlink(self, filepath.Join(dir, "mc9")); err != nil {
 		t.Fatal(err)
 	}
-	// Not from a pipe: what is left behind by a failure would hold its end.
+	// To a file: processes left behind by a failure would keep a pipe open.
 	out, err := os.Create(filepath.Join(dir, "out"))
 	if err != nil {
 		t.Fatal(err)
@@ -403,9 +403,9 @@ func (try *readingTry) run(t *testing.T, prelude, memcached string) {
 
 var standIns = regexp.MustCompile(`\b9[0-9](?:[0-9][0-9])?\b`)
 
-// looksLike compares what was printed with what was expected. There "..." is
-// any text and, on a line of its own, any lines; 90 to 99 and 9000 to 9999
-// stand for other numbers, each for one.
+// looksLike compares output with the expected text. In the latter, "..." stands
+// for any text or, alone on a line, for any lines; a number from 90 to 99 or from
+// 9000 to 9999 stands for another number, always the same one.
 func looksLike(have, want string) error {
 	numbers, standIn := map[string]string{}, map[string]string{}
 	lines := strings.Split(strings.ReplaceAll(have, "\r", ""), "\n")
@@ -419,7 +419,7 @@ func looksLike(have, want string) error {
 		re := regexp.MustCompile("^" + standIns.ReplaceAllString(pattern, "([0-9]+)") + "$")
 		for {
 			if len(lines) == 0 {
-				return fmt.Errorf("there is no line\n%s", w)
+				return fmt.Errorf("no line like\n%s", w)
 			}
 			line := lines[0]
 			lines = lines[1:]
@@ -433,7 +433,7 @@ func looksLike(have, want string) error {
 					numbers[s], standIn[n] = n, s
 				}
 				if numbers[s] != n {
-					return fmt.Errorf("for %s stands %s where it should be %q:\n%s", s, n, numbers[s], line)
+					return fmt.Errorf("the stand-in %s is %s here; want %q:\n%s", s, n, numbers[s], line)
 				}
 			}
 			if m != nil {

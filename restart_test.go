@@ -1,5 +1,4 @@
-// Tests of the warm restart: what goes on, what is refused, and files in which
-// something has been changed.
+// Tests of the warm restart: what survives, what is refused, and damaged files.
 
 package main
 
@@ -29,7 +28,8 @@ func restartDir(t testing.TB) string {
 	return dir
 }
 
-// restartInit makes a store of that many megabytes in file, with what is in it.
+// restartInit makes a store of that many megabytes in file, and restores what the
+// file holds.
 func restartInit(t testing.TB, file string, megs int, conf func()) {
 	t.Helper()
 	storeInit(t, megs, func() {
@@ -43,7 +43,7 @@ func restartInit(t testing.TB, file string, megs int, conf func()) {
 	restartCleanup(t)
 }
 
-// restartCleanup has the tests that follow do without the file.
+// restartCleanup undoes restartInit's settings for later tests.
 func restartCleanup(t testing.TB) {
 	t.Cleanup(func() {
 		settings.memoryFile = ""
@@ -54,7 +54,7 @@ func restartCleanup(t testing.TB) {
 	})
 }
 
-// restartValue is the value of key k, and tells which it is.
+// restartValue returns the value of key k, which identifies k.
 func restartValue(k int) string {
 	n := k * 7919 % 500
 	switch {
@@ -70,13 +70,13 @@ const restartKeys = 1000
 
 func restartKey(k int) string { return fmt.Sprintf("key%d", k) }
 
-// restartSmall is for many small pages.
+// restartSmall sets up many small pages.
 func restartSmall() { settings.slabPageSize = 128 << 10 }
 
-// restartOff is where in the file a page is.
+// restartOff returns the offset of a page in the file.
 func restartOff(page int) int { return slabsStart + page*settings.slabPageSize }
 
-// restartFill makes a file of all keys, and returns what is in it and its .meta.
+// restartFill makes a file of all keys, and returns its contents and its .meta's.
 func restartFill(t testing.TB, file string) (text, meta []byte) {
 	restartInit(t, file, 3, restartSmall)
 	th := testThread()
@@ -101,8 +101,8 @@ func restartFill(t testing.TB, file string) (text, meta []byte) {
 	return text, meta
 }
 
-// restartThere takes up what is in the file, and returns how many keys there
-// are. With values it looks at those, too.
+// restartThere restarts from the file, and returns how many keys are there. If
+// values is set, it checks their values, too.
 func restartThere(t testing.TB, file string, values bool) (n int) {
 	t.Helper()
 	restartInit(t, file, 3, restartSmall)
@@ -122,7 +122,7 @@ func restartThere(t testing.TB, file string, values bool) (n int) {
 
 const restartAll = restartKeys - restartKeys/20
 
-// A restartDamage does something to the file, or its .meta.
+// A restartDamage damages a file: the memory file or its .meta.
 type restartDamage struct {
 	r    *rand.Rand
 	file *os.File
@@ -131,7 +131,7 @@ type restartDamage struct {
 
 func (d *restartDamage) write(off int, b []byte) { d.file.WriteAt(b, int64(off)) }
 
-// some is up to n bytes.
+// some returns 1 to n random bytes.
 func (d *restartDamage) some(n int) []byte {
 	b := make([]byte, 1+d.r.IntN(n))
 	for i := range b {
@@ -151,11 +151,11 @@ func (d *restartDamage) do() {
 		for range 1 + d.r.IntN(10) {
 			d.write(d.r.IntN(d.size), d.some(4))
 		}
-	case 2: // a page of rubbish
+	case 2: // a piece of garbage
 		d.write(d.r.IntN(d.size)/4096*4096, d.some(4096))
-	case 3: // of zeroes
+	case 3: // a piece of zeros
 		d.write(d.r.IntN(d.size)/len(b)*len(b), b)
-	case 4: // of something else in the file
+	case 4: // a piece copied from elsewhere in the file
 		d.file.ReadAt(b, int64(d.r.IntN(d.size)/len(b)*len(b)))
 		d.write(d.r.IntN(d.size)/len(b)*len(b), b)
 	case 5:
@@ -169,7 +169,7 @@ func (d *restartDamage) do() {
 	}
 }
 
-// restartWriteFile makes the file and its .meta.
+// restartWriteFile writes the file and its .meta.
 func restartWriteFile(t *testing.T, file string, text, meta []byte) {
 	f, err := os.Create(file)
 	if err != nil {
@@ -184,7 +184,7 @@ func restartWriteFile(t *testing.T, file string, text, meta []byte) {
 	}
 }
 
-// restartSign makes the checksums of the metadata right.
+// restartSign corrects the checksums in the metadata.
 func restartSign(text, meta []byte) []byte {
 	var b []byte
 	for line := range strings.Lines(string(meta[:len(meta)-len(restartSum(nil))])) {
@@ -201,7 +201,7 @@ func restartSign(text, meta []byte) []byte {
 func TestRestartDamage(t *testing.T) {
 	rounds := 1000
 	if !memPeek {
-		rounds = 30 // with the arena on Go's heap
+		rounds = 30 // slower with the arena on Go's heap
 	}
 	file := filepath.Join(restartDir(t), "f")
 	text, meta := restartFill(t, file)
@@ -210,7 +210,7 @@ func TestRestartDamage(t *testing.T) {
 	}
 	restartUnlock()
 	stderr := os.Stderr
-	os.Stderr, _ = os.Open(os.DevNull) // what it says is for TestRestartSays
+	os.Stderr, _ = os.Open(os.DevNull) // TestRestartSays checks the messages
 	defer func() { os.Stderr = stderr }()
 	var all, none, some int
 	r := rand.New(rand.NewPCG(testSeed(t, 0), 0))
@@ -247,10 +247,10 @@ func TestRestartDamage(t *testing.T) {
 			return
 		}
 	}
-	t.Logf("all keys were there %d times, none %d, some %d", all, none, some)
+	t.Logf("all keys survived %d times, none %d times, some %d times", all, none, some)
 }
 
-// restartLooksOurs tells whether mc9 would start with the file.
+// restartLooksOurs reports whether mc9 would start with the file.
 func restartLooksOurs(file string) bool {
 	var head, meta [len(restartHead)]byte
 	for name, b := range map[string][]byte{file: head[:], file + ".meta": meta[:]} {
@@ -262,7 +262,7 @@ func restartLooksOurs(file string) bool {
 	return string(head[:]) == restartHead || string(meta[:]) == restartHead
 }
 
-// restartForge changes what chunks are said to be, with the right checksums.
+// restartForge damages the headers of chunks, but with correct checksums.
 func restartForge(t *testing.T, r *rand.Rand, file string, text, meta []byte) {
 	b := slices.Clone(text)
 	for range 1 + r.IntN(20) {
@@ -282,19 +282,19 @@ func restartForge(t *testing.T, r *rand.Rand, file string, text, meta []byte) {
 			b[at] ^= 1 << r.IntN(8)
 		case 1:
 			b[at] = byte(r.Uint32())
-		case 2: // one item twice
+		case 2: // a duplicate item
 			copy(b[other:other+size], b[head:head+size])
-		case 3: // a link to anywhere
+		case 3: // a wild link
 			link := []int{0, 4, 8, itemSize + 8, itemSize + 24}[r.IntN(5)]
 			copy(b[head+link:head+link+4], b[other+r.IntN(3)*4:])
-		case 4: // a chunk as part of a chain
+		case 4: // a link to a chunk that is not part of the chain
 			chunk := []int{0, 4, 8}[r.IntN(3)]
 			ref := uint32(other >> refShift)
 			copy(b[head+chunk:], []byte{byte(ref), byte(ref >> 8), byte(ref >> 16), byte(ref >> 24)})
 		}
 	}
 	meta = restartSign(b, meta)
-	if r.IntN(4) == 0 { // a page of another class
+	if r.IntN(4) == 0 { // a page given another class
 		i := bytes.LastIndex(meta[:len(meta)-20], []byte(":"))
 		meta[i-1] = '0' + byte(r.IntN(9))
 		meta = restartSign(b, meta)
@@ -302,8 +302,8 @@ func restartForge(t *testing.T, r *rand.Rand, file string, text, meta []byte) {
 	restartWriteFile(t, file, b, meta)
 }
 
-// restartAgain is a restart of the store in this process. elapsed seconds pass
-// meanwhile, by a clock that nobody sets; the machine's time is set to wall.
+// restartAgain restarts the store in this process, as if elapsed seconds, by a
+// clock that cannot be set, had passed and the wall clock had been set to wall.
 func restartAgain(t testing.TB, elapsed, wall int64) {
 	t.Helper()
 	restartMmapClose()
@@ -330,8 +330,8 @@ func restartAgain(t testing.TB, elapsed, wall int64) {
 	storeAgain()
 }
 
-// What expires does so while the process is stopped, whoever sets the machine's
-// time, and also if the machine is started meanwhile.
+// Items expire while the process is stopped, even if the machine's time is set or
+// the machine is rebooted meanwhile.
 func TestRestartClock(t *testing.T) {
 	for _, wall := range []int64{50, 0, -1e6, 1e6} {
 		restartInit(t, filepath.Join(restartDir(t), "f"), 5, nil)
@@ -346,17 +346,17 @@ func TestRestartClock(t *testing.T) {
 		restartAgain(t, 50, wall)
 		checkStore(t)
 		if now := currentTime.Load(); now < 1049 || now > 1060 {
-			t.Errorf("wall clock %d: it is %d", wall, now)
+			t.Errorf("wall clock %d: the clock says %d", wall, now)
 		}
 		if n := time.Now().Unix() - processStarted - int64(currentTime.Load()); n < 0 || n > 9 {
-			t.Errorf("wall clock %d: it is %d seconds late", wall, n)
+			t.Errorf("wall clock %d: the clock is %d seconds late", wall, n)
 		}
 		th = testThread()
 		wantValue(t, th, "k0", "v")
 		wantValue(t, th, "big1100", big)
 		for _, key := range []string{"k1010", "big1010"} {
 			if _, ok := get(th, key); ok {
-				t.Errorf("wall clock %d: %s is there", wall, key)
+				t.Errorf("wall clock %d: %s has not expired", wall, key)
 			}
 		}
 		if n := getCasId(); n <= unique {
@@ -368,7 +368,7 @@ func TestRestartClock(t *testing.T) {
 	}
 }
 
-// What was flushed stays so, and what is to be flushed is.
+// Flushed items stay flushed, and a scheduled flush still happens.
 func TestRestartFlush(t *testing.T) {
 	restartInit(t, filepath.Join(restartDir(t), "f"), 5, nil)
 	th := testThread()
@@ -380,7 +380,7 @@ func TestRestartFlush(t *testing.T) {
 	restartAgain(t, 5, 5)
 	th = testThread()
 	if _, ok := get(th, "old"); ok {
-		t.Error("what was flushed is back")
+		t.Error("a flushed item is back")
 	}
 	wantValue(t, th, "new", "v")
 	settings.oldestLive.Store(1500)
@@ -390,12 +390,13 @@ func TestRestartFlush(t *testing.T) {
 	wantValue(t, th, "new", "v")
 	currentTime.Store(1500)
 	if _, ok := get(th, "new"); ok {
-		t.Error("what was to be flushed is there")
+		t.Error("the scheduled flush did not happen")
 	}
 	checkStore(t)
 }
 
-// The next process may have other LRUs, and more items a second are no matter.
+// The next process may have other LRU settings; many items in the same second do
+// no harm.
 func TestRestartLru(t *testing.T) {
 	restartInit(t, filepath.Join(restartDir(t), "f"), 5, func() { settings.tempLru.Store(true) })
 	th := testThread()
@@ -432,7 +433,7 @@ func TestRestartLru(t *testing.T) {
 	want(1|coldLru, "now,temporary,a minute,an hour,a week")
 }
 
-// What is under way at the stop is either whole or given up.
+// Work in flight at the stop is either completed or discarded.
 func TestRestartStates(t *testing.T) {
 	restartInit(t, filepath.Join(restartDir(t), "f"), 12, func() { settings.hashpowerInit = 12 })
 	th := testThread()
@@ -441,11 +442,11 @@ func TestRestartStates(t *testing.T) {
 		want[restartKey(k)] = restartValue(k)
 		set(th, nreadSet, restartKey(k), restartValue(k), 0)
 	}
-	// A value half read, of chunks and of none.
+	// Values half read, one chunked and one not.
 	it := itemAlloc([]byte("half"), 0, 0, 20000)
 	itemFill(it, make([]byte, 9000))
 	itemAlloc([]byte("small"), 0, 0, 100)
-	// An item that a reply refers to, and one that it does although it is gone.
+	// Items that replies reference, two of them unlinked.
 	itemGet([]byte(restartKey(50)), th, doUpdate)
 	itemGet([]byte(restartKey(51)), th, doUpdate)
 	itemGet([]byte(restartKey(100)), th, doUpdate)
@@ -464,7 +465,7 @@ func TestRestartStates(t *testing.T) {
 		reassign(t, id, slabGlobalPagePool)
 		if id%2 == 1 {
 			moverStep(3)
-			slabRebal.rebal = slabRebalance{} // as if it was stopped here
+			slabRebal.rebal = slabRebalance{} // as if the process had stopped here
 			continue
 		}
 		for range 20 {
@@ -484,7 +485,7 @@ func TestRestartStates(t *testing.T) {
 	}
 }
 
-// All processors work at once if there are many pages.
+// Many pages are restored by all processors at once.
 func TestRestartParallel(t *testing.T) {
 	restartInit(t, filepath.Join(restartDir(t), "f"), 110, func() {
 		if !memPeek {
@@ -512,8 +513,7 @@ func TestRestartParallel(t *testing.T) {
 	}
 }
 
-// restart ends the server as whoever wants it to be restarted does, and starts
-// another on its file.
+// graceful stops the server in the way that keeps its memory file for a restart.
 func (s *server) graceful() {
 	s.t.Helper()
 	s.cmd.Process.Signal(syscall.SIGUSR1)
@@ -528,7 +528,7 @@ func (s *server) graceful() {
 	}
 }
 
-// What the next process may do differently, and what not.
+// Which flags the next process may change, and which not.
 func TestRestart(t *testing.T) {
 	file := filepath.Join(restartDir(t), "f")
 	value := strings.Repeat("v", 700000)
@@ -572,7 +572,7 @@ func TestRestart(t *testing.T) {
 			}
 		}
 		s.stop()
-		// Nobody is told to go on with what is left now.
+		// After a hard stop there is nothing to restart from.
 		s = mc9(t, flags...)
 		s.client().want(t, "get a big\r\n", "END\r\n")
 		if says := s.said(); says != "[restart] no metadata save file, starting with a clean cache\n" {
@@ -580,7 +580,7 @@ func TestRestart(t *testing.T) {
 		}
 		s.stop()
 	}
-	// A metadata file without its arena, or with another one.
+	// A metadata file whose memory file is missing.
 	s := mc9(t, flags...)
 	s.graceful()
 	os.Remove(file)
@@ -591,12 +591,12 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// What is not ours stays as it is.
+// mc9 does not touch files that are not its own.
 func TestRestartRefuses(t *testing.T) {
 	dir := restartDir(t)
 	file := filepath.Join(dir, "f")
 	s := mc9(t, "-e", file, "-m", "64")
-	s.client().ask("") // it has done with the file
+	s.client().ask("") // it has finished setting up the file
 	refused := func(file, says string) {
 		t.Helper()
 		tree := restartTree(t, dir)
@@ -624,7 +624,7 @@ func TestRestartRefuses(t *testing.T) {
 	refused(link, "link is not a regular file")
 	os.Remove(link)
 
-	// memcached's own, with and without .meta, a later version's, anything
+	// memcached's files, with and without .meta, a later version's, anything
 	other := filepath.Join(dir, "other")
 	const words = "is not of this version of mc9"
 	for _, meta := range []string{"", "Tmain\nKslab_config 1.25\nKmaxbytes 67108864\n", strings.Replace(restartHead, "1", "2", 1) + "0123456789abcdef\nTmain\n"} {
@@ -652,7 +652,7 @@ func TestRestartRefuses(t *testing.T) {
 	os.Symlink(link, file+".meta")
 	refused(file, "Too many levels of symbolic links")
 	os.Rename(link, file+".meta")
-	// After all that it is still good.
+	// After all that the file is still good.
 	s = mc9(t, "-e", file, "-m", "64")
 	s.client().ask("")
 	if s.said() != "" {
@@ -660,7 +660,7 @@ func TestRestartRefuses(t *testing.T) {
 	}
 }
 
-// Whenever the process is killed, the next one starts, with all or with nothing.
+// Whenever the process is killed, the next one starts, with all items or none.
 func TestRestartKill(t *testing.T) {
 	file := filepath.Join(restartDir(t), "f")
 	flags := []string{"-e", file, "-m", "64", "-t", "2"}
@@ -691,7 +691,7 @@ func TestRestartKill(t *testing.T) {
 		if r.IntN(2) == 0 {
 			s.cmd.Process.Signal(syscall.SIGUSR1)
 			time.Sleep(wait)
-			s.path = "killed" // and not blamed for it
+			s.path = "killed" // so that stop accepts the unclean exit
 			s.stop()
 			continue
 		}
@@ -704,13 +704,13 @@ func TestRestartKill(t *testing.T) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	}
-	t.Logf("all was there %d times", there)
+	t.Logf("all items survived %d times", there)
 }
 
-// A disk that is full is the limit of memory, and has room for the metadata.
+// A full disk acts as the memory limit, and leaves room for the metadata.
 func TestRestartFullDisk(t *testing.T) {
 	if !memPeek {
-		t.Skip("with the arena on Go's heap the file is only written at the end")
+		t.Skip("with the arena on Go's heap the file is written only at the end")
 	}
 	dir := t.TempDir()
 	if err := unix.Mount("mc9", dir, "tmpfs", 0, "size=45m"); err != nil {
@@ -729,14 +729,14 @@ func TestRestartFullDisk(t *testing.T) {
 	c.ask("")
 	items := c.stat("", "curr_items")
 	if c.statN("evictions") == 0 {
-		t.Error("there is more than the disk has")
+		t.Error("more items than fit on the disk")
 	}
 	if n := strings.Count(s.said(), "failed to allocate memory in "+file+": No space left on device\n"); n != 1 {
-		t.Errorf("says so %d times", n)
+		t.Errorf("the message came %d times", n)
 	}
 	s.graceful()
 
-	// Others may need the disk.
+	// Something else may fill the disk meanwhile.
 	filler := filepath.Join(dir, "filler")
 	os.WriteFile(filler, make([]byte, 10<<20), 0o600)
 	before := restartTree(t, dir)
@@ -764,7 +764,7 @@ func TestRestartFullDisk(t *testing.T) {
 	}
 }
 
-// restartTree tells what is in a directory.
+// restartTree lists a directory with its contents.
 func restartTree(t *testing.T, dir string) (tree string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -782,7 +782,7 @@ func restartTree(t *testing.T, dir string) (tree string) {
 	return tree
 }
 
-// What is given up is told in a line.
+// If the old cache is discarded, one line says why.
 func TestRestartSays(t *testing.T) {
 	file := filepath.Join(restartDir(t), "f")
 	flags := []string{"-e", file, "-m", "64"}

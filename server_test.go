@@ -1,5 +1,5 @@
-// The child under test, and its clients: what tests of all kinds need to start,
-// watch and stop a server, and to talk to it.
+// The child under test and its clients: helpers to start, watch and stop a server,
+// and to talk to it.
 
 package main
 
@@ -30,31 +30,31 @@ import (
 )
 
 const (
-	patience = 2 * time.Minute // with a server; only failures take that long
+	patience = 2 * time.Minute // how long to wait for a server; only failures take that long
 	closed   = "-- closed --"
 	silence  = "-- silence --"
 )
 
-// A server is a child: mc9, or memcached where path says so.
+// A server is a child: mc9, or the memcached at path.
 type server struct {
 	t    testing.TB
 	path string
 	cmd  *exec.Cmd
-	addr string // of its Unix socket or, if that is empty,
-	port map[string]string
-	tls  *tls.Config   // of its clients; nil without TLS
-	log  string        // file of what it prints
-	done chan struct{} // closed when it has exited
+	addr string            // of its Unix socket; empty if it has ports
+	port map[string]string // otherwise, by name
+	tls  *tls.Config       // its clients'; nil without TLS
+	log  string            // name of the file with its output
+	done chan struct{}     // closed when it has exited
 }
 
-// said is what it has printed so far.
+// said returns the server's output so far.
 func (s *server) said() string {
 	b, _ := os.ReadFile(s.log)
 	return string(b) + refusedCall(string(b))
 }
 
-// command is mc9 or the server at path, with flags. Where MC9_EMULATOR names
-// one, as for a processor that is not this machine's, mc9 is run by it.
+// command returns a command for mc9, or the server at path, with flags. mc9 runs
+// under MC9_EMULATOR, if set: an emulator for another kind of processor.
 func command(path string, flags ...string) *exec.Cmd {
 	env := append([]string{"MEMCACHED_SASL_PWDB=testdata/sasl/users", "SASL_CONF_PATH=testdata/sasl"}, os.Environ()...)
 	own := path == ""
@@ -73,8 +73,8 @@ func command(path string, flags ...string) *exec.Cmd {
 	return cmd
 }
 
-// start runs mc9, or the server at path, on a Unix socket, or where inet is
-// set on ports of its choice, and returns when it listens.
+// start runs mc9, or the server at path, on a Unix socket or, if inet is set, on
+// ports of its choice, and returns when it listens.
 func start(t testing.TB, path string, inet bool, flags ...string) *server {
 	t.Helper()
 	s := &server{t: t, path: path, done: make(chan struct{})}
@@ -90,7 +90,7 @@ func start(t testing.TB, path string, inet bool, flags ...string) *server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	os.Chmod(dir, 0o777) // for whoever -u is
+	os.Chmod(dir, 0o777) // for the user of -u
 	file := filepath.Join(dir, "sock")
 	if inet {
 		s.cmd = command(path, flags...)
@@ -134,7 +134,7 @@ func start(t testing.TB, path string, inet bool, flags ...string) *server {
 	return s
 }
 
-// ports reads the file that MEMCACHED_PORT_FILENAME named.
+// ports reads the file that MEMCACHED_PORT_FILENAME names.
 func ports(file string) map[string]string {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -154,7 +154,7 @@ func mc9(t testing.TB, flags ...string) *server {
 	return start(t, "", false, flags...)
 }
 
-// dial connects to the server. While its backlog is full, it waits.
+// dial connects to the server, and waits while its backlog is full.
 func (s *server) dial() (net.Conn, error) {
 	network, addr := "unix", s.addr
 	if s.addr == "" {
@@ -171,7 +171,7 @@ func (s *server) dial() (net.Conn, error) {
 	}
 }
 
-// sslClient shakes hands.
+// sslClient does the TLS handshake.
 func sslClient(c net.Conn, config *tls.Config) (net.Conn, error) {
 	conn := tls.Client(c, config)
 	c.SetDeadline(time.Now().Add(patience))
@@ -183,8 +183,8 @@ func sslClient(c net.Conn, config *tls.Config) (net.Conn, error) {
 	return conn, err
 }
 
-// connect returns a client of a server that start knows nothing of, as soon as
-// it listens at addr.
+// connect returns a client of a server that start did not start, as soon as the
+// server listens at addr.
 func connect(t testing.TB, network, addr string) (c *client) {
 	t.Helper()
 	eventually(t, "a server listens on "+addr, func() bool {
@@ -198,12 +198,12 @@ func connect(t testing.TB, network, addr string) (c *client) {
 	return c
 }
 
-// freePort returns a port that no other process gets, as client or server,
-// until the test ends. It is held by a socket that is bound but does not
-// listen: a server which sets SO_REUSEADDR, as all do, may listen on it.
+// freePort returns a port that no other process gets, as client or server, until
+// the test ends. A socket that is bound, but does not listen, reserves it: servers
+// set SO_REUSEADDR, and so may still listen on the port.
 func freePort(t testing.TB) string {
 	t.Helper()
-	// One of IPv6 holds the port of IPv4, too.
+	// An IPv6 socket reserves the IPv4 port, too.
 	var addr unix.Sockaddr = new(unix.SockaddrInet6)
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -228,7 +228,7 @@ func freePort(t testing.TB) string {
 	return ""
 }
 
-// stop ends the child. mc9 has to go in peace.
+// stop ends the child. mc9 must exit cleanly.
 func (s *server) stop() {
 	if s.path != "" {
 		s.cmd.Process.Kill()
@@ -249,7 +249,7 @@ func (s *server) stop() {
 	}
 }
 
-// fds counts the descriptors of the server.
+// fds counts the server's open descriptors.
 func (s *server) fds() int {
 	names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid))
 	if err != nil {
@@ -258,8 +258,7 @@ func (s *server) fds() int {
 	return len(names)
 }
 
-// status returns a number that the kernel has of the server, in KB where it is
-// of memory.
+// status returns a number from the server's /proc status; memory is in KB.
 func (s *server) status(name string) int {
 	s.t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
@@ -273,11 +272,11 @@ func (s *server) status(name string) int {
 	return atoi(string(m[1]))
 }
 
-// A footprint is what mc9 uses at a time. Unlike resident memory none of it
-// depends on when garbage is collected.
+// A footprint is what mc9 uses at one time. Unlike resident memory, it does not
+// depend on when garbage is collected.
 type footprint struct {
-	heap       int // KB of Go's heap that can be reached
-	buffers    int // KB of that in read buffers, which are kept for other clients
+	heap       int // KB of Go's heap that are reachable
+	buffers    int // KB of that in read buffers, which are kept for reuse
 	goroutines int
 }
 
@@ -294,7 +293,7 @@ func reportFootprint() {
 	}()
 }
 
-// heapAlloc returns how many bytes of Go's heap can be reached.
+// heapAlloc returns how many bytes of Go's heap are reachable.
 func heapAlloc() uint64 {
 	var m runtime.MemStats
 	runtime.GC()
@@ -304,7 +303,7 @@ func heapAlloc() uint64 {
 
 var footprints = regexp.MustCompile(`(?m)^footprint (\d+) (\d+)$`)
 
-// footprint asks for it.
+// footprint returns the server's footprint.
 func (s *server) footprint() (f footprint) {
 	s.t.Helper()
 	n := len(footprints.FindAllString(s.said(), -1))
@@ -323,8 +322,8 @@ func (s *server) footprint() (f footprint) {
 	return f
 }
 
-// wantCheap expects that clients cost no more than 128 KB each, compared with
-// what was used before they came.
+// wantCheap expects clients to cost at most 128 KB each, compared with the
+// footprint before they came.
 func (s *server) wantCheap(t *testing.T, before footprint, clients int) {
 	t.Helper()
 	const each = 128
@@ -345,7 +344,7 @@ func (s *server) whileStopped(f func()) {
 	f()
 }
 
-// run starts mc9 and waits for it to end, which it must do by itself.
+// run starts mc9 and waits for it to exit by itself.
 func run(t testing.TB, flags ...string) (code int, out string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -363,7 +362,7 @@ func run(t testing.TB, flags ...string) (code int, out string) {
 	return cmd.ProcessState.ExitCode(), string(b) + refusedCall(string(b))
 }
 
-// activated starts mc9 as systemd would, with these sockets.
+// activated starts mc9 as systemd would, passing these sockets.
 func activated(flags []string, sockets ...*os.File) *exec.Cmd {
 	cmd := command("", flags...)
 	script := fmt.Sprintf(`LISTEN_PID=$$ LISTEN_FDS=%d exec "$0" "$@"`, len(sockets))
@@ -373,7 +372,7 @@ func activated(flags []string, sockets ...*os.File) *exec.Cmd {
 	return cmd
 }
 
-// oracle returns the path and version of memcached, or "".
+// oracle returns the path and version of memcached, or "" if there is none.
 func oracle() (path, version string) {
 	path = os.Getenv("MEMCACHED")
 	if path == "" {
@@ -386,7 +385,7 @@ func oracle() (path, version string) {
 	return path, strings.TrimPrefix(strings.TrimSpace(string(out)), "memcached ")
 }
 
-// eventually waits for something that another process does.
+// eventually waits until ok returns true.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
@@ -414,13 +413,13 @@ func (s *server) client() *client {
 	return newClient(c)
 }
 
-// write sends text. That it cannot is seen when no reply comes.
+// write sends text. Errors are ignored: they show when no reply comes.
 func (c *client) write(text string) {
 	c.SetWriteDeadline(time.Now().Add(patience))
 	io.WriteString(c, text)
 }
 
-// unread returns how many bytes have come from the server and are not read.
+// unread returns how many bytes have arrived from the server and are unread.
 func (c *client) unread(t *testing.T) (n int) {
 	t.Helper()
 	raw, err := c.Conn.(syscall.Conn).SyscallConn()
@@ -433,7 +432,7 @@ func (c *client) unread(t *testing.T) (n int) {
 	return n
 }
 
-// line reads a line of a reply, \r\n included.
+// line reads a line of a reply, including \r\n.
 func (c *client) line() string {
 	c.SetReadDeadline(time.Now().Add(patience))
 	line, err := c.r.ReadString('\n')
@@ -449,7 +448,7 @@ func (c *client) line() string {
 
 var versions = regexp.MustCompile(`(?m)^version[ \r]`)
 
-// ask sends text, whole commands, and returns the replies.
+// ask sends text, which must be complete commands, and returns the replies.
 func (c *client) ask(text string) string {
 	fence := len(versions.FindAllString(text, -1)) + 1
 	c.write(text + "version\r\n")
@@ -468,7 +467,7 @@ func (c *client) ask(text string) string {
 	}
 }
 
-// stat returns the value that a stats command, such as "items", has for name.
+// stat returns the value of name in a stats command, such as "items".
 func (c *client) stat(command, name string) string {
 	for _, line := range strings.Split(c.ask("stats "+command+"\r\n"), "\r\n") {
 		if v, ok := strings.CutPrefix(line, "STAT "+name+" "); ok {
@@ -478,7 +477,7 @@ func (c *client) stat(command, name string) string {
 	return ""
 }
 
-// want asks for text and expects this reply.
+// want sends text and expects this reply.
 func (c *client) want(t testing.TB, text, reply string) {
 	t.Helper()
 	if have := c.ask(text); have != reply {
@@ -486,20 +485,20 @@ func (c *client) want(t testing.TB, text, reply string) {
 	}
 }
 
-// statN returns a number of stats.
+// statN returns a number from stats.
 func (c *client) statN(name string) int {
 	n, _ := strconv.Atoi(c.stat("", name))
 	return n
 }
 
-// wantStat waits until stats says that name is value.
+// wantStat waits until stats shows this value for name.
 func (c *client) wantStat(t testing.TB, name, value string) {
 	t.Helper()
 	eventually(t, name+" "+value, func() bool { return c.stat("", name) == value })
 }
 
-// wantLogged waits until the logger thread has counted n lines, dropped ones
-// included.
+// wantLogged waits until the logger thread has counted n lines, including dropped
+// ones.
 func (c *client) wantLogged(t testing.TB, n int) {
 	t.Helper()
 	eventually(t, fmt.Sprint(n, " lines are counted"), func() bool {
@@ -507,14 +506,14 @@ func (c *client) wantLogged(t testing.TB, n int) {
 	})
 }
 
-// wantNoneUsed waits until no item has memory.
+// wantNoneUsed waits until no item uses memory.
 func (c *client) wantNoneUsed(t *testing.T) {
 	t.Helper()
 	used := regexp.MustCompile(`:used_chunks [1-9]`)
 	eventually(t, "nothing is leaked", func() bool { return !used.MatchString(c.ask("stats slabs\r\n")) })
 }
 
-// packet reads a reply. What it returns in place of one ends as client.line's.
+// packet reads a reply. If there is none, it returns what client.line would.
 func (c *client) packet() (*packet, string) {
 	c.SetReadDeadline(time.Now().Add(patience))
 	p := new(packet)
@@ -537,8 +536,8 @@ func (c *client) packetLine() string {
 	return s
 }
 
-// askBinary sends packets and returns the replies, as client.ask. The fence
-// is a version, since that is answered to strangers, too.
+// askBinary sends packets and returns the replies, like client.ask. It ends with a
+// version packet, which is answered even before a login.
 func (c *client) askBinary(packets string) (replies []string) {
 	const opaque = 0xfe4ce
 	fence, _ := parsePacket(fmt.Sprintf("TVersion opaque=%d", opaque))
@@ -554,7 +553,7 @@ func (c *client) askBinary(packets string) (replies []string) {
 	}
 }
 
-// wantBinary asks one packet and expects this reply.
+// wantBinary sends one packet and expects this reply.
 func (c *client) wantBinary(t testing.TB, request, reply string) {
 	t.Helper()
 	have := c.askBinary(packets(t, request))
@@ -572,7 +571,7 @@ func loginAs(c *client, user, pass string) string {
 	return strings.TrimSpace(c.line())
 }
 
-// login tries to log in on a connection of its own.
+// login tries to log in on a new connection.
 func login(t *testing.T, s *server, user, pass string) string {
 	t.Helper()
 	c := s.client()
@@ -580,7 +579,7 @@ func login(t *testing.T, s *server, user, pass string) string {
 	return loginAs(c, user, pass)
 }
 
-// fill stores items prefix0 .. prefix<n-1>.
+// fill stores items prefix0 to prefix<n-1>.
 func fill(c *client, prefix string, n, exptime int) {
 	w := bufio.NewWriter(c)
 	for i := range n {
@@ -590,7 +589,7 @@ func fill(c *client, prefix string, n, exptime int) {
 	c.ask("")
 }
 
-// readDump reads a metadump to its end and counts how often it has each key.
+// readDump reads a metadump to its end, and counts how often each key occurs.
 func readDump(t *testing.T, c *client) map[string]int {
 	t.Helper()
 	seen := map[string]int{}
@@ -611,8 +610,8 @@ func readDump(t *testing.T, c *client) map[string]int {
 	}
 }
 
-// watch makes a watcher of c. It waits for its turn where there are as many as
-// there may be: the server may not know yet which of them have gone.
+// watch makes c a watcher. If the maximum is reached, it retries: the server may
+// not have noticed yet that others have hung up.
 func (c *client) watch(what string) error {
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		c.write("watch " + what + "\r\n")
@@ -633,7 +632,7 @@ func (c *client) mustWatch(t testing.TB, what string) {
 	}
 }
 
-// A udpClient sends datagrams, each with the 8 bytes of a frame's header.
+// A udpClient sends datagrams, each with the 8-byte frame header.
 type udpClient struct{ net.Conn }
 
 func dialUdp(t *testing.T, addr string) udpClient {
@@ -653,7 +652,7 @@ func (u udpClient) send(id, seq, total uint16, text string) {
 	u.Write(append(b, text...))
 }
 
-// want sends text and expects the reply in as many packets as it takes.
+// want sends text and expects the reply, in as many datagrams as needed.
 func (u udpClient) want(t *testing.T, id uint16, text, reply string) {
 	t.Helper()
 	u.send(id, 0, 1, text)
