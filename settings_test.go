@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// The options as C's getopt_long finds them, and how charts pass them.
+// Options are parsed as by C's getopt_long, including forms that Helm charts use.
 func TestGetopt(t *testing.T) {
 	quiet(t)
 	for _, tt := range []struct{ args, want string }{
@@ -56,7 +56,7 @@ func TestGetopt(t *testing.T) {
 	}
 }
 
-// Each long option but one is one of the short ones.
+// Each long option except --check has a short form.
 func TestLongopts(t *testing.T) {
 	for _, o := range longopts {
 		if o.val != optCheck && !strings.Contains(shortopts, string(o.val)) {
@@ -104,13 +104,13 @@ func TestBanner(t *testing.T) {
 	}
 }
 
-// The first heading of CHANGES is the version that -V shows.
+// The first heading of CHANGES names the version that -V shows.
 func TestChanges(t *testing.T) {
 	text, err := os.ReadFile("CHANGES")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(text), "\n\nv"+mc9Version+", ") {
-		t.Errorf("CHANGES says nothing of v%s", mc9Version)
+		t.Errorf("CHANGES does not begin with v%s", mc9Version)
 	}
 }

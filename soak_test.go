@@ -1,5 +1,5 @@
-// A soak: what TestStress does, again and again at one server, which must not
-// grow by it. For a long one
+// A soak: TestStress's load, again and again on one server, which must not grow.
+// For a long one:
 //
 //	go test -run TestSoak -soak 30m -timeout 1h
 
@@ -17,7 +17,7 @@ var soak = flag.Duration("soak", 0, "how long TestSoak goes on")
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	if end, ok := t.Deadline(); ok && time.Until(end) < *soak {
-		t.Fatal("it wants more time: -timeout 1h")
+		t.Fatal("the test timeout is shorter than -soak; use -timeout 1h")
 	}
 	s := mc9(t, strings.Fields("-m 64 -t 4 -o hashpower=13,slab_automove=2,temporary_ttl=1")...)
 	begin := time.Now()
@@ -38,7 +38,7 @@ func TestSoak(t *testing.T) {
 			continue
 		}
 		if now.heap-now.buffers > first.heap-first.buffers+512 || now.goroutines > first.goroutines {
-			t.Fatalf("%+v, after a while %+v", first, now)
+			t.Fatalf("the server grew from %+v to %+v", first, now)
 		}
 		eventually(t, "descriptors are closed", func() bool { return s.fds() <= fds })
 	}

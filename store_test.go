@@ -1,5 +1,5 @@
-// Tests of the store: what must hold of its structures at rest, and many
-// goroutines at it.
+// Tests of the store: the invariants of its structures at rest, and access by many
+// goroutines.
 
 package main
 
@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// checkAssoc, checkLru and checkSlabs walk all there is and return the first
-// broken invariant. Nobody may be at the store meanwhile.
+// checkAssoc, checkLru and checkSlabs walk everything and return the first broken
+// invariant. Nothing else may use the store meanwhile.
 
 // checkAssoc returns the number of items in the hash table.
 func checkAssoc() (int, error) {
@@ -67,7 +67,7 @@ func checkAssoc() (int, error) {
 	return items, nil
 }
 
-// checkLru returns the items that are in an LRU.
+// checkLru returns the items of all LRUs.
 func checkLru() (map[*item]bool, error) {
 	items := make(map[*item]bool)
 	for id := range lrus {
@@ -114,7 +114,7 @@ func checkLru() (map[*item]bool, error) {
 	return items, nil
 }
 
-// checkChunks looks at the chunks of an item, if it has any.
+// checkChunks checks an item's chunks, if it has any.
 func checkChunks(it *item) error {
 	if it.itFlags&itemChunked == 0 {
 		return nil
@@ -143,12 +143,12 @@ func checkChunks(it *item) error {
 	return nil
 }
 
-// checkSlabs expects items to be all those that are allocated.
+// checkSlabs expects items to be all the allocated items.
 func checkSlabs(items map[*item]bool) error {
-	used := make(map[int]bool) // pages, by their offset
+	used := make(map[int]bool) // pages, by offset
 	page := func(p int) error {
 		if used[p] || p < slabsStart || p+settings.slabPageSize > memCurrent || (p-slabsStart)%settings.slabPageSize != 0 {
-			return fmt.Errorf("page %#x is twice there or no page", p)
+			return fmt.Errorf("page %#x occurs twice or is no page", p)
 		}
 		used[p] = true
 		return nil
@@ -183,10 +183,10 @@ func checkSlabs(items map[*item]bool) error {
 				}
 				switch {
 				case it.lock == lockFree:
-					return fmt.Errorf("class %d: chunk %#x is free, but not on the list", id, it.ref())
+					return fmt.Errorf("class %d: chunk %#x is free, but not on the free list", id, it.ref())
 				case it.lock == lockChunk:
 					if head := it.chunk().head; !items[head.item()] || head.item().itFlags&itemChunked == 0 {
-						return fmt.Errorf("class %d: chunk %#x of %#x, which is no chunked item", id, it.ref(), head)
+						return fmt.Errorf("class %d: chunk %#x belongs to %#x, which is no chunked item", id, it.ref(), head)
 					}
 				case !items[it]:
 					return fmt.Errorf("class %d: item %#x is in no LRU and has %d references", id, it.ref(), it.refcount)
@@ -211,10 +211,10 @@ func checkSlabs(items map[*item]bool) error {
 	return nil
 }
 
-// checkStore looks at everything. No item may be referenced any more.
+// checkStore checks everything. No item may still be referenced.
 func checkStore(t testing.TB) {
 	t.Helper()
-	lruMaintainerBumps() // they hold references
+	lruMaintainerBumps() // bumps in the queue hold references
 	n, err := checkAssoc()
 	if err != nil {
 		t.Fatal(err)
@@ -231,7 +231,7 @@ func checkStore(t testing.TB) {
 	}
 }
 
-// locksFree reports whether nobody holds the lock of an item.
+// locksFree reports whether no item lock is held.
 func locksFree() bool {
 	for hv := range itemLocks {
 		lock := itemTrylock(uint32(hv))
@@ -243,8 +243,8 @@ func locksFree() bool {
 	return true
 }
 
-// storeInit makes an empty store of that many megabytes; conf may change the
-// settings before.
+// storeInit makes an empty store of that many megabytes, after conf has changed
+// the settings.
 func storeInit(t testing.TB, megs int, conf func()) {
 	t.Helper()
 	settingsInit()
@@ -259,7 +259,7 @@ func storeInit(t testing.TB, megs int, conf func()) {
 	currentTime.Store(1000)
 }
 
-// storeAgain makes a store with these settings, which has what is in the memory
+// storeAgain makes a store with the current settings, restored from the memory
 // file if there is one.
 func storeAgain() {
 	lrus = [powerLargest]lru{}
@@ -271,7 +271,7 @@ func storeAgain() {
 
 func testThread() *thread { return &thread{bumpBuf: itemLruBumpBufCreate()} }
 
-// itemFill fills an item's value, chunked or not, from its start.
+// itemFill fills in an item's value, chunked or not, from the start.
 func itemFill(it *item, value ...[]byte) bool {
 	b := slices.Concat(value...)
 	if it.itFlags&itemChunked == 0 {
@@ -282,7 +282,7 @@ func itemFill(it *item, value ...[]byte) bool {
 	return storeItemCopyBytes(&ch, b, 0)
 }
 
-// set stores key with comm, and returns notStored if there is no memory.
+// set stores key with comm, and returns noMemory if there is no memory.
 func set(th *thread, comm int, key, value string, exptime relTime) storeItemType {
 	it := itemAlloc([]byte(key), uint32(len(value)%2), exptime, len(value)+2)
 	if it == nil {
@@ -296,7 +296,7 @@ func set(th *thread, comm int, key, value string, exptime relTime) storeItemType
 	return ret
 }
 
-// itemValue returns the whole value of an item, which is locked.
+// itemValue returns the whole value of an item. The caller holds its lock.
 func itemValue(it *item) []byte {
 	if it.itFlags&itemChunked == 0 {
 		return it.data()
@@ -347,7 +347,7 @@ func wantValue(t testing.TB, th *thread, key, want string) {
 	}
 }
 
-// The chunk sizes of C 1.6.45 without options.
+// The chunk sizes of memcached 1.6.45 without options.
 var chunkSizes = []int{96, 120, 152, 192, 240, 304, 384, 480, 600, 752, 944,
 	1184, 1480, 1856, 2320, 2904, 3632, 4544, 5680, 7104, 8880, 11104, 13880,
 	17352, 21696, 27120, 33904, 42384, 52984, 66232, 82792, 103496, 129376,
@@ -364,7 +364,7 @@ func TestSlabsClsid(t *testing.T) {
 		}
 	}
 	id := 1
-	for size := 1; size <= settings.itemSizeMax+100; size++ { // in C
+	for size := 1; size <= settings.itemSizeMax+100; size++ { // C's size
 		if id < len(chunkSizes) && size > chunkSizes[id-1] {
 			id++
 		}
@@ -387,8 +387,8 @@ func TestSlabsClsid(t *testing.T) {
 	}
 }
 
-// TestStoreItem has each command meet an item, none, and one of another
-// unique.
+// TestStoreItem runs each command on an existing item, on a missing one, and on
+// one with another unique.
 func TestStoreItem(t *testing.T) {
 	storeInit(t, 64, nil)
 	th := testThread()
@@ -494,7 +494,7 @@ func TestDelta(t *testing.T) {
 	}
 	set(th, nreadSet, "n", "99", 0)
 	cas := casId.Load() + 1
-	it := itemGet([]byte("n"), th, dontUpdate) // who reads it keeps the old value
+	it := itemGet([]byte("n"), th, dontUpdate) // a reader keeps the old value
 	if n, ret := addDelta(th, []byte("n"), false, 90, buf[:], &cas); ret != deltaOk || string(buf[:n]) != "9" || cas != casId.Load()+1 {
 		t.Errorf("%v %q unique %d", ret, buf[:n], cas)
 	}
@@ -534,7 +534,7 @@ func TestExpire(t *testing.T) {
 	currentTime.Store(1050)
 	wantValue(t, th, "b", "2")
 
-	// A flush: older items by their age, those of this second at once.
+	// A flush removes older items by age, and those of this second at once.
 	set(th, nreadSet, "e", "5", 0)
 	settings.oldestLive.Store(1049)
 	itemFlushExpired()
@@ -559,8 +559,8 @@ func pattern(n, seed int) string {
 	return string(b)
 }
 
-// TestChunked stores items of all sizes around the borders of classes, and
-// of numbers of chunks, and appends and prepends to them.
+// TestChunked stores items of all sizes around those where the class or the number
+// of chunks changes, and appends and prepends to them.
 func TestChunked(t *testing.T) {
 	for _, max := range []int{1 << 10, 16 << 10, 512 << 10, 1 << 20} {
 		t.Run(strconv.Itoa(max), func(t *testing.T) {
@@ -575,7 +575,7 @@ func TestChunked(t *testing.T) {
 			}
 			for _, border := range borders {
 				for size := border - 24; size <= border+24; size += 1 + border>>14 {
-					// 8 of unique, "key ", \r\n; client flags if n is odd
+					// 8 bytes of unique, "key", a NUL and \r\n; client flags if n is odd
 					n := size - itemSize - 8 - 4 - 2
 					if n <= 0 {
 						continue
@@ -593,7 +593,7 @@ func TestChunked(t *testing.T) {
 						continue
 					}
 					wantValue(t, th, "key", v)
-					// What it is put before has no flags, so it needs less room.
+					// The item that it is prepended to has no flags, so less room is needed.
 					set(th, nreadSet, "key", "", 0)
 					set(th, nreadPrepend, "key", v, 0)
 					wantValue(t, th, "key", v)
@@ -618,7 +618,7 @@ func TestChunked(t *testing.T) {
 	}
 }
 
-// TestReserve has arenas of all sizes, which decide what a ref is.
+// TestReserve tries arenas of all sizes, which determine a ref's unit.
 func TestReserve(t *testing.T) {
 	if !memPeek {
 		t.Skip("the arena is on the heap")
@@ -638,8 +638,8 @@ func TestReserve(t *testing.T) {
 	}
 }
 
-// However many items there are, few others are in the way to one: the table
-// has grown with them.
+// However many items there are, hash chains stay short: the table grows with
+// them.
 func TestLinear(t *testing.T) {
 	storeInit(t, 64, func() { settings.hashpowerInit = 12 })
 	th := testThread()
@@ -666,13 +666,13 @@ func TestLinear(t *testing.T) {
 			longest = max(longest, length)
 		}
 		if longest > 20 {
-			t.Errorf("%d items: %d have the same hash", end, longest)
+			t.Errorf("%d items: a chain of %d", end, longest)
 		}
 	}
 	stopAssocMaintenanceThread()
 }
 
-// TestEvict fills a tiny cache over and over, in all modes of LRU.
+// TestEvict fills a tiny cache over and over, in both LRU modes.
 func TestEvict(t *testing.T) {
 	for _, segmented := range []bool{true, false} {
 		t.Run(fmt.Sprint("segmented=", segmented), func(t *testing.T) {
@@ -704,7 +704,7 @@ func TestEvict(t *testing.T) {
 	}
 }
 
-// TestNoEvict is -M: items are refused, and all others stay.
+// With -M new items are refused, and the existing ones stay.
 func TestNoEvict(t *testing.T) {
 	storeInit(t, 2, func() { settings.evictToFree = false })
 	th := testThread()
@@ -729,8 +729,7 @@ func TestNoEvict(t *testing.T) {
 	checkStore(t)
 }
 
-// TestPages moves free pages through the pool, and out of and back into the
-// arena.
+// TestPages moves free pages through the pool, and releases and reuses them.
 func TestPages(t *testing.T) {
 	storeInit(t, 4, nil)
 	th := testThread()
@@ -800,9 +799,9 @@ func TestMaintainer(t *testing.T) {
 	get(th, "key00")
 	get(th, "key00") // now it is active
 	get(th, "key50")
-	lruMaintainerJuggle(id) // HOT gets 20%
+	lruMaintainerJuggle(id) // HOT keeps 20%
 	sizes(20, 1, 79, 1)
-	get(th, "key50") // active in COLD: the maintainer is told
+	get(th, "key50") // active in COLD: a bump is queued for the maintainer
 	lruMaintainerBumps()
 	sizes(20, 2, 78, 1)
 	get(th, "key51")
@@ -811,12 +810,12 @@ func TestMaintainer(t *testing.T) {
 	c.slabsClsid = id | coldLru
 	doItemLinktailQ(c)
 	currentTime.Store(1011)
-	lruMaintainerJuggle(id) // HOT may be 0.2 times as old as COLD is
+	lruMaintainerJuggle(id) // HOT's items may be at most 0.2 times as old as COLD's
 	sizes(0, 3, 97, 0)
 	for passed := 0; ; passed++ {
 		if doItemCrawlQ(c) == nil {
 			if passed != 97 || lrus[id|coldLru].head != c.ref() {
-				t.Errorf("the crawler came past %d items", passed)
+				t.Errorf("the crawler passed %d items", passed)
 			}
 			break
 		}
@@ -861,7 +860,7 @@ func TestTouchMoving(t *testing.T) {
 	checkStore(t)
 }
 
-// A walk sees each item once, also when the table grows meanwhile.
+// A walk sees each item once, even if the table grows meanwhile.
 func TestAssocWalk(t *testing.T) {
 	for grow := range 8 {
 		storeInit(t, 64, func() { settings.hashpowerInit = 12 })
@@ -903,8 +902,8 @@ func TestAssocWalk(t *testing.T) {
 	}
 }
 
-// A value in TestHammer is made of records, which append and prepend add:
-// KEY,LENGTH,SEED; and a pattern. Any mix up of values shows.
+// A value in TestHammer consists of records, which append and prepend add:
+// KEY,LENGTH,SEED; and a pattern. Any mix-up of values shows.
 func record(key string, n, seed int) string {
 	return fmt.Sprintf("%s,%d,%d;", key, n, seed) + pattern(n, seed)
 }
@@ -921,9 +920,8 @@ func checkRecords(key, value string) error {
 	return nil
 }
 
-// TestHammer has several goroutines at the same keys, while the hash table
-// grows and the maintainer juggles; once with plenty of memory and once with
-// little.
+// TestHammer has several goroutines use the same keys, while the hash table grows
+// and the maintainer juggles; once with plenty of memory and once with little.
 func TestHammer(t *testing.T) {
 	for _, tt := range []struct {
 		name            string
@@ -986,7 +984,7 @@ func hammer(t *testing.T, bigPerMil int) {
 			pause.Unlock()
 			for expanding {
 				assocMoveBucket()
-				runtime.Gosched() // so that it goes on for long
+				runtime.Gosched() // so that the expansion takes long
 			}
 		}
 	}()
@@ -1021,8 +1019,8 @@ func hammer(t *testing.T, bigPerMil int) {
 	}
 }
 
-// peekPages looks at chunks as the page mover does: it comes from the page,
-// and learns from the lock field how to get at the item.
+// peekPages looks at a chunk as the page mover does: it finds the chunk in its
+// page, and learns from the lock field how to lock the item.
 func peekPages(r *rand.Rand) error {
 	slabsMlock()
 	p := &slabclass[1+r.IntN(largestClsid)]
@@ -1039,7 +1037,7 @@ func peekPages(r *rand.Rand) error {
 		return nil // free
 	}
 	hold := itemTrylock(uint32(it.lock))
-	mine := hold != nil && it.time != 0 // once linked, only the item lock frees it
+	mine := hold != nil && it.time != 0 // time is 0 until the first link; after it, only the holder of the item lock frees the item
 	slabsMunlock()
 	if hold == nil {
 		return nil
@@ -1057,10 +1055,10 @@ func peekPages(r *rand.Rand) error {
 	return nil
 }
 
-// hammerOne does one command.
+// hammerOne runs one command.
 func hammerOne(th *thread, r *rand.Rand, i, nkeys, bigPerMil int, counted []uint64) error {
 	if r.IntN(3) == 0 {
-		nkeys = 10 // some are wanted by all
+		nkeys = 10 // popular keys
 	}
 	key := fmt.Sprint("key", r.IntN(nkeys))
 	n := r.IntN(300)
@@ -1087,7 +1085,7 @@ func hammerOne(th *thread, r *rand.Rand, i, nkeys, bigPerMil int, counted []uint
 	case op < 80:
 		unlink(key)
 	case op < 92:
-		// Read with nothing but a reference, as when it is sent from the
+		// Read the value with only a reference, as when it is sent from the
 		// slab.
 		it, hv := itemGetLocked([]byte(key), th, doUpdate)
 		if it == nil {
@@ -1130,8 +1128,8 @@ func hammerOne(th *thread, r *rand.Rand, i, nkeys, bigPerMil int, counted []uint
 	return nil
 }
 
-// TestMaintenanceThread has the thread itself grow the table. There are no
-// workers to pause.
+// TestMaintenanceThread has the thread itself grow the table. There are no workers
+// to pause.
 func TestMaintenanceThread(t *testing.T) {
 	storeInit(t, 64, func() { settings.hashpowerInit = 11 })
 	th := testThread()

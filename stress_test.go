@@ -1,5 +1,5 @@
-// Clients by the dozen, who know what they may read, at a server that does
-// all else it can do at the same time. For longer:
+// Dozens of clients, which know the values that they may read, on a server that
+// does everything else it can at the same time. For a longer run:
 //
 //	go test -race -run TestStress -long 50 -timeout 1h
 
@@ -23,13 +23,13 @@ import (
 
 const (
 	stressClients = 50
-	stressOps     = 100 // of each
-	stressHot     = 12  // keys that all write to
-	stressOwn     = 40  // keys that only one writes to
+	stressOps     = 100 // operations per client
+	stressHot     = 12  // keys that all clients write to
+	stressOwn     = 40  // keys per client that only it writes to
 )
 
-// A stressRecord is what values are made of: who wrote it, which of his
-// writes it was, and how many bytes follow. So is known where they are from.
+// Values consist of stressRecords: the client that wrote the record, the number of
+// its write, and how many bytes follow. So the origin of each byte is known.
 type stressRecord struct{ id, seq, n int }
 
 var stressFiller = sync.OnceValue(func() string {
@@ -46,7 +46,7 @@ func (r stressRecord) String(key string) string {
 
 func (r stressRecord) filler() string { return stressFiller()[(r.id*7919+r.seq*104729)%(1<<17):][:r.n] }
 
-// stressRecords takes a value apart.
+// stressRecords splits a value into its records.
 func stressRecords(key, value string) (recs []stressRecord, err error) {
 	for rest := value; rest != ""; {
 		var k string
@@ -65,22 +65,22 @@ func stressRecords(key, value string) (recs []stressRecord, err error) {
 // A stress is a server and its clients.
 type stress struct {
 	s        *server
-	flags    []string      // to start it again
-	restarts int           // that are in between
-	roomy    bool          // memory is ample, and nobody flushes: nothing may get lost
-	clock    atomic.Uint64 // ticks with every beginning and end of a write to a hot key
+	flags    []string      // to restart the server with
+	restarts int           // number of restarts
+	roomy    bool          // memory is ample, and nobody flushes: no item may get lost
+	clock    atomic.Uint64 // ticks when a write to a hot key begins or ends
 	hot      [stressHot]struct {
-		since atomic.Uint64 // the latest beginning of a write that has ended
-		set   atomic.Bool   // it is there, as it is never deleted, unless memory is short
+		since atomic.Uint64 // the latest start of any write that has ended
+		set   atomic.Bool   // the key is set; it is never deleted, so it is there unless memory is short
 	}
-	ends    [stressClients][]atomic.Uint64 // of writes to hot keys, by seq; 0 as long as they go on
-	uniques sync.Map                       // that a cas was won with
-	total   atomic.Uint64                  // of all incr
-	wins    atomic.Int64                   // of all cas
+	ends    [stressClients][]atomic.Uint64 // when writes to hot keys ended, by seq; 0 while in flight
+	uniques sync.Map                       // the uniques of successful cas
+	total   atomic.Uint64                  // sum of all incr
+	wins    atomic.Int64                   // number of successful cas
 	clients [stressClients]*stressClient
 }
 
-// A stressClient is one of them.
+// A stressClient is one of a stress's clients.
 type stressClient struct {
 	*client
 	w     *stress
@@ -89,25 +89,25 @@ type stressClient struct {
 	rnd   *rand.Rand
 	seq   int
 	own   map[string]*stressItem
-	sum   uint64 // that incr told last
-	list  int    // what it has appended to the list
+	sum   uint64 // the last result of incr
+	list  int    // number of records appended to the list
 }
 
-// A stressItem is what a key of its own has.
+// A stressItem is what one of a client's own keys holds.
 type stressItem struct {
 	recs    []stressRecord
 	flags   uint32
-	expires bool // some time
+	expires bool // it may expire
 }
 
-// A stressValue is an answer to get.
+// A stressValue is a reply to get.
 type stressValue struct {
 	value string
 	flags uint32
 	cas   uint64
 }
 
-// get returns what the server has for these keys.
+// get returns the server's values for these keys.
 func (c *stressClient) get(keys ...string) (map[string]stressValue, error) {
 	values := make(map[string]stressValue)
 	var in strings.Builder
@@ -163,7 +163,8 @@ func (c *stressClient) get(keys ...string) (map[string]stressValue, error) {
 	}
 }
 
-// packet reads a reply. What fill found no memory for is not waited for.
+// packet reads a reply. If memory is short, it skips the out of memory errors that
+// fill may have caused.
 func (c *stressClient) packet() (*packet, string) {
 	for {
 		p, s := c.client.packet()
@@ -182,7 +183,7 @@ func packetOf(format string, args ...any) string {
 	return s
 }
 
-// store stores a value and returns what the text protocol answers to that.
+// store stores a value and returns the result in the text protocol's words.
 func (c *stressClient) store(name, key, value string, flags uint32, exptime int, cas uint64) string {
 	switch c.proto {
 	case asciiProt:
@@ -227,7 +228,7 @@ func (c *stressClient) store(name, key, value string, flags uint32, exptime int,
 	return line
 }
 
-// command sends a command, or a packet, that may find its key or not.
+// command sends a command or packet, and reports whether its key was found.
 func (c *stressClient) command(text, packet, ok string) (found bool, err error) {
 	if c.proto == binaryProt {
 		c.write(packetOf("%s", packet))
@@ -245,8 +246,8 @@ func (c *stressClient) command(text, packet, ok string) (found bool, err error) 
 	return reply == ok, nil
 }
 
-// stored tells whether res, of a set or add, says so. Else it may say that
-// there is no memory, if there need not be.
+// stored reports whether res, the result of a set or add, is STORED. It may also
+// be out of memory, unless memory is ample.
 func (c *stressClient) stored(what, res string) (bool, error) {
 	if res == "STORED" || !c.w.roomy && strings.HasPrefix(strings.ToLower(res), "server_error out of memory") {
 		return res == "STORED", nil
@@ -254,7 +255,8 @@ func (c *stressClient) stored(what, res string) (bool, error) {
 	return false, fmt.Errorf("%s: %s", what, res)
 }
 
-// there notes whether a key of its own was found.
+// there records whether one of c's own keys was found, and checks that it may be
+// so.
 func (c *stressClient) there(key string, found bool) error {
 	it := c.own[key]
 	switch {
@@ -285,7 +287,7 @@ func (c *stressClient) size() int {
 	return c.rnd.IntN(200)
 }
 
-// step does something, and returns what is wrong with the reply.
+// step does something at random, and returns what is wrong with the reply.
 func (c *stressClient) step() error {
 	key := fmt.Sprintf("own%d-%d", c.id, c.rnd.IntN(stressOwn))
 	switch op := c.rnd.IntN(100); {
@@ -363,7 +365,7 @@ func (c *stressClient) appendOwn(key string) error {
 	case res == "STORED":
 		it.recs = append([]stressRecord{rec}, it.recs...)
 	case res == "NOT_STORED" && (it == nil || it.expires || !c.w.roomy):
-		// It is not there, or there is no memory for it.
+		// The key does not exist, or there is no memory.
 	default:
 		_, err := c.stored(name, res)
 		return err
@@ -371,7 +373,7 @@ func (c *stressClient) appendOwn(key string) error {
 	return nil
 }
 
-// someKeys are its own, those of all, and small items of others.
+// someKeys returns own keys, hot keys, the list, and keys that fill sets.
 func (c *stressClient) someKeys() (keys []string) {
 	for len(keys) == 0 || c.rnd.IntN(3) > 0 {
 		switch c.rnd.IntN(4) {
@@ -388,7 +390,7 @@ func (c *stressClient) someKeys() (keys []string) {
 	return keys
 }
 
-// getAndCheck gets several keys and looks whether they may have these values.
+// getAndCheck gets several keys and checks that their values are allowed.
 func (c *stressClient) getAndCheck(keys []string) error {
 	var set [stressHot]bool
 	var since [stressHot]uint64
@@ -430,8 +432,8 @@ func (c *stressClient) checkOwn(key string, v stressValue, found bool, recs []st
 	return nil
 }
 
-// checkHot looks whether the value is older than it can be: since says when a
-// write had begun that had ended before the get was sent.
+// checkHot checks that the value is not stale: its write must not have ended before
+// since, the start of a write that ended before the get was sent.
 func (c *stressClient) checkHot(i int, v stressValue, recs []stressRecord, set bool, since uint64) error {
 	if recs == nil {
 		if set && c.w.roomy {
@@ -449,7 +451,7 @@ func (c *stressClient) checkHot(i int, v stressValue, recs []stressRecord, set b
 	return nil
 }
 
-// wrote notes a write to a hot key that has begun at start and ends now.
+// wrote records a write to a hot key that began at start and ends now.
 func (c *stressClient) wrote(i int, start uint64, end *atomic.Uint64) {
 	end.Store(c.w.clock.Add(1))
 	hot := &c.w.hot[i]
@@ -478,7 +480,7 @@ func (c *stressClient) deleteHot() error {
 	return err
 }
 
-// incr adds to a number, some times in a row.
+// incr adds to a number, several times in a row.
 func (c *stressClient) incr() error {
 	n := 1 + c.rnd.IntN(20)
 	delta := 1 + c.rnd.Uint64N(10)
@@ -509,14 +511,14 @@ func (c *stressClient) incr() error {
 		}
 	}
 	if lost {
-		c.store("add", "sum", "0", 0, 0, 0) // or another does
+		c.store("add", "sum", "0", 0, 0, 0) // unless another client does
 	}
 	return nil
 }
 
 var stressNoSum = regexp.MustCompile(`^(NOT_FOUND|SERVER_ERROR out of memory|RIncrement status=0x(01|82) .*)\r\n`)
 
-// cas adds 1 to a number. No unique may be won twice.
+// cas adds 1 to a number. No two cas may succeed with the same unique.
 func (c *stressClient) cas(key string) error {
 	values, err := c.get(key)
 	v, found := values[key]
@@ -538,7 +540,7 @@ func (c *stressClient) cas(key string) error {
 	case res == "STORED":
 		c.w.wins.Add(1)
 		if _, twice := c.w.uniques.LoadOrStore(v.cas, c.id); twice {
-			return fmt.Errorf("%s: %d was won twice", key, v.cas)
+			return fmt.Errorf("%s: two cas succeeded with unique %d", key, v.cas)
 		}
 	case res == "EXISTS":
 	case res == "NOT_FOUND" && !c.w.roomy:
@@ -548,7 +550,7 @@ func (c *stressClient) cas(key string) error {
 	return err
 }
 
-// addToList appends to what all append to.
+// addToList appends to the list that all clients append to.
 func (c *stressClient) addToList() error {
 	if c.list >= 20 {
 		return nil
@@ -567,12 +569,12 @@ func (c *stressClient) addToList() error {
 	return err
 }
 
-// checkList returns how often each client is on the list.
+// checkList returns how many records each client has on the list.
 func checkList(recs []stressRecord) (n [stressClients]int, err error) {
 	var last [stressClients]int
 	for _, rec := range recs {
 		if n[rec.id] > 0 && rec.seq <= last[rec.id] {
-			return n, fmt.Errorf("list: %d of client %d behind %d", rec.seq, rec.id, last[rec.id])
+			return n, fmt.Errorf("list: record %d of client %d comes after record %d", rec.seq, rec.id, last[rec.id])
 		}
 		last[rec.id] = rec.seq
 		n[rec.id]++
@@ -580,7 +582,7 @@ func checkList(recs []stressRecord) (n [stressClients]int, err error) {
 	return n, nil
 }
 
-// fill stores small items, of which nobody waits for a reply.
+// fill stores small items without waiting for replies.
 func (c *stressClient) fill(n int) error {
 	w := bufio.NewWriter(c)
 	c.SetWriteDeadline(time.Now().Add(patience))
@@ -596,7 +598,7 @@ func (c *stressClient) fill(n int) error {
 	return w.Flush()
 }
 
-// hangUp leaves in the middle of something, and comes again.
+// hangUp hangs up in the middle of a set, and reconnects.
 func (c *stressClient) hangUp() error {
 	if c.proto == binaryProt {
 		c.write(packetOf("TGet key=hot0") + packetOf("TSet key=hot0 bodylen=600000") + stressFiller()[:c.rnd.IntN(500000)])
@@ -611,7 +613,7 @@ func (c *stressClient) hangUp() error {
 	return err
 }
 
-// tune has the server go about its work in another way.
+// tune changes a random setting, or starts background work.
 func (c *stressClient) tune() error {
 	commands := []string{
 		"lru tune 10 25 0.1 2", "lru tune 30 30 0.5 1", "lru mode flat", "lru mode segmented", "lru mode segmented",
@@ -637,7 +639,7 @@ func (c *stressClient) tune() error {
 	}
 }
 
-// stats asks for statistics of all kinds.
+// stats asks for the n-th kind of statistics.
 func (w *stress) stats(c *client, n int) error {
 	kinds := []string{"", " items", " slabs", " sizes", " settings", " conns", " detail on", " detail dump", " detail off", " cachedump 1 100"}
 	kind := kinds[n%len(kinds)]
@@ -647,7 +649,7 @@ func (w *stress) stats(c *client, n int) error {
 	return nil
 }
 
-// dump reads a dump to its end, if it gets one.
+// dump reads a dump to its end, if the server grants one.
 func (w *stress) dump(c *client, n int) error {
 	kinds := []string{"metadump all", "metadump hash", "mgdump all", "mgdump hash", "metadump 1,2,3"}
 	io.WriteString(c, "lru_crawler "+kinds[n%len(kinds)]+"\r\n")
@@ -663,7 +665,7 @@ func (w *stress) dump(c *client, n int) error {
 	}
 }
 
-// watch is a watcher for a while.
+// watch watches for a while.
 func (w *stress) watch(_ *client, n int) error {
 	nc, err := w.s.dial()
 	if err != nil {
@@ -679,7 +681,7 @@ func (w *stress) watch(_ *client, n int) error {
 		nc.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		line, err := c.r.ReadString('\n')
 		if err != nil {
-			break // nothing goes on
+			break // nothing to log
 		}
 		if !strings.HasPrefix(line, "ts=") && !strings.HasPrefix(line, "skipped=") {
 			return fmt.Errorf("watch: %q", line)
@@ -688,11 +690,12 @@ func (w *stress) watch(_ *client, n int) error {
 	return nil
 }
 
-// run has all clients do their work, with all else going on.
+// run has all clients do their work, with restarts in between, and checks the
+// result.
 func (w *stress) run(t *testing.T, seed uint64) {
 	c := w.s.client()
 	c.want(t, "set sum 0 0 1\r\n0\r\nset count0 0 0 1\r\n0\r\nset count1 0 0 1\r\n0\r\nset list 0 0 0\r\n\r\n", strings.Repeat("STORED\r\n", 4))
-	for i := 0; !w.roomy && c.statN("evictions") == 0; i++ { // from now on memory is short
+	for i := 0; !w.roomy && c.statN("evictions") == 0; i++ { // fill up memory
 		for j := range 100 {
 			c.write(fmt.Sprintf("set pad%d-%d 0 0 10000 noreply\r\n", i, j) + stressFiller()[:10000] + "\r\n")
 		}
@@ -730,7 +733,8 @@ func (w *stress) run(t *testing.T, seed uint64) {
 	w.checkQuiet(t, c)
 }
 
-// work has all clients do so many things, with all else going on.
+// work has all clients do ops steps, with stats, dumps and watchers at the same
+// time.
 func (w *stress) work(t *testing.T, ops int) {
 	var working, others sync.WaitGroup
 	var done atomic.Bool
@@ -739,7 +743,7 @@ func (w *stress) work(t *testing.T, ops int) {
 		working.Add(1)
 		go func() {
 			defer working.Done()
-			defer func() { sc.Close() }() // it may be another by then
+			defer func() { sc.Close() }() // by then a reconnect may have replaced it
 			err := sc.fill(150)
 			for i := 0; i < ops && err == nil; i++ {
 				err = sc.step()
@@ -771,7 +775,7 @@ func (w *stress) work(t *testing.T, ops int) {
 	others.Wait()
 }
 
-// checkTotals looks at what all clients have done together.
+// checkTotals checks the totals of all clients.
 func (w *stress) checkTotals(t *testing.T, c *stressClient) {
 	values, err := c.get("sum", "count0", "count1", "list")
 	if err != nil {
@@ -785,7 +789,7 @@ func (w *stress) checkTotals(t *testing.T, c *stressClient) {
 		t.Errorf("sum is %d, want %d", have, want)
 	}
 	if have, want := number("count0")+number("count1"), w.wins.Load(); int64(have) != want {
-		t.Errorf("counts are %d together, want %d", have, want)
+		t.Errorf("the counts add up to %d, want %d", have, want)
 	}
 	recs, err := stressRecords("list", values["list"].value)
 	if err != nil {
@@ -797,12 +801,12 @@ func (w *stress) checkTotals(t *testing.T, c *stressClient) {
 	}
 	for id, n := range listed {
 		if n != w.clients[id].list {
-			t.Errorf("client %d is listed %d times, want %d", id, n, w.clients[id].list)
+			t.Errorf("client %d has %d records on the list, want %d", id, n, w.clients[id].list)
 		}
 	}
 }
 
-// checkQuiet waits until everything is over, and looks for what is left.
+// checkQuiet waits until all work is done, and checks that nothing is left.
 func (w *stress) checkQuiet(t *testing.T, c *client) {
 	c.ask("verbosity 0\r\nslabs automove 0\r\nlru mode segmented\r\nlru temp_ttl -1\r\nlru_crawler tocrawl 0\r\nlru_crawler enable\r\n")
 	c.wantStat(t, "curr_connections", "1")

@@ -1,6 +1,6 @@
 //go:build tls
 
-// TLS: options, certificates, clients that are not what they should be.
+// TLS: options, certificates, and clients that misbehave.
 
 package main
 
@@ -21,13 +21,13 @@ import (
 	"time"
 )
 
-// tlsServer runs mc9 with a certificate and what else is in options.
+// tlsServer runs mc9 with a certificate and these options.
 func tlsServer(t testing.TB, options ...string) *server {
 	t.Helper()
 	return start(t, "", true, append(options, makeCert(t, "localhost", nil).flags()...)...)
 }
 
-// plain connects to a server of TLS without speaking it.
+// plain connects to a TLS server without TLS.
 func (s *server) plain() net.Conn {
 	s.t.Helper()
 	c, err := net.Dial("tcp", "127.0.0.1:"+s.port["TCP INET"])
@@ -80,7 +80,7 @@ func TestTlsOptions(t *testing.T) {
 	}
 }
 
-// The key may be in DER, or in the file of the certificate.
+// The key may be in DER, or in the certificate's file.
 func TestTlsKeys(t *testing.T) {
 	cert := makeCert(t, "localhost", nil)
 	key, _ := os.ReadFile(cert.key)
@@ -122,7 +122,7 @@ func TestTlsSettings(t *testing.T) {
 	}
 }
 
-// Each suite of OpenSSL's name is what a client then gets.
+// A suite given by OpenSSL's name is offered to clients, and no other.
 func TestTlsCiphers(t *testing.T) {
 	s := tlsServer(t, "-o", "ssl_min_version=0,ssl_ciphers=ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-SHA")
 	s.tls.MinVersion, s.tls.MaxVersion = tls.VersionTLS10, tls.VersionTLS12
@@ -142,7 +142,7 @@ func TestTlsCiphers(t *testing.T) {
 			c.Close()
 		default:
 			if err == nil {
-				t.Errorf("%s is taken", suite.Name)
+				t.Errorf("%s is accepted", suite.Name)
 			}
 		}
 	}
@@ -184,7 +184,7 @@ func TestTlsVersions(t *testing.T) {
 	}
 }
 
-// Which clients may come in where.
+// Which clients each mode and listener accepts.
 func TestTlsVerify(t *testing.T) {
 	ca := makeCert(t, "ca", nil)
 	stranger := makeCert(t, "stranger", nil)
@@ -196,7 +196,7 @@ func TestTlsVerify(t *testing.T) {
 	}{{"nobody", nil}, {"stranger", stranger}, {"known", known}}
 	for _, tt := range []struct {
 		mode, listen string
-		in           []bool // those of clients that may
+		in           []bool // for each of clients: whether it is accepted
 	}{
 		{"0", "", []bool{true, true, true}},
 		{"1", "", []bool{true, false, true}},
@@ -215,7 +215,7 @@ func TestTlsVerify(t *testing.T) {
 				if client.cert == nil {
 					return new(tls.Certificate), nil
 				}
-				return &client.cert.Certificate, nil // though the server might not like it
+				return &client.cert.Certificate, nil // even if the server does not ask for its issuer
 			}
 			for _, s.tls.MaxVersion = range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 				c, err := s.dial()
@@ -230,16 +230,16 @@ func TestTlsVerify(t *testing.T) {
 			}
 		}
 	}
-	// Without a CA there is none of the system's to take its place.
+	// Without a CA file, the system's CAs do not take its place.
 	s := tlsServer(t, "-o", "ssl_verify_mode=1")
 	s.tls.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &known.Certificate, nil }
 	s.tls.MaxVersion = tls.VersionTLS12
 	if _, err := s.dial(); err == nil {
-		t.Error("a certificate is taken that nobody can check")
+		t.Error("a certificate is accepted without a CA to verify it")
 	}
 }
 
-// Each listener has its own mode; UDP and what comes from a daemon's parent too.
+// Each listener has its own mode. UDP has no TLS.
 func TestTlsListeners(t *testing.T) {
 	port := strings.Split(strings.Join(freePorts(t, 3), " "), " ")
 	cert := makeCert(t, "localhost", nil)
@@ -269,7 +269,7 @@ func TestTlsListeners(t *testing.T) {
 	dialUdp(t, "127.0.0.1:"+s.port["UDP INET"]).want(t, 1, "get foo\r\n", "VALUE foo 0 3\r\nbar\r\nEND\r\n")
 }
 
-// freePorts returns ports that nobody listens on.
+// freePorts returns n ports on which nobody listens.
 func freePorts(t *testing.T, n int) (ports []string) {
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -283,7 +283,7 @@ func freePorts(t *testing.T, n int) (ports []string) {
 	return ports
 }
 
-// With -s there is no TLS, as in C.
+// Unix sockets have no TLS, as in C.
 func TestTlsUnix(t *testing.T) {
 	cert := makeCert(t, "localhost", nil)
 	s := mc9(t, "-Z", "-o", "ssl_chain_cert="+cert.pem+",ssl_key="+cert.key)
@@ -308,7 +308,7 @@ func TestTlsResume(t *testing.T) {
 	}
 }
 
-// Who the client is, and what went wrong with it.
+// A watcher sees the client's common name, and TLS errors.
 func TestTlsWatch(t *testing.T) {
 	ca := makeCert(t, "ca", nil)
 	known := makeCert(t, "known to\nus", ca)
@@ -346,8 +346,8 @@ func TestTlsWatch(t *testing.T) {
 	c.wantStat(t, "ssl_proto_errors", "1")
 }
 
-// A certificate that changes under load costs no request; a bad one changes
-// nothing, and why is said.
+// Changing the certificate under load fails no request; a bad certificate changes
+// nothing, and the reason is given.
 func TestTlsRefresh(t *testing.T) {
 	certs := []*testCert{makeCert(t, "one", nil), makeCert(t, "two", nil)}
 	cert := makeCert(t, "localhost", nil)
@@ -377,7 +377,7 @@ func TestTlsRefresh(t *testing.T) {
 			defer all.Done()
 			var nc *client
 			for n := 0; !done.Load(); n++ {
-				if nc == nil || i%2 == 0 { // each second one connects anew
+				if nc == nil || i%2 == 0 { // every second request uses a new connection
 					conn, err := s.dial()
 					if err != nil {
 						t.Error(err)
@@ -422,8 +422,8 @@ func TestTlsRefresh(t *testing.T) {
 	mc9(t).client().want(t, "refresh_certs\r\n", "Error TLS not enabled\r\n")
 }
 
-// Clients that say nothing, little, or something else cost their own connection
-// alone, while and until their time is over.
+// Clients that send nothing, part of a handshake, or garbage lose their own
+// connection, at once or after idle_timeout, and disturb no others.
 func TestTlsBadClients(t *testing.T) {
 	s := tlsServer(t, "-t", "1", "-o", "idle_timeout=2")
 	c := s.client()
@@ -432,7 +432,7 @@ func TestTlsBadClients(t *testing.T) {
 	first := &fuzzClient{fd: -1, damage: -1}
 	tls.Client(first, s.tls).Handshake()
 	hello := string(first.wire)
-	const n = 30 // of each
+	const n = 30 // clients of each kind
 	var all sync.WaitGroup
 	conns := map[string][]net.Conn{}
 	for _, said := range []string{"", hello[:1], hello[:len(hello)-1], hello, "\x16\x03\x01\xff\xff", hello[:5] + strings.Repeat("\xff", len(hello)-5),
@@ -465,7 +465,7 @@ func TestTlsBadClients(t *testing.T) {
 	for said, conns := range conns {
 		for _, nc := range conns {
 			if _, err := io.Copy(io.Discard, nc); os.IsTimeout(err) {
-				t.Fatalf("%.10q is still welcome", said)
+				t.Fatalf("still connected after sending %.10q", said)
 			}
 			nc.Close()
 		}
@@ -476,8 +476,7 @@ func TestTlsBadClients(t *testing.T) {
 	eventually(t, "descriptors are closed", func() bool { return s.fds() <= fds })
 }
 
-// Handshakes that many clients have begun and do not go on with keep nobody
-// from his.
+// Many stalled handshakes do not keep others from theirs.
 func TestTlsStalled(t *testing.T) {
 	s := tlsServer(t, "-t", "1")
 	first := &fuzzClient{fd: -1, damage: -1}
@@ -485,17 +484,17 @@ func TestTlsStalled(t *testing.T) {
 	for range 200 {
 		nc := s.plain()
 		nc.Write(first.wire)
-		if _, err := nc.Read(make([]byte, 1)); err != nil { // the server waits for us now
+		if _, err := nc.Read(make([]byte, 1)); err != nil { // now the server waits for the client
 			t.Fatal(err)
 		}
 	}
 	c := s.client()
 	c.want(t, "get foo\r\n", "END\r\n")
-	t.Logf("a handshake that goes on: %d KB", (s.status("VmRSS"))/200)
+	t.Logf("per handshake in progress: %d KB", (s.status("VmRSS"))/200)
 }
 
-// Values of all sizes in records of all sizes, for a client that is slow, and
-// one that has its turn ended after each command.
+// Values of all sizes in records of all sizes, to a slow client, and with -R 1,
+// where a connection yields after each command.
 func TestTlsValues(t *testing.T) {
 	for _, options := range []string{"-o ssl_wbuf_size=1", "-o ssl_wbuf_size=64", "-R 1"} {
 		s := tlsServer(t, append(strings.Fields(options), "-t", "1", "-m", "100")...)
@@ -515,7 +514,7 @@ func TestTlsValues(t *testing.T) {
 		if have := c.ask(get + "\r\n"); have != want.String() {
 			t.Errorf("%s: %d bytes, want %d, or not the same", options, len(have), want.Len())
 		}
-		// In records of one byte, then all pipelined in one.
+		// Requests in records of one byte, then many requests at once.
 		for _, b := range []byte("get k1\r\nincr none 1\r\n") {
 			c.write(string(b))
 		}
@@ -539,7 +538,7 @@ func TestTlsValues(t *testing.T) {
 	}
 }
 
-// A dump and a watcher go by a side thread.
+// Dumps and watchers are served by a side thread.
 func TestTlsSidethreads(t *testing.T) {
 	s := tlsServer(t)
 	c := s.client()
@@ -576,12 +575,12 @@ func TestTlsSidethreads(t *testing.T) {
 	c.wantStat(t, "curr_connections", "1")
 }
 
-// The client is told of the end.
+// The server announces the end of the connection (close_notify).
 func TestTlsClose(t *testing.T) {
 	s := tlsServer(t, "-o", "idle_timeout=1")
 	c := s.client()
 	c.want(t, "get foo\r\n", "END\r\n")
-	if _, err := io.Copy(io.Discard, c.Conn); err != nil { // without the alert it is io.ErrUnexpectedEOF
+	if _, err := io.Copy(io.Discard, c.Conn); err != nil { // without the alert the error is io.ErrUnexpectedEOF
 		t.Error(err)
 	}
 	c = s.client()

@@ -1,7 +1,7 @@
 //go:build tls
 
 // Fuzzing of TLS: handshakes and records, cut and damaged anywhere. For a long
-// run
+// run:
 //
 //	go test -tags tls -run - -fuzz FuzzTlsRecords -fuzztime 1h
 
@@ -23,10 +23,10 @@ import (
 // A fuzzClient is the client's end of a connection, below crypto/tls.
 type fuzzClient struct {
 	net.Conn        // nil
-	fd       int    // does not block
-	wire     []byte // what is written, and fuzzSend is to send
-	damage   int    // the byte that gets damaged, counted down; negative for none
-	wait     int    // milliseconds that Read waits; if not 0, what is written leaves at once
+	fd       int    // nonblocking
+	wire     []byte // bytes written, for fuzzSend to send
+	damage   int    // bytes to go before the one to damage; negative for none
+	wait     int    // milliseconds that Read waits; if not 0, writes are sent at once
 }
 
 func (f *fuzzClient) Write(b []byte) (int, error) {
@@ -64,8 +64,8 @@ func (f *fuzzClient) Read(b []byte) (int, error) {
 
 func (f *fuzzClient) SetWriteDeadline(time.Time) error { return nil }
 
-// fuzzEvents is a round of a worker that does not run. It returns false if there
-// was nothing to do within msec milliseconds.
+// fuzzEvents runs one round of a worker whose thread does not run. It returns
+// false if there was nothing to do within msec milliseconds.
 func fuzzEvents(th *thread, msec int) bool {
 	events, _ := pollWait(&th.poll, msec)
 	for i := range events {
@@ -80,7 +80,7 @@ func fuzzEvents(th *thread, msec int) bool {
 	return did
 }
 
-// fuzzTlsStart begins a connection over TLS, with a handshake to come.
+// fuzzTlsStart opens a TLS connection; the handshake is still to come.
 func fuzzTlsStart(t *testing.T, th *thread, bproto protocol) (*conn, *fuzzClient) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -91,7 +91,7 @@ func fuzzTlsStart(t *testing.T, th *thread, bproto protocol) (*conn, *fuzzClient
 	return c, &fuzzClient{fd: fds[1], damage: -1}
 }
 
-// fuzzTlsEnd hangs up and expects that nothing is left.
+// fuzzTlsEnd hangs up and checks that nothing is left.
 func fuzzTlsEnd(t *testing.T, th *thread, c *conn, client *fuzzClient) {
 	unix.Close(client.fd)
 	for end := time.Now().Add(patience); c.state != connClosed; fuzzEvents(th, 1) {
@@ -100,12 +100,12 @@ func fuzzTlsEnd(t *testing.T, th *thread, c *conn, client *fuzzClient) {
 		}
 	}
 	if c.ssl != nil || len(sslSlots) != 0 {
-		t.Fatal("its TLS is still there")
+		t.Fatal("the connection's TLS state is still there")
 	}
 	fuzzCheck(t, th, c)
 }
 
-// fuzzTlsInit prepares what all inputs share.
+// fuzzTlsInit sets up what all inputs share.
 func fuzzTlsInit(f *testing.F) {
 	fuzzStart(f)
 	cert := makeCert(f, "localhost", nil)
@@ -115,15 +115,15 @@ func fuzzTlsInit(f *testing.F) {
 	sslInit()
 }
 
-// fuzzTlsSettings is for what fuzzInit has undone.
+// fuzzTlsSettings redoes the settings that fuzzInit has reset.
 func fuzzTlsSettings(mode uint8) *tls.Config {
 	settings.sslEnabled = true
 	settings.sslWbufSize = 1 << (10 + mode%8)
 	return &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12 + uint16(mode>>3&1)}
 }
 
-// FuzzTlsRecords plays in to a server as FuzzText does, in records of any
-// length. They arrive cut anywhere, and with damage not 0 damaged.
+// FuzzTlsRecords sends in to a server as FuzzText does, in records of any length.
+// They arrive cut anywhere, and sometimes damaged.
 func FuzzTlsRecords(f *testing.F) {
 	fuzzTlsInit(f)
 	fuzzAdd(f, "testdata/[gbp]*.mc", false)
@@ -196,8 +196,8 @@ func FuzzTlsRecords(f *testing.F) {
 	})
 }
 
-// FuzzTlsHandshake sends in, cut anywhere, instead of a handshake, or shakes
-// hands with one byte damaged.
+// FuzzTlsHandshake sends in, cut anywhere, instead of a handshake; or, if in is
+// empty, does a handshake with one byte damaged.
 func FuzzTlsHandshake(f *testing.F) {
 	fuzzTlsInit(f)
 	var hello bytes.Buffer
@@ -229,7 +229,7 @@ func FuzzTlsHandshake(f *testing.F) {
 					conn.Write([]byte("get foo\r\nquit\r\n"))
 					io.Copy(io.Discard, conn)
 				}
-				// It may have been left alone in the middle of a record.
+				// The server may be waiting for the rest of a record.
 				unix.Shutdown(client.fd, unix.SHUT_WR)
 				done <- true
 			}()
