@@ -162,7 +162,7 @@ func TestAuthOptions(t *testing.T) {
 	if have := c.line(); have != "CLIENT_ERROR unauthenticated\r\n" {
 		t.Errorf("%q", have)
 	}
-	// With -S and -Y, too.
+	// The same with -S and -Y.
 	s = start(t, "", true, "-p", "-1", "-S", "-Y", users, "-l", "127.0.0.1")
 	c = s.client()
 	c.write(packets(t, "TVersion") + "\n")

@@ -130,7 +130,7 @@ func packetExtras(opcode uint8, num map[string]uint64) string {
 	return string(b)
 }
 
-// A packet is a reply.
+// A packet is a reply packet.
 type packet struct {
 	hdr  [binHeaderSize]byte
 	body []byte

@@ -464,7 +464,7 @@ func TestLongArguments(t *testing.T) {
 			flags = append(flags, "-s", "/nonexistent/sock")
 		}
 		code, out := run(t, flags...)
-		if code <= 0 || code == 2 { // as of a panic
+		if code <= 0 || code == 2 { // 2 is a panic's
 			t.Errorf("%s: %d %.1000s", flag, code, out)
 		}
 	}

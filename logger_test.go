@@ -246,7 +246,7 @@ func TestLoggerAllocs(t *testing.T) {
 func TestBipbuf(t *testing.T) {
 	for _, size := range []int{0, 1, 20, 100} {
 		b := bipbufNew(size)
-		var in []byte // what should be in the ring
+		var in []byte // the expected contents of the ring
 		put := 0
 		for i := range 10000 {
 			if n := rand.IntN(30); rand.IntN(2) == 0 {

@@ -9,22 +9,22 @@
 //
 //	text       is sent, with \r\n; {x 1000} stands for a thousand x
 //	<tab>text  is expected; after ~ it is a regular expression for the whole
-//	           line; bytes that do not print read as in Go, and 32 or more of
-//	           one byte as {x 32}; a hang-up reads -- closed --
+//	           line; unprintable bytes are written as in Go, 32 or more equal
+//	           bytes as {x 32}, and a hang-up as -- closed --
 //	# ...      is a comment
 //	% mc9 -m 8            on the first line: the server's flags
 //	% send "a\x00\r\n"    sends this, a Go string, and nothing after it
 //	% half                closes our side for writing
-//	% conn NAME           goes on with this connection, made when first named
-//	% close               hangs up; so does what follows a -- closed --
-//	% binary              lines are packets from here on, see binary_test.go,
-//	% text                and lines again
+//	% conn NAME           continues on this connection, opened when first named
+//	% close               hangs up; -- closed -- implies it
+//	% binary              from here on lines are packets, see binary_test.go
+//	% text                from here on lines are text again
 //	% grep REGEXP         look only at these lines of the next reply
 //	% until               repeat the next exchange until the reply is right
-//	% plain               the file is not for a server built with -tags tls
-//	% need VERSION        the next exchange is not for an older memcached;
-//	                      at the head of the file: the file
-//	% differ REASON       the next exchange, or file, is for mc9 alone
+//	% plain               skip the file for a server built with -tags tls
+//	% need VERSION        skip the next exchange for an older memcached, or
+//	                      the whole file if this is at its head
+//	% differ REASON       play the next exchange, or file, to mc9 only
 //
 // After an exchange that ends in a line of text, the harness sends a version
 // command: everything before its answer is the reply, no more and no less. After
@@ -76,7 +76,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// played counts conversations.
+// played counts the conversations played.
 var played playedCounts
 
 type playedCounts struct {

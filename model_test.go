@@ -158,7 +158,7 @@ func (m *model) expires(n int64) uint32 {
 	case n <= realtimeMaxdelta:
 		return m.now + uint32(n)
 	case n == int64(m.now) && m.header == itemSize:
-		return m.now - 1 // has passed
+		return m.now - 1 // in the past
 	}
 	return uint32(n)
 }
@@ -1374,7 +1374,7 @@ func modelRestart(t *testing.T, m *model) {
 	m.note("", "restart")
 }
 
-// modelServer plays to a server whose clock can be moved.
+// modelServer plays the model to a server that knows debugtime.
 func modelServer(t *testing.T, path string, header int) {
 	for i := range *long {
 		s := start(t, path, false, "-I", strconv.Itoa(modelItemMax), "-o", "slab_chunk_max=16,no_lru_crawler,no_lru_maintainer,no_slab_automove")

@@ -522,7 +522,7 @@ func TestMover(t *testing.T) {
 }
 
 func moverHammer(t *testing.T, roomy bool, moves uint64) {
-	// pause stands for pauseThreads: these goroutines are no workers.
+	// pause replaces pauseThreads, since these goroutines are not workers.
 	var pause sync.RWMutex
 	var wg sync.WaitGroup
 	var stop atomic.Bool

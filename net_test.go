@@ -558,8 +558,8 @@ N: going from conn_closing to conn_closed
 	}
 }
 
-// stats conns looks at all connections, and may so keep a closed descriptor alive
-// in epoll, which then reports a stale event for it.
+// stats conns uses every connection's descriptor, and may thereby keep a closed
+// one alive in epoll, which then reports a stale event for it.
 func TestLateEvents(t *testing.T) {
 	t.Parallel()
 	s := start(t, "", true, "-l", "127.0.0.1", "-p", "-1", "-t", "2")

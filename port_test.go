@@ -37,7 +37,7 @@ type portRow struct{ c, name, note string }
 // A portSection is PORT.md's section on a Go file.
 type portSection struct {
 	rows   []portRow
-	others []string // Go only, or split off
+	others []string // functions that are Go only or split off
 }
 
 var cPrefix = regexp.MustCompile(`^(?i:mc|mcp|mcmc)_`)

@@ -949,7 +949,7 @@ func hammer(t *testing.T, bigPerMil int) {
 		nkeys    = 4000
 		ncounts  = 10
 	)
-	// pause stands for pauseThreads: these goroutines are no workers.
+	// pause replaces pauseThreads, since these goroutines are not workers.
 	var pause sync.RWMutex
 	var wg, others sync.WaitGroup
 	var counted [nthreads][ncounts]uint64
