@@ -116,6 +116,9 @@ func sslAccept(c *conn) {
 	s.accepting = false
 	if loggerEflags.Load()&logConnevents != 0 {
 		loggerLogConnEvent(c, loggerConnectionNew)
+		if name := sslGetPeerCn(c); name != "" {
+			loggerLogText(loggerConnectionTls, c.sfd, uriencode(nil, []byte(name)))
+		}
 	}
 	if err != nil {
 		sslLogError(c, err)
@@ -252,15 +255,11 @@ func sslSend(sfd int, b []byte) (done int, e unix.Errno) {
 
 // sslGetPeerCn returns the name in the certificate of the client, or "".
 func sslGetPeerCn(c *conn) string {
-	if c.ssl == nil || c.ssl.tls == nil {
-		return ""
-	}
 	certs := c.ssl.tls.ConnectionState().PeerCertificates
 	if len(certs) == 0 {
 		return ""
 	}
-	name := certs[0].Subject.CommonName
-	return name[:min(len(name), loggerReqlen/2)]
+	return certs[0].Subject.CommonName
 }
 
 // sslRead is recv(2), decrypted.

@@ -333,7 +333,8 @@ func TestTlsWatch(t *testing.T) {
 	io.WriteString(nc.(*tls.Conn).NetConn(), "\x17\x03\x03\x00\x20garbage, 32 bytes of it or so...")
 	alone()
 	for _, want := range []string{
-		`type=conn_new .* cfd=\d+`, "type=conn_new .* cn=known%20to%0Aus", "type=conn_close .* reason=normal .* cn=known%20to%0Aus",
+		`type=conn_new .* cfd=\d+`,
+		"type=conn_new .*", `type=conn_tls cfd=\d+ cn=known%20to%0Aus`, "type=conn_close .* reason=normal .*",
 		`type=conn_new .* cfd=\d+`, "type=conn_close .* reason=normal .*",
 		"type=conn_new .*", `type=conntlserr fd=\d+ msg=tls: first record does not look like a TLS handshake`, "type=conn_close .* reason=error .*",
 		"type=conn_new .*", `type=conntlserr fd=\d+ msg=local error: tls: bad record MAC`, "type=conn_close .* reason=error .*",
