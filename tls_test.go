@@ -116,7 +116,7 @@ func TestTlsSettings(t *testing.T) {
 	if n := c.statN("time_since_server_cert_refresh"); n > 60 {
 		t.Error("time_since_server_cert_refresh", n)
 	}
-	c = mc9(t).client()
+	c = start(t, "", true, "-l", "127.0.0.1", "-p", "-1").client()
 	if c.stat("", "ssl_proto_errors") != "" {
 		t.Error("ssl_proto_errors without -Z")
 	}
@@ -420,7 +420,7 @@ func TestTlsRefresh(t *testing.T) {
 	if have := shown(); have != before {
 		t.Errorf("have %s, want %s", have, before)
 	}
-	mc9(t).client().want(t, "refresh_certs\r\n", "Error TLS not enabled\r\n")
+	start(t, "", true, "-l", "127.0.0.1", "-p", "-1").client().want(t, "refresh_certs\r\n", "Error TLS not enabled\r\n")
 }
 
 // Clients that say nothing, little, or something else cost their own connection
