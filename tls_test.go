@@ -540,6 +540,38 @@ func TestTlsValues(t *testing.T) {
 	}
 }
 
+// Many clients are served in one round, with and without TLS.
+func TestTlsRounds(t *testing.T) {
+	ports := freePorts(t, 2)
+	cert := makeCert(t, "localhost", nil)
+	s := start(t, "", true, "-t", "1", "-v", "-l", "notls:127.0.0.1:"+ports[0]+",127.0.0.1:"+ports[1],
+		"-Z", "-o", "ssl_chain_cert="+cert.pem+",ssl_key="+cert.key)
+	var clients []*client
+	for i := range 60 {
+		nc, err := net.Dial("tcp", "127.0.0.1:"+ports[i%2])
+		if err == nil && i%2 == 1 {
+			nc, err = sslClient(nc, s.tls)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		c := newClient(nc)
+		c.want(t, fmt.Sprintf("set k%d 0 0 3\r\n%03d\r\n", i, i), "STORED\r\n")
+		clients = append(clients, c)
+	}
+	for range 20 {
+		s.cmd.Process.Signal(syscall.SIGSTOP)
+		for i, c := range clients {
+			c.write(fmt.Sprintf("get k%d none\r\n", i))
+		}
+		s.cmd.Process.Signal(syscall.SIGCONT)
+		for i, c := range clients {
+			c.want(t, "", fmt.Sprintf("VALUE k%d 0 3\r\n%03d\r\nEND\r\n", i, i))
+		}
+	}
+}
+
 // A dump and a watcher go by a side thread.
 func TestTlsSidethreads(t *testing.T) {
 	s := tlsServer(t)

@@ -327,7 +327,12 @@ func roundReceive(me *thread, conns []*conn) int {
 			conns = conns[:i]
 			break
 		}
-		if rbufAlloc(c) && readRoom(c) != nil {
+		switch {
+		case !rbufAlloc(c) || readRoom(c) == nil:
+		case tlsBuild && c.ssl != nil: // not in the ring
+			c.io.n, c.io.e = readFd(c, readRoom(c))
+			c.io.done = true
+		default:
 			me.recvs = append(me.recvs, c)
 		}
 	}
@@ -375,7 +380,8 @@ func roundSend(me *thread) {
 		statsFold(me) // whoever reads a reply finds it counted
 		for _, c := range me.sending {
 			r := c.resp
-			if me.ring != nil && len(me.sending) >= ringLeast && len(r.iov) == 0 && c.io.want > 0 {
+			if me.ring != nil && len(me.sending) >= ringLeast && len(r.iov) == 0 && c.io.want > 0 &&
+				!(tlsBuild && c.ssl != nil) {
 				ringPrep(me.ring, ioringOpSend, c, r.wbuf[r.done:])
 				c.io.done = true
 			} else {
