@@ -23,32 +23,27 @@ func check(addr string) int {
 	time.AfterFunc(checkPatience, func() {
 		sysfatal(1, "no answer within %v", checkPatience)
 	})
-	if err := checkServer(addr); err != nil {
+	err := checkServer(addr, false)
+	if tlsBuild && err != nil {
+		err = checkServer(addr, true)
+	}
+	if err != nil {
 		perror("check", err)
 		return 1
 	}
 	return 0
 }
 
-// checkServer asks without TLS, then over TLS if no sensible answer comes.
-func checkServer(addr string) error {
+// checkServer tries the text protocol, then the binary one. A server that
+// asks for authentication is alive, too.
+func checkServer(addr string, overTls bool) error {
 	family, sa, err := checkAddr(addr)
 	if err != nil {
 		return err
 	}
-	err = checkProtocols(func(request []byte) ([]byte, error) { return checkAsk(family, sa, request, false) })
-	if tlsBuild && err != nil {
-		err = checkProtocols(func(request []byte) ([]byte, error) { return checkAsk(family, sa, request, true) })
-	}
-	return err
-}
-
-// checkProtocols tries the text protocol, then the binary one. A server that
-// asks for authentication is alive, too.
-func checkProtocols(ask func(request []byte) ([]byte, error)) error {
 	// As long as a binary header, so that a binary-only server answers with
 	// an error.
-	reply, err := ask([]byte("version\r\nversion\r\nquit\r\n"))
+	reply, err := checkAsk(family, sa, overTls, []byte("version\r\nversion\r\nquit\r\n"))
 	if bytes.HasPrefix(reply, []byte("VERSION ")) || bytes.HasPrefix(reply, []byte(errUnauthenticated)) {
 		return nil
 	}
@@ -56,7 +51,7 @@ func checkProtocols(ask func(request []byte) ([]byte, error)) error {
 		var request [48]byte // two headers
 		request[0], request[1] = protocolBinaryReq, protocolBinaryCmdVersion
 		request[24], request[25] = protocolBinaryReq, protocolBinaryCmdQuit
-		reply, err = ask(request[:])
+		reply, err = checkAsk(family, sa, overTls, request[:])
 		if len(reply) >= 24 && reply[0] == protocolBinaryRes && reply[6]|reply[7] == 0 {
 			return nil
 		}
@@ -69,7 +64,7 @@ func checkProtocols(ask func(request []byte) ([]byte, error)) error {
 
 // checkAsk sends request on a new connection and returns the start of the
 // reply.
-func checkAsk(family int, sa unix.Sockaddr, request []byte, overTls bool) ([]byte, error) {
+func checkAsk(family int, sa unix.Sockaddr, overTls bool, request []byte) ([]byte, error) {
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -78,7 +73,7 @@ func checkAsk(family int, sa unix.Sockaddr, request []byte, overTls bool) ([]byt
 	if err := unix.Connect(fd, sa); err != nil {
 		return nil, err
 	}
-	if overTls {
+	if tlsBuild && overTls {
 		return sslAsk(fd, request)
 	}
 	if _, err := unix.Write(fd, request); err != nil {

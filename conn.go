@@ -295,11 +295,11 @@ func connHandOver(c *conn) {
 // sidethreadWrite is write(2) for the side thread that has c.
 func sidethreadWrite(c *conn, b []byte) (int, error) {
 	if tlsBuild && c.ssl != nil {
-		if n, e := sslWrite(c, b); e != 0 {
+		n, e := sslWrite(c, b)
+		if e != 0 {
 			return n, e
-		} else {
-			return n, nil
 		}
+		return n, nil
 	}
 	return unix.Write(c.sfd, b)
 }
@@ -307,12 +307,12 @@ func sidethreadWrite(c *conn, b []byte) (int, error) {
 // connWorkerReadd takes c back from a side thread. Epoll still watches c after a
 // TLS handshake; else connHandOver has taken c off.
 func connWorkerReadd(c *conn) {
-	watch := pollAdd
-	if c.evFlags != 0 {
-		watch = pollMod
+	op := unix.EPOLL_CTL_ADD
+	if tlsBuild && c.evFlags != 0 {
+		op = unix.EPOLL_CTL_MOD
 	}
 	c.evFlags = evRead
-	if err := watch(&c.thread.poll, c.sfd, evRead); err != nil {
+	if err := pollCtl(&c.thread.poll, op, c.sfd, evRead); err != nil {
 		perror("event_add", err)
 		connSetState(c, connClosing)
 	} else {

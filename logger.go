@@ -67,6 +67,7 @@ const (
 	loggerConnectionClose
 	loggerDeletions
 	loggerConnectionTlserror
+	loggerConnectionTls // not in C
 )
 
 // The command that deleted an item.
@@ -88,7 +89,7 @@ type logentry struct {
 	latime  uint32
 	nbytes  int32
 	sfd     int32
-	data    []byte // key, text, or address and nbytes of a name
+	data    []byte // key, address or text
 }
 
 const (
@@ -170,6 +171,7 @@ var defaultEntries = [...]struct {
 	loggerConnectionClose:    {logConnevents, loggerParseCce, ""},
 	loggerDeletions:          {logDeletions, loggerParseIde, ""},
 	loggerConnectionTlserror: {logConnevents, loggerParseText, "type=conntlserr fd=%d msg=%s"},
+	loggerConnectionTls:      {logConnevents, loggerParseText, "type=conn_tls cfd=%d cn=%s"},
 }
 
 const (
@@ -259,14 +261,12 @@ func loggerLogConnEvent(c *conn, event logEntryType) {
 		}
 	}
 	data, _ := addr.MarshalBinary()
-	name := sslGetPeerCn(c)
 	loggerLog(c.thread.l, &logentry{
 		event:  event,
 		status: uint8(c.transport),
 		cmd:    uint8(c.closeReason),
-		nbytes: int32(len(name)),
 		sfd:    int32(c.sfd),
-		data:   append(data, name...),
+		data:   data,
 	})
 }
 
@@ -274,7 +274,7 @@ func loggerLogConnEvent(c *conn, event logEntryType) {
 // 0 if the entry has none: it was not TCP, or was reset.
 func loggerUtilAddrEndpoint(e *logentry) (rip string, rport uint16) {
 	var addr netip.AddrPort
-	if addr.UnmarshalBinary(e.data[:len(e.data)-int(e.nbytes)]) != nil || !addr.IsValid() {
+	if addr.UnmarshalBinary(e.data) != nil || !addr.IsValid() {
 		return "unix", 0
 	}
 	return addr.Addr().String(), addr.Port()
@@ -330,27 +330,17 @@ func loggerParseIde(b []byte, e *logentry) []byte {
 	return logSize(b, e)
 }
 
-// logPeerName tells who the client's certificate says that it is. Not in C.
-func logPeerName(b []byte, e *logentry) []byte {
-	if e.nbytes == 0 {
-		return b
-	}
-	return uriencode(append(b, " cn="...), e.data[len(e.data)-int(e.nbytes):])
-}
-
 func loggerParseCne(b []byte, e *logentry) []byte {
 	rip, rport := loggerUtilAddrEndpoint(e)
-	b = fmt.Appendf(b, "type=conn_new rip=%s rport=%d transport=%s cfd=%d",
+	return fmt.Appendf(b, "type=conn_new rip=%s rport=%d transport=%s cfd=%d",
 		rip, rport, transportText[e.status], e.sfd)
-	return logPeerName(b, e)
 }
 
 func loggerParseCce(b []byte, e *logentry) []byte {
 	reason := [...]string{"error", "normal", "idle_timeout", "shutdown"}[e.cmd]
 	rip, rport := loggerUtilAddrEndpoint(e)
-	b = fmt.Appendf(b, "type=conn_close rip=%s rport=%d transport=%s reason=%s cfd=%d",
+	return fmt.Appendf(b, "type=conn_close rip=%s rport=%d transport=%s reason=%s cfd=%d",
 		rip, rport, transportText[e.status], reason, e.sfd)
-	return logPeerName(b, e)
 }
 
 func loggerGetGid() uint64 { return loggerGid.Add(1) }

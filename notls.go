@@ -30,7 +30,6 @@ func sslPending(c *conn) bool                             { return false }
 func sslRead(c *conn, b []byte) (int, unix.Errno)         { return 0, 0 }
 func sslWrite(c *conn, b []byte) (int, unix.Errno)        { return 0, 0 }
 func sslSendmsg(t *thread, r *resp) []byte                { return nil }
-func sslGetPeerCn(c *conn) string                         { return "" }
 func sslStats(c *conn, now relTime)                       {}
 func sslStatSettings(c *conn)                             {}
 func sslAsk(fd int, request []byte) ([]byte, error)       { return nil, nil }

@@ -42,7 +42,7 @@ func privCalls() []privCall {
 	pid := uint32(os.Getpid())
 	relaxed := settings.relaxedPrivileges
 	keepsItems := settings.memoryFile != ""
-	readsFiles := settings.sasl || settings.authFile != "" || tlsBuild || keepsItems || relaxed
+	readsFiles := settings.sasl || settings.authFile != "" || sslListen() != sslDisabled || keepsItems || relaxed
 
 	return []privCall{
 		// Workers and the main thread: connections, and the pipes between threads.

@@ -105,7 +105,7 @@ func TestBadOptions(t *testing.T) {
 		{"-I 256k", 64, "cannot be larger than -I"},
 		{"-p 65536", 64, "ERROR: Invalid port number 65536."},
 		{"-S -B ascii", 64, ""},
-		{"-Z", 64, "This server is not built with TLS support."},
+		{"-Z", 64, map[bool]string{false: "This server is not built with TLS support.", true: "Error loading the certificate chain: "}[tlsBuild]},
 		{"--mem=128", 1, `Illegal argument "?"`},
 		{"-q", 1, `Illegal argument "?"`},
 		{"--nonsense", 1, `Illegal argument "?"`},
@@ -682,7 +682,7 @@ func TestDropIn(t *testing.T) {
 		{"Loki's chunks cache with extstore", "-m 64 -o ext_path=/data/file:1G,ext_wbuf_size=16", "ext_path"},
 		{"Debian's memcached.conf, but for -d", "-v -m 64 -p 0 -u nobody -l 127.0.0.1 -l ::1", ""},
 		{"Fedora's sysconfig", "-p 0 -u nobody -m 64 -c 1024 -l 127.0.0.1,::1", ""},
-		{"with TLS", "-Z -o ssl_chain_cert=a,ssl_key=b", "TLS"},
+		{"with TLS", "-Z -o ssl_chain_cert=a,ssl_key=b", map[bool]string{false: "TLS", true: "certificate"}[tlsBuild]},
 		{"with warm restart", "-e " + filepath.Join(restartDir(t), "file"), ""},
 	} {
 		flags := strings.Fields(tt.line)

@@ -116,6 +116,9 @@ func sslAccept(c *conn) {
 	s.accepting = false
 	if loggerEflags.Load()&logConnevents != 0 {
 		loggerLogConnEvent(c, loggerConnectionNew)
+		if name := sslGetPeerCn(c); name != "" {
+			loggerLogText(loggerConnectionTls, c.sfd, uriencode(nil, []byte(name)))
+		}
 	}
 	if err != nil {
 		sslLogError(c, err)
@@ -252,15 +255,11 @@ func sslSend(sfd int, b []byte) (done int, e unix.Errno) {
 
 // sslGetPeerCn returns the name in the certificate of the client, or "".
 func sslGetPeerCn(c *conn) string {
-	if c.ssl == nil || c.ssl.tls == nil {
-		return ""
-	}
 	certs := c.ssl.tls.ConnectionState().PeerCertificates
 	if len(certs) == 0 {
 		return ""
 	}
-	name := certs[0].Subject.CommonName
-	return name[:min(len(name), loggerReqlen/2)]
+	return certs[0].Subject.CommonName
 }
 
 // sslRead is recv(2), decrypted.
@@ -548,20 +547,21 @@ func processRefreshCertsCommand(c *conn, pr *parser) bool {
 
 // What -h says of TLS (C: ssl_help), in three places.
 const (
-	sslHelpListen = "\n                          " + "with -Z notls:, btls: or mtls: may stand first, for no TLS,\n" +
-		"                          TLS that asks for no certificate, and TLS that wants one"
-	sslHelpEnable = "\n-Z, --enable-ssl          speak TLS on TCP ports"
-	sslHelp       = `
-   - ssl_chain_cert:      file of the certificate, and those it is signed with, in PEM
-   - ssl_key:             file of its private key (default: the one of ssl_chain_cert)
-   - ssl_keyformat:       1 for PEM, 2 for DER (default: 1)
-   - ssl_verify_mode:     certificate of a client: 0 is not asked for, 1 is checked if there
-                          is one, 2 or 3 must be there (default: 0)
-   - ssl_ciphers:         cipher suites of up to TLS 1.2, with colons between
-   - ssl_ca_cert:         file of those that may sign certificates of clients, in PEM
+	sslHelpListen = `. With -Z a prefix notls:, btls: or mtls: means no TLS,
+                          TLS that asks for no certificate, or TLS that wants one`
+	sslHelpEnable = `
+-Z, --enable-ssl          speak TLS on TCP ports`
+	sslHelp = `
+   - ssl_chain_cert:      the server's certificate and those that it is signed with, in PEM
+   - ssl_key:             its private key (default: in the file of ssl_chain_cert)
+   - ssl_keyformat:       format of the key: 1 for PEM, 2 for DER (default: 1)
+   - ssl_verify_mode:     certificate of a client: 0 does not ask for one, 1 checks it if
+                          there is one, 2 and 3 refuse a client without one (default: 0)
+   - ssl_ciphers:         cipher suites for TLS up to 1.2, OpenSSL's names with colons between
+   - ssl_ca_cert:         those who may sign certificates of clients, in PEM (default: nobody)
    - ssl_wbuf_size:       kilobytes that are encrypted at a time (default: 16)
-   - ssl_session_cache:   count sessions that are new; clients may resume one in any case
-   - ssl_min_version:     0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)`
+   - ssl_session_cache:   count new sessions; clients may resume a session in any case
+   - ssl_min_version:     least version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)`
 )
 
 func sslProtoText(version uint16) string {

@@ -116,7 +116,7 @@ func TestTlsSettings(t *testing.T) {
 	if n := c.statN("time_since_server_cert_refresh"); n > 60 {
 		t.Error("time_since_server_cert_refresh", n)
 	}
-	c = mc9(t).client()
+	c = start(t, "", true, "-l", "127.0.0.1", "-p", "-1").client()
 	if c.stat("", "ssl_proto_errors") != "" {
 		t.Error("ssl_proto_errors without -Z")
 	}
@@ -333,7 +333,8 @@ func TestTlsWatch(t *testing.T) {
 	io.WriteString(nc.(*tls.Conn).NetConn(), "\x17\x03\x03\x00\x20garbage, 32 bytes of it or so...")
 	alone()
 	for _, want := range []string{
-		`type=conn_new .* cfd=\d+`, "type=conn_new .* cn=known%20to%0Aus", "type=conn_close .* reason=normal .* cn=known%20to%0Aus",
+		`type=conn_new .* cfd=\d+`,
+		"type=conn_new .*", `type=conn_tls cfd=\d+ cn=known%20to%0Aus`, "type=conn_close .* reason=normal .*",
 		`type=conn_new .* cfd=\d+`, "type=conn_close .* reason=normal .*",
 		"type=conn_new .*", `type=conntlserr fd=\d+ msg=tls: first record does not look like a TLS handshake`, "type=conn_close .* reason=error .*",
 		"type=conn_new .*", `type=conntlserr fd=\d+ msg=local error: tls: bad record MAC`, "type=conn_close .* reason=error .*",
@@ -419,7 +420,7 @@ func TestTlsRefresh(t *testing.T) {
 	if have := shown(); have != before {
 		t.Errorf("have %s, want %s", have, before)
 	}
-	mc9(t).client().want(t, "refresh_certs\r\n", "Error TLS not enabled\r\n")
+	start(t, "", true, "-l", "127.0.0.1", "-p", "-1").client().want(t, "refresh_certs\r\n", "Error TLS not enabled\r\n")
 }
 
 // Clients that send nothing, part of a handshake, or garbage lose their own
@@ -534,6 +535,38 @@ func TestTlsValues(t *testing.T) {
 		}
 		if n := c.stat("", "ssl_proto_errors"); n != "0" {
 			t.Error("ssl_proto_errors", n)
+		}
+	}
+}
+
+// Many clients are served in one round, with and without TLS.
+func TestTlsRounds(t *testing.T) {
+	ports := freePorts(t, 2)
+	cert := makeCert(t, "localhost", nil)
+	s := start(t, "", true, "-t", "1", "-v", "-l", "notls:127.0.0.1:"+ports[0]+",127.0.0.1:"+ports[1],
+		"-Z", "-o", "ssl_chain_cert="+cert.pem+",ssl_key="+cert.key)
+	var clients []*client
+	for i := range 60 {
+		nc, err := net.Dial("tcp", "127.0.0.1:"+ports[i%2])
+		if err == nil && i%2 == 1 {
+			nc, err = sslClient(nc, s.tls)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		c := newClient(nc)
+		c.want(t, fmt.Sprintf("set k%d 0 0 3\r\n%03d\r\n", i, i), "STORED\r\n")
+		clients = append(clients, c)
+	}
+	for range 20 {
+		s.cmd.Process.Signal(syscall.SIGSTOP)
+		for i, c := range clients {
+			c.write(fmt.Sprintf("get k%d none\r\n", i))
+		}
+		s.cmd.Process.Signal(syscall.SIGCONT)
+		for i, c := range clients {
+			c.want(t, "", fmt.Sprintf("VALUE k%d 0 3\r\n%03d\r\nEND\r\n", i, i))
 		}
 	}
 }

@@ -333,7 +333,12 @@ func roundReceive(me *thread, conns []*conn) int {
 			conns = conns[:i]
 			break
 		}
-		if rbufAlloc(c) && readRoom(c) != nil {
+		switch {
+		case !rbufAlloc(c) || readRoom(c) == nil:
+		case tlsBuild && c.ssl != nil: // not in the ring
+			c.io.n, c.io.e = readFd(c, readRoom(c))
+			c.io.done = true
+		default:
 			me.recvs = append(me.recvs, c)
 		}
 	}
