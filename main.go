@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -302,14 +303,19 @@ func slabConfig() string {
 	return strconv.FormatFloat(settings.factor, 'g', -1, 64)
 }
 
-// bootTime returns a clock that nobody sets, in milliseconds, and what tells it
-// from that of another run of the machine, or "".
-func bootTime() (ms int64, id string) {
+// bootTime is a clock that nobody sets, in milliseconds.
+func bootTime() int64 {
 	var ts unix.Timespec
 	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
-	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return ts.Nano() / 1e6, strings.TrimSpace(string(b))
+	return ts.Nano() / 1e6
 }
+
+// bootId tells one run of the machine, and of bootTime, from another. It is "" if
+// that cannot be told. It is read once, at start.
+var bootId = sync.OnceValue(func() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+})
 
 // What the next process goes on from.
 var mcMeta struct {
@@ -363,8 +369,7 @@ func mcMetaSaveCb(ctx *restartCbCtx) {
 	m := &mcMeta
 	m.currentTime = uint64(currentTime.Load())
 	m.stopTime = uint64(time.Now().Unix())
-	ms, id := bootTime()
-	m.bootTime = uint64(ms - time.Since(clockBase).Milliseconds()%1000) // when the current second began
+	m.bootTime = uint64(bootTime() - time.Since(clockBase).Milliseconds()%1000) // when the current second began
 	m.currentCas = getCasId()
 	m.loggerGid = loggerGetGid()
 	m.hashpower = uint64(hashpower)
@@ -372,7 +377,7 @@ func mcMetaSaveCb(ctx *restartCbCtx) {
 	for _, v := range mcMetaNumbers() {
 		restartSetKv(ctx, v.key, "%d", *v.n)
 	}
-	restartSetKv(ctx, "boot_id", "%s", id)
+	restartSetKv(ctx, "boot_id", "%s", bootId())
 }
 
 // mcMetaLoadCb decides whether the settings match enough to use the items again.
@@ -421,12 +426,11 @@ func mcMetaLoadCb(ctx *restartCbCtx) bool {
 // started meanwhile.
 func mcMetaElapsed() int64 {
 	now := time.Now()
-	ms, id := bootTime()
-	if id == "" || id != mcMeta.bootId {
+	if bootId() == "" || bootId() != mcMeta.bootId {
 		return now.Unix() - int64(mcMeta.stopTime)
 	}
 	const slack = 50 // for two clocks that are read one after the other
-	return (ms - int64(now.Nanosecond()/1e6) - int64(mcMeta.bootTime) + slack) / 1000
+	return (bootTime() - int64(now.Nanosecond()/1e6) - int64(mcMeta.bootTime) + slack) / 1000
 }
 
 // mcMetaUse takes over what goes on, and returns where the clock is to begin.
@@ -543,6 +547,7 @@ func memoryInit() {
 	limit, begin := int(settings.maxbytes.Load()), relTime(clockBegin)
 	reuseMem := false
 	if settings.memoryFile != "" {
+		bootId()
 		cbStack = nil
 		restartRegister("main", mcMetaLoadCb, mcMetaSaveCb)
 		restartRegister("slabs", restartMetaLoad, restartMetaSave)
