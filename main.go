@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -305,13 +306,19 @@ func slabConfig() string {
 }
 
 // bootTime returns the milliseconds since the machine booted, by a clock that
-// nobody can set, and the id of that boot, or "" if there is none.
-func bootTime() (ms int64, id string) {
+// nobody can set.
+func bootTime() int64 {
 	var ts unix.Timespec
 	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
-	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return ts.Nano() / 1e6, strings.TrimSpace(string(b))
+	return ts.Nano() / 1e6
 }
+
+// bootId identifies this boot of the machine, to which bootTime belongs; "" if
+// there is none. It is read once, at start.
+var bootId = sync.OnceValue(func() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+})
 
 // What a process hands to the next one with -e.
 var mcMeta struct {
@@ -365,8 +372,7 @@ func mcMetaSaveCb(ctx *restartCbCtx) {
 	m := &mcMeta
 	m.currentTime = uint64(currentTime.Load())
 	m.stopTime = uint64(time.Now().Unix())
-	ms, id := bootTime()
-	m.bootTime = uint64(ms - time.Since(clockBase).Milliseconds()%1000) // when the current second began
+	m.bootTime = uint64(bootTime() - time.Since(clockBase).Milliseconds()%1000) // when the current second began
 	m.currentCas = getCasId()
 	m.loggerGid = loggerGetGid()
 	m.hashpower = uint64(hashpower)
@@ -374,7 +380,7 @@ func mcMetaSaveCb(ctx *restartCbCtx) {
 	for _, v := range mcMetaNumbers() {
 		restartSetKv(ctx, v.key, "%d", *v.n)
 	}
-	restartSetKv(ctx, "boot_id", "%s", id)
+	restartSetKv(ctx, "boot_id", "%s", bootId())
 }
 
 // mcMetaLoadCb fills mcMeta. It returns whether the settings match well enough
@@ -423,12 +429,11 @@ func mcMetaLoadCb(ctx *restartCbCtx) bool {
 // Not as in C, the wall clock matters only if the machine has rebooted since.
 func mcMetaElapsed() int64 {
 	now := time.Now()
-	ms, id := bootTime()
-	if id == "" || id != mcMeta.bootId {
+	if bootId() == "" || bootId() != mcMeta.bootId {
 		return now.Unix() - int64(mcMeta.stopTime)
 	}
 	const slack = 50 // ms, as the two clocks are read one after the other
-	return (ms - int64(now.Nanosecond()/1e6) - int64(mcMeta.bootTime) + slack) / 1000
+	return (bootTime() - int64(now.Nanosecond()/1e6) - int64(mcMeta.bootTime) + slack) / 1000
 }
 
 // mcMetaUse takes over what mcMeta holds, and returns where the clock is to
@@ -546,6 +551,7 @@ func memoryInit() {
 	limit, begin := int(settings.maxbytes.Load()), relTime(clockBegin)
 	reuseMem := false
 	if settings.memoryFile != "" {
+		bootId()
 		cbStack = nil
 		restartRegister("main", mcMetaLoadCb, mcMetaSaveCb)
 		restartRegister("slabs", restartMetaLoad, restartMetaSave)

@@ -42,7 +42,7 @@ func privCalls() []privCall {
 	pid := uint32(os.Getpid())
 	relaxed := settings.relaxedPrivileges
 	keepsItems := settings.memoryFile != ""
-	readsFiles := settings.sasl || settings.authFile != "" || sslListen() != sslDisabled || keepsItems || relaxed
+	readsFiles := settings.sasl || settings.authFile != "" || sslListen() != sslDisabled || relaxed
 
 	return []privCall{
 		// Workers and the main thread: connections, and the pipes between threads.
@@ -92,19 +92,19 @@ func privCalls() []privCall {
 		// Files that are read: of users and certificates, by HUP, refresh_certs and a
 		// login over SASL; of -e, what tells one run of the machine from another.
 		{nr: unix.SYS_OPENAT, unless: !readsFiles, arg: 2, mask: writeFlags, want: unix.O_RDONLY},
-		{nr: unix.SYS_FSTAT, unless: !readsFiles},
-		{nr: unix.SYS_FCNTL, unless: !readsFiles, arg: 1, mask: whole, want: unix.F_GETFL},
-		{nr: unix.SYS_FCNTL, unless: !readsFiles, arg: 1, mask: whole, want: unix.F_SETFL},
-		// -e: the file grows, and FILE.meta is written at the stop.
-		{nr: unix.SYS_LSEEK, unless: !keepsItems},
-		{nr: unix.SYS_PWRITE64, unless: !keepsItems},
-		{nr: unix.SYS_FALLOCATE, unless: !keepsItems},
-		{nr: unix.SYS_FLOCK, unless: !keepsItems},
-		{nr: unix.SYS_OPENAT, unless: !keepsItems, arg: 2, mask: writeFlags, want: unix.O_WRONLY | unix.O_CREAT},
-		{nr: unix.SYS_RENAMEAT, unless: !keepsItems},
-		{nr: unix.SYS_UNLINKAT, unless: !keepsItems},
+		{nr: unix.SYS_FSTAT, unless: !readsFiles && !keepsItems},
+		{nr: unix.SYS_FCNTL, unless: !readsFiles && !keepsItems, arg: 1, mask: whole, want: unix.F_GETFL},
+		{nr: unix.SYS_FCNTL, unless: !readsFiles && !keepsItems, arg: 1, mask: whole, want: unix.F_SETFL},
 		// -d: the pid file goes away.
 		{nr: unix.SYS_UNLINKAT, unless: !options.daemonize || options.pidFile == ""},
+		// -e: the file grows; at the stop its .meta is written, and put in place.
+		{nr: unix.SYS_FALLOCATE, unless: !keepsItems},
+		{nr: unix.SYS_LSEEK, unless: !keepsItems},
+		{nr: unix.SYS_PWRITE64, unless: !keepsItems},
+		{nr: unix.SYS_OPENAT, unless: !keepsItems, arg: 2, mask: writeFlags | unix.O_EXCL, want: unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL},
+		{nr: unix.SYS_UNLINKAT, unless: !keepsItems},
+		{nr: unix.SYS_RENAMEAT2, unless: !keepsItems},
+		{nr: unix.SYS_FLOCK, unless: !keepsItems},
 		// -o relaxed_privileges: debugprofile.
 		{nr: unix.SYS_OPENAT, unless: !relaxed},
 		{nr: unix.SYS_PREAD64, unless: !relaxed},

@@ -121,6 +121,16 @@ func refusedCall(said string) string {
 	return fmt.Sprintf("\nnot in the table of priv.go, or not with such arguments: %d, %s\n", nr, sysNames()[int(nr)])
 }
 
+// The table allows what -e needs at the stop.
+func TestDropRestart(t *testing.T) {
+	t.Setenv("MC9_DROP", "1")
+	flags := []string{"-e", filepath.Join(restartDir(t), "f"), "-m", "64"}
+	s := mc9(t, flags...)
+	s.client().want(t, "set a 0 0 1\r\n1\r\n", "STORED\r\n")
+	s.graceful()
+	mc9(t, flags...).client().want(t, "get a\r\n", "VALUE a 0 1\r\n1\r\nEND\r\n")
+}
+
 // The table of allowed calls has everything that a server needs.
 func TestDropPrivileges(t *testing.T) {
 	t.Setenv("MC9_DROP", "1")

@@ -320,7 +320,7 @@ func restartWrite() error {
 		err = err2
 	}
 	if err == nil {
-		err = os.Rename(tmp, metaFile())
+		err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, metaFile(), 0) // priv.go has no other
 	}
 	if err != nil {
 		os.Remove(tmp)

@@ -323,7 +323,7 @@ func roundReceive(me *thread, conns []*conn) int {
 	conns = conns[:min(len(conns), roundMax)]
 	me.recvs = me.recvs[:0]
 	for i, c := range conns {
-		if c.state != connRead || c.transport == udpTransport || tlsBuild && c.ssl != nil {
+		if c.state != connRead || c.transport == udpTransport {
 			continue // driveMachine reads for it, or sends
 		}
 		if !rbufAvailable(c) {
