@@ -358,6 +358,11 @@ func (try *readingTry) run(t *testing.T, prelude, memcached string) {
 			t.Skipf("strace: %v %s", err, out)
 		}
 	}
+	if strings.Contains(try.script, "openssl") {
+		if _, err := exec.LookPath("openssl"); err != nil || !tlsBuild {
+			t.Skip("wants -tags tls and openssl")
+		}
+	}
 	dir := t.TempDir()
 	self, err := os.Executable()
 	if err != nil {
