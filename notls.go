@@ -10,6 +10,8 @@ const sslHelpListen, sslHelpEnable, sslHelp = "", "", ""
 
 type (
 	sslSettings struct{}
+	sslCounters struct{}
+	sslThread   struct{}
 	sslConn     struct{}
 )
 

@@ -75,9 +75,7 @@ type threadCounts struct {
 
 type globalStats struct {
 	totalConns                 uint64
-	sslProtoErrors             uint64 // TLS errors after the handshake
-	sslHandshakeErrors         uint64 // and in it
-	sslNewSessions             uint64 // handshakes that did not resume a session
+	sslCounters                //lint:ignore U1000 used with -tags tls
 	rejectedConns              uint64
 	mallocFails                uint64
 	listenDisabledNum          uint64

@@ -37,6 +37,18 @@ const tlsBuild = true
 // its place.
 const sslPatience = 10 * time.Second
 
+// The part of stats that is about TLS.
+type sslCounters struct {
+	sslProtoErrors     uint64 // errors after the handshake
+	sslHandshakeErrors uint64 // and in it
+	sslNewSessions     uint64 // handshakes that did not resume a session
+}
+
+// The part of a worker that is about TLS.
+type sslThread struct {
+	sslWbuf []byte // scratch of sslSendmsg
+}
+
 // The part of settings that is about TLS.
 type sslSettings struct {
 	sslEnabled             bool
@@ -72,7 +84,7 @@ var (
 	// Each handshake leaves garbage. This is never touched, so it takes no
 	// memory, but makes the collector run after 16 MB and half of the heap, not
 	// after 4 MB. It runs for long, as it waits for workers; see pollWait.
-	sslBallast []byte
+	sslBallast []byte //lint:ignore U1000 it only has to be there
 )
 
 // An sslConn is the TLS of a conn. It is also the net.Conn below crypto/tls,

@@ -77,7 +77,8 @@ type thread struct {
 	respsLent int          // resps lent and not returned
 	resps     []*resp      // free ones
 	iov       []unix.Iovec // scratch of transmitPre
-	sslWbuf   []byte       // scratch of sslSendmsg
+
+	sslThread //lint:ignore U1000 used with -tags tls
 
 	pr          parser // the line being parsed
 	lookedAhead int    // how far lookAhead has looked in the read buffer
