@@ -154,14 +154,6 @@ func TestDropPrivileges(t *testing.T) {
 		t.Errorf("shutdown: %q", reply)
 	}
 	<-w.s.done
-
-	s := mc9(t)
-	s.cmd.Process.Signal(syscall.SIGQUIT)
-	<-s.done
-	if said := s.said(); !strings.HasPrefix(said, "SIGQUIT: quit\n") || s.cmd.ProcessState.ExitCode() != 2 {
-		t.Errorf("SIGQUIT: %v\n%s", s.cmd.ProcessState, said)
-	}
-	s.path = "killed"
 }
 
 // misbehave has a server with these flags misbehave in the way named. It returns
