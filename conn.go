@@ -43,12 +43,12 @@ type conn struct {
 	transport       transport
 	closeReason     closeReasons
 	authenticated   bool // by -Y or -S
-	saslStarted     bool // half-way to that
+	saslStarted     bool // the first half of that is done
 	noreply         bool // of the command being served
 	closeAfterWrite bool
 	rbufMalloced    bool // rbuf has grown for a long get; it is not from the cache
 	inRound         bool // c is in its worker's round
-	yielded         bool // c is on its worker's list
+	yielded         bool // c is on its worker's list yielded
 	getRest         bool // the line at rcurr is the rest of a get; see processGetKeys
 	evFlags         uint32
 	lastCmdTime     relTime
@@ -80,7 +80,7 @@ type conn struct {
 
 	meta metaReply  // how to answer once the value is stored
 	get  getRequest // the get of which getRest is the rest
-	udp  *udpConn
+	udp  *udpConn   // nil but over UDP
 
 	binaryHeader protocolBinaryRequestHeader // of the command being served
 }
@@ -99,7 +99,7 @@ type connSight struct {
 	state       connState
 	transport   transport
 	threadId    int  // index in threads
-	owes        bool // replies, which the client is not taking
+	owes        bool // it has replies that the client is not taking; see connOwes
 	lastCmdTime relTime
 }
 

@@ -112,8 +112,8 @@ func toktou64(tok []byte) (uint64, bool) {
 
 func (pr *parser) key() []byte { return pr.token(pr.keytoken) }
 
-// Each of the following parses the line as one kind of command, and returns
-// false if it is malformed.
+// Each function with a line of syntax parses the request as that kind of command,
+// and returns false if it is malformed.
 
 // processRequestMeta: <cmd> <key> <flags>*
 func processRequestMeta(pr *parser) bool {
@@ -129,7 +129,8 @@ func processRequestMset(pr *parser) bool {
 	return pr.ntokens >= 3 && processRequestVlen(pr, 2)
 }
 
-// processRequestVlen reads word i, the length of the value to come.
+// processRequestVlen reads word i, the length of the value to come. It returns
+// false if that is malformed.
 func processRequestVlen(pr *parser, i int) bool {
 	vlen, ok := tokto32(pr.token(i))
 	if !ok || vlen < 0 || vlen > 1<<31-1-2 {
@@ -275,8 +276,8 @@ func processRequestUpdate(c *conn, pr *parser, comm int) bool {
 	return true
 }
 
-// prcmp tells whether word i is s or a prefix of s. As in C, which compares
-// only as many bytes as the word has.
+// prcmp tells whether word i is s or a prefix of s: C compares only as many
+// bytes as the word has.
 func (pr *parser) prcmp(i int, s string) bool {
 	tok := pr.token(i)
 	return tok != nil && strings.HasPrefix(s, string(tok))

@@ -1,12 +1,13 @@
 // Waiting for descriptors: raw epoll, level triggered. What libevent did for
 // memcached: event_add, event_del, event_base_loop.
 //
-// How a thread waits decides what Go's scheduler does meanwhile. A goroutine
-// needs a P to run. sysmon, a thread of the runtime, takes Ps away from threads
-// that stay in a system call, and asks goroutines that have run for 10 ms to
-// yield. While any P is in use sysmon keeps looking: every 20 microseconds at
-// first and, after some 60 looks with nothing to take, each a context switch,
-// every 10 ms. With all Ps idle it sleeps. There are three ways to wait:
+// How a thread waits decides what Go's scheduler does meanwhile. To run Go code a
+// thread must hold one of the GOMAXPROCS tokens that Go calls Ps. sysmon, a
+// thread of the runtime, takes Ps away from threads that stay in a system call,
+// and asks goroutines that have run for 10 ms to yield. While any P is in use
+// sysmon keeps looking: every 20 microseconds at first, and every 10 ms after
+// some 60 looks that found nothing to take. Each look is a context switch. With
+// all Ps idle it sleeps. There are three ways to wait:
 //
 //   - In an ordinary system call. The thread keeps its P until sysmon has seen
 //     the call last for 10 ms; for less if other goroutines need a P, or if this
@@ -17,9 +18,9 @@
 //   - In a raw system call, which the scheduler does not see: the goroutine
 //     seems to run. This costs the call and no more, but sysmon looks every 10 ms
 //     and asks the goroutine to yield. For a thread that is locked to its
-//     goroutine yielding takes six futex calls, so the thread is pinned, and
-//     drops the request; see askedToYield. A collector that stops the world
-//     waits until the call is over; see gcHandler.
+//     goroutine yielding takes six futex calls. So the thread is pinned to its P
+//     for the call, and drops the request after it; see askedToYield. A collector
+//     that stops the world waits until the call is over; see gcHandler.
 //   - Parked, as goroutines wait for files. The P is free at once, sysmon can
 //     sleep, and one thread of Go's own waits for all that are parked. To park
 //     and to be woken costs some ten context switches.
@@ -109,10 +110,11 @@ func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 	return p.events[:max(n, 0)], nil
 }
 
-// askedToYield makes a pinned thread drop a request to yield. The request is
-// seen where a function checks its stack on entry, which small leaf functions do
-// not: hence the frame and the call. The runtime may repeat the request when the
-// thread next allocates or waits for a lock.
+// askedToYield makes a pinned thread drop a request to yield. A request makes the
+// next check for stack space fail, so that the runtime is called. Functions check
+// on entry, but not small ones that call no other: hence the frame and the call.
+// The runtime may repeat the request when the thread next allocates or waits for
+// a lock.
 //
 //go:noinline
 func askedToYield() {
@@ -165,9 +167,10 @@ func blockPreemptSignal() {
 
 // usleep is usleep(3), for background threads. A sleep below 10 ms is a system
 // call: for time.Sleep the scheduler would wake a second thread to keep the
-// time. A signal ends it, as that may come from a collector that wants this
-// thread to stop. A sleep of a second or more waits for ticks of the clock: each
-// timer of Go's costs some ten context switches.
+// time. A signal ends that sleep early, and it is not resumed: the signal may be
+// the collector's, which wants this thread to stop. A sleep of a second or more
+// waits for ticks of the clock: each timer of Go's costs some ten context
+// switches.
 func usleep(usec int) {
 	switch {
 	case usec >= 1000000:

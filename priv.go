@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the kernel does at a call that is not in the table. Not as in C, which
-// has a handler of its own: nothing runs any more in a process that was taken
-// over.
+// What the kernel does at a call that is not in the table. Not as in C, whose
+// handler of SIGSYS prints the call and exits: in a process that was taken over
+// nothing is to run any more.
 var denyAction uint32 = unix.SECCOMP_RET_KILL_PROCESS
 
 var auditArch = map[string]uint32{
@@ -19,15 +19,14 @@ var auditArch = map[string]uint32{
 	"arm64": unix.AUDIT_ARCH_AARCH64,
 }
 
-// A privCall is a system call that the filter lets through, or fails with
-// errno, if argument arg, of which it sees the lower 32 bits, is want under
-// mask. It is left out if unless is true.
+// A privCall is a system call that the filter lets through if args[arg]&mask is
+// want. Of an argument it sees the lower 32 bits only.
 type privCall struct {
 	nr         uint32
-	unless     bool
+	unless     bool // true leaves this row out of the filter
 	arg        int
 	mask, want uint32
-	errno      unix.Errno
+	errno      unix.Errno // if not 0, the call fails with it instead
 }
 
 // privCalls is the table of what is let through, by who needs it. A call has
@@ -90,7 +89,7 @@ func privCalls() []privCall {
 		{nr: unix.SYS_EXIT},
 		{nr: unix.SYS_EXIT_GROUP},
 		// Files that are read: of users and certificates, by HUP, refresh_certs and a
-		// login over SASL; of -e, what tells one run of the machine from another.
+		// login over SASL. With -e, os.OpenFile makes the fstat and fcntl calls.
 		{nr: unix.SYS_OPENAT, unless: !readsFiles, arg: 2, mask: writeFlags, want: unix.O_RDONLY},
 		{nr: unix.SYS_FSTAT, unless: !readsFiles && !keepsItems},
 		{nr: unix.SYS_FCNTL, unless: !readsFiles && !keepsItems, arg: 1, mask: whole, want: unix.F_GETFL},
@@ -112,8 +111,9 @@ func privCalls() []privCall {
 		{nr: unix.SYS_TIMER_CREATE, unless: !relaxed},
 		{nr: unix.SYS_TIMER_SETTIME, unless: !relaxed},
 		{nr: unix.SYS_TIMER_DELETE, unless: !relaxed},
-		// The C library's threads, where cgo is in. Flags of clone3 are out of sight:
-		// it shall take clone. To share memory among threads it counts processors.
+		// The C library's threads, if built with cgo. A filter cannot see the flags of
+		// clone3: told that there is none, the library takes clone. Its malloc counts
+		// processors, by a file or, as that is refused, by sched_getaffinity.
 		{nr: unix.SYS_CLONE3, errno: unix.ENOSYS},
 		{nr: unix.SYS_SET_ROBUST_LIST},
 		{nr: unix.SYS_RSEQ},
@@ -160,8 +160,8 @@ func privFilter() []unix.SockFilter {
 	return append(filter, deny)
 }
 
-// setupPrivilegeViolationsHandler ends mc9 if the kernel cannot be that
-// handler.
+// setupPrivilegeViolationsHandler ends mc9 if the kernel cannot do denyAction,
+// which stands for C's handler.
 func setupPrivilegeViolationsHandler() {
 	if auditArch[runtime.GOARCH] == 0 {
 		sysfatal(1, "drop_privileges: there is no table of system calls for %s", runtime.GOARCH)
@@ -171,10 +171,10 @@ func setupPrivilegeViolationsHandler() {
 	}
 }
 
-// dropPrivileges leaves to all threads, and to those to come, what is in the
-// table. drop_worker_privileges is one with it.
+// dropPrivileges sets the filter for all threads, and for those to come. C's
+// drop_worker_privileges is a part of it.
 func dropPrivileges() {
-	runtime.LockOSThread() // what no_new_privs allows is for the same thread
+	runtime.LockOSThread() // no_new_privs is per thread: rawSeccomp must be called on this one
 	defer runtime.UnlockOSThread()
 	err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 	if err == nil {

@@ -141,8 +141,9 @@ func respLend(t *thread) *resp {
 	return r
 }
 
-// respClose ends the room of the resp lent last: if that still grows, it moves
-// elsewhere.
+// respClose ends the room of the resp lent last: if that still grows, append
+// moves it elsewhere. It is elsewhere already if it does not begin where the
+// worker's buffers end.
 func respClose(t *thread) {
 	r := t.lastLent
 	if r == nil {

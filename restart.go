@@ -8,8 +8,8 @@
 // FILE.meta before it changes anything, so one that is killed leaves none, and
 // its successor starts with a clean cache.
 //
-// Not as in C, nothing is believed because it stands in the file. A page that
-// has not its checksum is given up. In the others every chunk is looked at:
+// Not as in C, nothing is believed because it stands in the file. A page whose
+// checksum is wrong is given up. In the others every chunk is looked at:
 // sizes, flags, classes, the chain of a chunked item. What refers to others is
 // made anew, so that no link can lead astray: free lists, the hash table, and
 // the LRUs, by the time of last use.
@@ -89,7 +89,8 @@ func restartSum(text []byte) string {
 	return fmt.Sprintf("C%08x\n", crc32.Checksum(text, castagnoli))
 }
 
-// restartCheck has the modules look at the metadata, which head must begin.
+// restartCheck has the modules look at the metadata, whose first line must be
+// head.
 func restartCheck(text []byte, head string) bool {
 	sum := len(text) - len(restartSum(nil))
 	if sum < 0 || restartSum(text[:sum]) != string(text[sum:]) {
@@ -359,8 +360,8 @@ func restartPeek(b []byte) (sum byte) {
 	return sum
 }
 
-// restartPageSum is the checksum of a page. crc32 reads three places at a time:
-// memory comes quicker if it has been read in its order before.
+// restartPageSum is the checksum of a page. crc32 reads at three places in turn:
+// memory comes quicker if each piece has been read front to back before.
 func restartPageSum(off int) (sum uint32) {
 	for b := range slices.Chunk(memBytes(off, settings.slabPageSize), 32<<10) {
 		restartPeek(b)
@@ -414,8 +415,8 @@ func restartMetaSave(ctx *restartCbCtx) {
 	}
 }
 
-// restartMetaLoad is happy with pages that fit in the memory limit and are all
-// there, each once.
+// restartMetaLoad reads what each page is. All pages must be there, each once,
+// and fit in the memory limit.
 func restartMetaLoad(ctx *restartCbCtx) bool {
 	restartPages = nil
 	for {
@@ -468,7 +469,7 @@ type restartList struct {
 	n          int
 }
 
-// restartPush adds it at the end.
+// restartPush adds an item or a chunk at the end of l.
 func restartPush(l *restartList, it *item) {
 	it.next, it.prev = 0, l.tail
 	if l.tail != 0 {
@@ -505,8 +506,8 @@ type restartWork struct {
 	damaged    int // items and chunks that are not what they should be
 	lost       int // pages
 
-	table  assocFixup // shared by all
-	sum    uint64
+	table  assocFixup        // shared by all
+	sum    uint64            // unused: keeps the reads of restartFlush from being optimized away
 	batch  [assocBatch]*item // to be inserted
 	nbatch int
 }

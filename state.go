@@ -139,8 +139,9 @@ func readFd(c *conn, b []byte) (int, unix.Errno) {
 	}
 }
 
-// readRoom returns the part of c's read buffer for the next bytes, after what
-// is left of the last read. It returns nil if a line has reached maxGetLine.
+// readRoom moves what is left of the last read to the front of c's read buffer,
+// and returns the part behind it, for the next bytes. It returns nil if a line
+// has reached maxGetLine.
 func readRoom(c *conn) []byte {
 	if c.rcurr != 0 {
 		copy(c.rbuf, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
@@ -428,7 +429,7 @@ func driveReadNothing(c *conn, e unix.Errno) bool {
 }
 
 // driveNreadError answers that there is no memory for the rest of a chunked
-// item, and has the rest swallowed.
+// item, and has the rest swallowed. It returns false, as c need not wait.
 func driveNreadError(c *conn) bool {
 	if c.resp == nil && !respStart(c) {
 		connSetState(c, connClosing)

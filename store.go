@@ -54,7 +54,8 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 //	slabRebal.lock
 //	lruMaintainer.lock
 //	lruCrawler.moves
-//	workerHangLock, then initLock (pauseThreads takes all down to here)
+//	workerHangLock
+//	initLock (pauseThreads takes all down to here)
 //	lruCrawler.lock, or bumpBufLock
 //	item lock
 //	lock of an LRU, or of a bump buffer

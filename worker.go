@@ -335,7 +335,7 @@ func roundReceive(me *thread, conns []*conn) int {
 			break
 		}
 		switch {
-		case !rbufAlloc(c) || readRoom(c) == nil:
+		case !rbufAlloc(c) || readRoom(c) == nil: // tryReadNetwork refuses the line
 		case tlsBuild && c.ssl != nil: // not in the ring
 			c.io.n, c.io.e = readFd(c, readRoom(c))
 			c.io.done = true
@@ -370,7 +370,8 @@ func driveConn(c *conn) {
 }
 
 // roundFull tells whether to send before another connection is served: its
-// replies may not fit or, with -o read_buf_mem_limit, replies are waiting.
+// replies may not fit or, with -o read_buf_mem_limit, replies are waiting. The
+// connection served last gets no more room.
 func roundFull(me *thread) bool {
 	respClose(me)
 	return cap(me.wbuf)-len(me.wbuf) < wbufSize || cap(me.riov)-len(me.riov) < respIovMax ||
