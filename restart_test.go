@@ -32,6 +32,7 @@ func restartDir(t testing.TB) string {
 // file holds.
 func restartInit(t testing.TB, file string, megs int, conf func()) {
 	t.Helper()
+	quiet(t)
 	storeInit(t, megs, func() {
 		settings.memoryFile = file
 		settings.slabChunkSizeMax = 16 << 10
