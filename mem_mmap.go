@@ -130,3 +130,8 @@ func tableAlloc[T ref | uint64](n int) ([]T, error) {
 func tableFree[T ref | uint64](t []T) {
 	unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(&t[0])), len(t)*int(unsafe.Sizeof(t[0]))))
 }
+
+// bufAlloc returns n zero bytes that are aligned to a page.
+func bufAlloc(n int) ([]byte, error) {
+	return unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+}

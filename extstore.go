@@ -1,0 +1,866 @@
+// Files that values are kept in: pages, write buffers, and the threads that
+// read and write. From extstore.h and extstore.c. Nothing here knows what an
+// item is; that is storage.go.
+//
+// Each file is cut into pages. A page is filled from its front to its end and
+// never written to again until it is free: values are forgotten, not
+// overwritten. What is to be written gathers in the write buffer of a page,
+// and can be read there until the buffer is in the file.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// Results of extstoreRead besides a number of bytes.
+const (
+	readFailed = -1
+	readGone   = -2 // the page is another by now
+	readAgain  = -3 // it would have to wait
+)
+
+// What others may know of a page, to decide which one to compact. Its place
+// in the array is the page's number.
+type extstorePageData struct {
+	version    uint64 // 0 if it is free
+	bytesUsed  uint64
+	bucket     int
+	freeBucket int
+	active     bool // is being written to; count it, but leave it alone
+}
+
+// Values that were deleted from a page leave holes, which cannot be used until
+// all of the page is free. bytesFragmented is the sum of them, and of what is
+// not written yet.
+type extstoreStats struct {
+	pageAllocs      uint64
+	pageCount       int
+	pageEvictions   uint64
+	pageReclaims    uint64
+	pageSize        int // bytes
+	pagesFree       int
+	pagesUsed       int
+	objectsEvicted  uint64
+	objectsRead     uint64
+	objectsWritten  uint64
+	objectsUsed     uint64
+	bytesEvicted    uint64
+	bytesWritten    uint64
+	bytesRead       uint64
+	bytesUsed       uint64
+	bytesFragmented uint64
+	ioQueue         int
+}
+
+type extstoreConf struct {
+	pageSize      int // bytes
+	pageBuckets   int // pages that can be written to at a time
+	wbufSize      int // bytes; divides pageSize
+	wbufCount     int
+	ioThreadcount int
+	ioDepth       int // requests that a thread takes at a time
+}
+
+type extstoreConfFile struct {
+	file       string
+	totalSize  uint64 // bytes
+	pageCount  int
+	freeBucket int // what its pages are for; 0 for anything
+
+	fd     int
+	offset int64 // of the next page to be made
+}
+
+type objIoMode uint8
+
+const (
+	objIoRead objIoMode = iota
+	objIoWrite
+)
+
+// An objIo is one thing to be read or written. From when it is submitted until
+// cb is called it belongs to an I/O thread, as does the memory.
+type objIo struct {
+	next        *objIo
+	data        any      // the caller's
+	buf         []byte   // to be read into, or written
+	iov         [][]byte // in place of buf, for reading
+	pageVersion uint32
+	len         int // bytes
+	offset      int // in the page
+	pageId      int
+	mode        objIoMode
+	failed      bool  // it could not be written at the first try
+	err         error // of the last try
+
+	// Called by the I/O thread with the number of bytes, or less than 1 if
+	// there is nothing: the page is another by now, or the system has failed.
+	cb func(e *storeEngine, io *objIo, ret int)
+}
+
+// A write buffer.
+type storeWbuf struct {
+	next    *storeWbuf // free ones, or those of a page that are being written
+	buf     []byte
+	pos     int // bytes filled
+	offset  int // where in the page it begins
+	flushed bool
+}
+
+// A storePage is guarded by its mutex.
+type storePage struct {
+	mutex      sync.Mutex
+	objCount   uint64 // what is still wanted, and
+	bytesUsed  uint64 // how much that is
+	offset     int64  // in the file
+	version    uint32 // changes with each use, 0 while it is free
+	refcount   int    // reads in flight
+	allocated  int    // bytes that have, or had, a write buffer
+	written    int    // bytes in the file
+	bucket     int    // what it is used for
+	freeBucket int    // what it may be used for
+	fd         int
+	id         int
+	active     bool // is being written to
+	closed     bool // to be freed when nobody reads any more
+	free       bool
+	wbuf       *storeWbuf // being filled
+	flushing   *storeWbuf // being written, from the oldest on
+	next       *storePage // of its bucket, or of the free ones; the engine's mutex
+}
+
+type storeIoThread struct {
+	mutex     sync.Mutex // guards the queue
+	cond      sync.Cond
+	queue     *objIo
+	queueTail *objIo
+	depth     atomic.Int64 // of the queue; to be looked at without the mutex
+}
+
+// A storeEngine is all the files together. The order of locks is: maint, the
+// mutex of a page, mutex, and then statsMutex or that of an I/O thread.
+type storeEngine struct {
+	mutex           sync.Mutex // guards what has no other lock, or never changes
+	pages           []storePage
+	wbufStack       *storeWbuf   // free ones
+	ioStack         *objIo       // for writing them, as many
+	pageBuckets     []*storePage // of each the page written to now, then the older ones
+	freePageBuckets []*storePage
+	version         uint32 // of the next page
+	pageFree        int
+
+	pageSize  int
+	ioThreads []storeIoThread
+	bgThread  *storeIoThread // writes, and reads for compaction
+	ioDepth   int
+
+	statsMutex sync.Mutex
+	stats      extstoreStats
+
+	maint sync.Mutex // held by whoever looks at all pages
+
+	noNowait atomic.Bool // the system does not know RWF_NOWAIT of our files
+
+	failing   atomic.Int32 // buffers that could not be written yet
+	failed    *objIo       // those of them that wait to be tried again; mutex
+	lastRetry relTime      // mutex
+}
+
+func wbufNew(size int) (*storeWbuf, error) {
+	buf, err := bufAlloc(size)
+	return &storeWbuf{buf: buf}, err
+}
+
+// getIoThread returns the thread with the shortest queue.
+func getIoThread(e *storeEngine) *storeIoThread {
+	t := &e.ioThreads[0]
+	low := t.depth.Load()
+	for x := 1; x < len(e.ioThreads) && low > 0; x++ {
+		if n := e.ioThreads[x].depth.Load(); n < low {
+			t, low = &e.ioThreads[x], n
+		}
+	}
+	return t
+}
+
+// nextVersion expects the engine's mutex. 0 is the version of a free page.
+func nextVersion(e *storeEngine) uint32 {
+	if e.version++; e.version == 0 {
+		e.version++
+	}
+	return e.version
+}
+
+func extstoreGetStats(e *storeEngine) (st extstoreStats) {
+	e.statsMutex.Lock()
+	st = e.stats
+	e.statsMutex.Unlock()
+	e.mutex.Lock()
+	st.pagesFree = e.pageFree
+	st.pagesUsed = len(e.pages) - e.pageFree
+	e.mutex.Unlock()
+	for x := range e.ioThreads {
+		st.ioQueue += int(e.ioThreads[x].depth.Load())
+	}
+	// Pages that are open or not full count as fragmented.
+	st.bytesFragmented = uint64(st.pagesUsed*e.pageSize) - st.bytesUsed
+	return st
+}
+
+// extstoreGetPageData looks at all pages. On its way it frees those that
+// nobody needs or reads any more.
+func extstoreGetPageData(e *storeEngine) []extstorePageData {
+	pd := make([]extstorePageData, len(e.pages))
+	e.maint.Lock()
+	for i := range e.pages {
+		p := &e.pages[i]
+		p.mutex.Lock()
+		d := &pd[i]
+		d.freeBucket = p.freeBucket
+		d.version = uint64(p.version)
+		d.bytesUsed = p.bytesUsed
+		d.active = p.active
+		if !p.active && !p.free {
+			if p.objCount > 0 && !p.closed {
+				d.bucket = p.bucket
+			}
+			if (p.objCount == 0 || p.closed) && p.refcount == 0 {
+				freePage(e, p)
+			}
+		}
+		p.mutex.Unlock()
+	}
+	e.maint.Unlock()
+	return pd
+}
+
+// extstoreCheckConf returns what is wrong with cf.
+func extstoreCheckConf(cf *extstoreConf) error {
+	const erase = 2 << 20 // bytes
+	switch {
+	case cf.wbufSize <= 0 || cf.pageSize <= 0 || cf.pageSize%cf.wbufSize != 0:
+		return errors.New("page_size must be divisible by wbuf_size")
+	case cf.pageBuckets > cf.wbufCount:
+		return errors.New("wbuf_count must be >= page_buckets")
+	case cf.pageBuckets < 1:
+		return errors.New("page_buckets must be > 0")
+	case cf.pageSize%erase != 0 || cf.wbufSize%erase != 0:
+		return errors.New("page_size and wbuf_size must be divisible by 1024*1024*2")
+	}
+	return nil
+}
+
+// extstoreOpen opens the file, empty and for us alone. Not as in C, which
+// takes, and cuts, whatever there is.
+func extstoreOpen(file string) (fd int, err error) {
+	fd, err = unix.Open(file, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0600)
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil {
+		switch {
+		case st.Mode&unix.S_IFMT != unix.S_IFREG:
+			err = errors.New("not a regular file")
+		case st.Nlink > 1:
+			err = errors.New("the file has other names")
+		default:
+			err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+			if err == unix.EWOULDBLOCK {
+				err = errors.New("the file is in use")
+			}
+		}
+	}
+	if err == nil {
+		err = unix.Fchmod(fd, 0600)
+	}
+	if err == nil {
+		err = unix.Ftruncate(fd, 0)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// extstoreInit opens the files and starts the I/O threads.
+func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error) {
+	if err := extstoreCheckConf(cf); err != nil {
+		return nil, err
+	}
+	count := 0
+	for _, f := range fh {
+		if f.pageCount >= math.MaxUint16-count {
+			return nil, errors.New("page_count must total to < 65536. Increase page_size or lower path sizes")
+		}
+		count += f.pageCount
+	}
+	for _, f := range fh {
+		fd, err := extstoreOpen(f.file)
+		if err != nil {
+			return nil, fmt.Errorf("failed to open file\nextstore open: %s: %s", f.file, strerror(err))
+		}
+		f.fd = fd
+		f.offset = 0
+	}
+	e := &storeEngine{
+		pages:           make([]storePage, count),
+		pageSize:        cf.pageSize,
+		pageFree:        count,
+		pageBuckets:     make([]*storePage, cf.pageBuckets),
+		freePageBuckets: make([]*storePage, cf.pageBuckets),
+		stats:           extstoreStats{pageCount: count, pageSize: cf.pageSize},
+		ioDepth:         max(cf.ioDepth, 1),
+		ioThreads:       make([]storeIoThread, max(cf.ioThreadcount, 1)),
+		bgThread:        new(storeIoThread),
+	}
+	extstorePages(e, fh)
+	for range cf.wbufCount {
+		w, err := wbufNew(cf.wbufSize)
+		if err != nil {
+			return nil, errors.New("failed calloc for engine")
+		}
+		w.next, e.wbufStack = e.wbufStack, w
+		e.ioStack = &objIo{next: e.ioStack}
+	}
+	for i := range e.ioThreads {
+		t := &e.ioThreads[i]
+		t.cond.L = &t.mutex
+		go extstoreIoThread(e, t)
+	}
+	e.bgThread.cond.L = &e.bgThread.mutex
+	go extstoreIoThread(e, e.bgThread)
+	return e, nil
+}
+
+// extstorePages makes the pages, of each file in turn.
+func extstorePages(e *storeEngine, fh []*extstoreConfFile) {
+	left := make([]int, len(fh))
+	for x, f := range fh {
+		left[x] = f.pageCount
+	}
+	x := 0
+	for i := range e.pages {
+		for left[x] == 0 {
+			x = (x + 1) % len(fh)
+		}
+		f := fh[x]
+		left[x]--
+		x = (x + 1) % len(fh)
+		p := &e.pages[i]
+		p.id, p.fd, p.offset, p.freeBucket, p.free = i, f.fd, f.offset, f.freeBucket, true
+		f.offset += int64(e.pageSize)
+	}
+	for i := len(e.pages) - 1; i >= 0; i-- {
+		p := &e.pages[i]
+		p.next = e.freePageBuckets[p.freeBucket]
+		e.freePageBuckets[p.freeBucket] = p
+	}
+}
+
+// evictPage evicts the oldest page that could serve the bucket, unless there
+// is a free one after all. It is slow, and called without a lock.
+func evictPage(e *storeEngine, freeBucket int) {
+	const none = math.MaxUint64
+	lowVersion, lowPage := uint64(none), 0
+	for i, d := range extstoreGetPageData(e) {
+		if d.freeBucket != 0 && d.freeBucket != freeBucket {
+			continue
+		}
+		if d.version == 0 {
+			return
+		}
+		if !d.active && d.version < lowVersion {
+			lowPage, lowVersion = i, d.version
+		}
+	}
+	if lowVersion != none {
+		extstoreEvictPage(e, lowPage, uint32(lowVersion))
+	}
+}
+
+// allocatePage opens a free page for the bucket, whose present one is full, or
+// nil. It returns what the bucket has now, which another caller may have
+// opened, or nil if no page is free.
+func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *storePage {
+	e.mutex.Lock()
+	p := e.pageBuckets[bucket]
+	if p != full {
+		e.mutex.Unlock()
+		return p
+	}
+	free := &e.freePageBuckets[freeBucket]
+	if *free == nil {
+		free = &e.freePageBuckets[0]
+	}
+	p = *free
+	if p == nil {
+		e.mutex.Unlock()
+		return nil
+	}
+	*free = p.next
+	e.mutex.Unlock()
+
+	// Not as in C, which sets these without the page's lock.
+	p.mutex.Lock()
+	e.mutex.Lock()
+	if now := e.pageBuckets[bucket]; now != full {
+		p.next, *free = *free, p
+		e.mutex.Unlock()
+		p.mutex.Unlock()
+		return now
+	}
+	p.next = full
+	e.pageBuckets[bucket] = p
+	p.active = true
+	p.free = false
+	p.closed = false
+	p.version = nextVersion(e)
+	p.bucket = bucket
+	e.pageFree--
+	e.statsMutex.Lock()
+	e.stats.pageAllocs++
+	e.statsMutex.Unlock()
+	e.mutex.Unlock()
+	p.mutex.Unlock()
+	return p
+}
+
+// allocateWbuf gives the page, which is locked, a write buffer if there is
+// one.
+func allocateWbuf(e *storeEngine, p *storePage) {
+	e.mutex.Lock()
+	w := e.wbufStack
+	if w != nil {
+		e.wbufStack = w.next
+	}
+	e.mutex.Unlock()
+	if w == nil {
+		return
+	}
+	*w = storeWbuf{buf: w.buf, offset: p.allocated}
+	p.allocated += len(w.buf)
+	p.wbuf = w
+}
+
+// wbufCb is called when a buffer has been written. Not as in C, one that could
+// not be written stays where it is, for values to be read there, and waits for
+// extstoreRetry.
+func wbufCb(e *storeEngine, io *objIo, ret int) {
+	w := io.data.(*storeWbuf)
+	p := &e.pages[io.pageId]
+	if ret != len(w.buf) {
+		extstoreFailed(e, io)
+		return
+	}
+	if io.failed {
+		e.failing.Add(-1)
+	}
+	p.mutex.Lock()
+	e.mutex.Lock()
+	w.flushed = true
+	for w = p.flushing; w != nil && w.flushed; w = p.flushing {
+		p.written += len(w.buf)
+		p.flushing = w.next
+		w.next, e.wbufStack = e.wbufStack, w
+	}
+	if p.written == e.pageSize {
+		p.active = false
+	}
+	io.next, e.ioStack = e.ioStack, io
+	e.mutex.Unlock()
+	p.mutex.Unlock()
+}
+
+// extstoreFailed keeps a buffer that could not be written because of err. Of
+// several that fail at a time it tells only once.
+func extstoreFailed(e *storeEngine, io *objIo) {
+	if !io.failed && e.failing.Add(1) == 1 {
+		perror("extstore write failed, items stay in memory", io.err)
+	}
+	io.failed = true
+	e.mutex.Lock()
+	io.next, e.failed = e.failed, io
+	e.mutex.Unlock()
+}
+
+// extstoreRetry has buffers written that could not be written before, if that
+// was not tried in this second already.
+func extstoreRetry(e *storeEngine) {
+	now := currentTime.Load()
+	e.mutex.Lock()
+	io := e.failed
+	if e.lastRetry == now {
+		io = nil
+	} else {
+		e.failed = nil
+	}
+	e.lastRetry = now
+	e.mutex.Unlock()
+	if io != nil {
+		extstoreSubmitBg(e, io)
+	}
+}
+
+// submitWbuf has the buffer of a locked page written. What is not filled is
+// zeroes, so that it can be told when the page is read.
+func submitWbuf(e *storeEngine, p *storePage) {
+	e.mutex.Lock()
+	io := e.ioStack // there are as many as buffers
+	e.ioStack = io.next
+	e.mutex.Unlock()
+	w := p.wbuf
+	p.wbuf = nil
+	at := &p.flushing
+	for *at != nil {
+		at = &(*at).next
+	}
+	*at = w
+	clear(w.buf[w.pos:])
+	*io = objIo{
+		mode:   objIoWrite,
+		pageId: p.id,
+		data:   w,
+		offset: w.offset,
+		len:    len(w.buf),
+		buf:    w.buf,
+		cb:     wbufCb,
+	}
+	extstoreSubmitBg(e, io)
+}
+
+// extstoreWriteRequest finds room for io.len bytes in a page of the bucket. If
+// it returns true io.buf is where they go, the page is locked, and
+// extstoreWrite must follow. It often fails, if only because a buffer is just
+// being written: callers try again later.
+func extstoreWriteRequest(e *storeEngine, bucket, freeBucket int, io *objIo) bool {
+	if e.failing.Load() > 0 {
+		extstoreRetry(e)
+		return false
+	}
+	var p *storePage
+	for full := true; full; {
+		if p = allocatePage(e, bucket, freeBucket, p); p == nil {
+			evictPage(e, freeBucket)
+			return false
+		}
+		p.mutex.Lock()
+		if p.active && p.wbuf != nil && len(p.wbuf.buf)-p.wbuf.pos < io.len {
+			submitWbuf(e, p)
+		}
+		if full = !p.active || p.wbuf == nil && p.allocated >= e.pageSize; full {
+			p.mutex.Unlock()
+		}
+	}
+	// Not as in C, a page may be written to while what it had before goes to
+	// the file, but not twice.
+	if p.wbuf == nil && (p.flushing == nil || p.flushing.next == nil) {
+		allocateWbuf(e, p)
+	}
+	if w := p.wbuf; w != nil {
+		io.buf = w.buf[w.pos : w.pos+io.len]
+		io.pageId = p.id
+		return true
+	}
+	p.mutex.Unlock()
+	return false
+}
+
+// extstoreWrite notes that the room from extstoreWriteRequest has been filled,
+// and tells in io where that is. It unlocks the page.
+func extstoreWrite(e *storeEngine, io *objIo) {
+	p := &e.pages[io.pageId]
+	w := p.wbuf
+	io.offset = w.offset + w.pos
+	io.pageVersion = p.version
+	w.pos += io.len
+	n := uint64(io.len)
+	p.bytesUsed += n
+	p.objCount++
+	e.statsMutex.Lock()
+	e.stats.bytesWritten += n
+	e.stats.bytesUsed += n
+	e.stats.objectsWritten++
+	e.stats.objectsUsed++
+	e.statsMutex.Unlock()
+	p.mutex.Unlock()
+}
+
+// ioThreadSubmit puts io, and what is linked to it, on the thread's queue.
+func ioThreadSubmit(t *storeIoThread, io *objIo) {
+	depth, tail := int64(1), io
+	for ; tail.next != nil; tail = tail.next {
+		depth++
+	}
+	t.mutex.Lock()
+	t.depth.Add(depth)
+	if t.queue == nil {
+		t.queue = io
+	} else {
+		t.queueTail.next = io
+	}
+	t.queueTail = tail
+	t.mutex.Unlock()
+	t.cond.Signal()
+}
+
+func extstoreSubmit(e *storeEngine, io *objIo) { ioThreadSubmit(getIoThread(e), io) }
+
+func extstoreSubmitBg(e *storeEngine, io *objIo) { ioThreadSubmit(e.bgThread, io) }
+
+// extstoreDelete notes that count values of together bytes are wanted no more,
+// if the page still is what it was.
+func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, count, bytes uint64) {
+	p := &e.pages[pageId]
+	p.mutex.Lock()
+	if !p.closed && p.version == pageVersion {
+		bytes = min(bytes, p.bytesUsed)
+		count = min(count, p.objCount)
+		p.bytesUsed -= bytes
+		p.objCount -= count
+		e.statsMutex.Lock()
+		e.stats.bytesUsed -= bytes
+		e.stats.objectsUsed -= count
+		e.statsMutex.Unlock()
+		if p.objCount == 0 && p.refcount == 0 && !p.active {
+			freePage(e, p)
+		}
+	}
+	p.mutex.Unlock()
+}
+
+// extstoreCheck tells whether the page still is what it was.
+func extstoreCheck(e *storeEngine, pageId int, pageVersion uint32) bool {
+	p := &e.pages[pageId]
+	p.mutex.Lock()
+	ok := p.version == pageVersion
+	p.mutex.Unlock()
+	return ok
+}
+
+// extstoreClosePage frees a page of which all that is wanted has been moved.
+func extstoreClosePage(e *storeEngine, pageId int, pageVersion uint32) {
+	p := &e.pages[pageId]
+	p.mutex.Lock()
+	if !p.closed && !p.active && p.version == pageVersion {
+		p.closed = true
+		if p.refcount == 0 {
+			freePage(e, p)
+		}
+	}
+	p.mutex.Unlock()
+}
+
+// extstoreEvictPage is extstoreClosePage for a page of which nothing has been
+// moved.
+func extstoreEvictPage(e *storeEngine, pageId int, pageVersion uint32) {
+	p := &e.pages[pageId]
+	p.mutex.Lock()
+	if !p.closed && !p.active && p.version == pageVersion {
+		p.closed = true
+		e.statsMutex.Lock()
+		e.stats.pageEvictions++
+		e.stats.objectsEvicted += p.objCount
+		e.stats.bytesEvicted += p.bytesUsed
+		e.statsMutex.Unlock()
+		if p.refcount == 0 {
+			freePage(e, p)
+		}
+	}
+	p.mutex.Unlock()
+}
+
+// readFromWbuf reads what is not in the file yet. The page is locked.
+func readFromWbuf(p *storePage, io *objIo) int {
+	w := p.flushing
+	for w != nil && io.offset >= w.offset+len(w.buf) {
+		w = w.next
+	}
+	if w == nil {
+		w = p.wbuf
+	}
+	if w == nil || io.offset < w.offset || io.offset-w.offset+io.len > w.pos {
+		return readFailed
+	}
+	src := w.buf[io.offset-w.offset:][:io.len]
+	if io.iov == nil {
+		return copy(io.buf, src)
+	}
+	for _, b := range io.iov {
+		src = src[copy(b, src):]
+	}
+	return io.len - len(src)
+}
+
+// extstoreRead returns the number of bytes read, less than io.len if the file
+// is cut short, less than 1 if there is nothing. With scratch, room for iovecs,
+// it is for a worker, and may return readAgain.
+func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
+	p := &e.pages[io.pageId]
+	p.mutex.Lock()
+	switch {
+	case p.free || p.closed || p.version != io.pageVersion:
+		ret = readGone
+	case p.active && io.offset >= p.written:
+		ret = readFromWbuf(p, io)
+	default:
+		p.refcount++
+		p.mutex.Unlock()
+		if scratch != nil {
+			ret = preadvNowait(e, p.fd, io, p.offset+int64(io.offset), scratch)
+		} else {
+			ret = preadv(p.fd, io, p.offset+int64(io.offset))
+		}
+		p.mutex.Lock()
+		p.refcount--
+	}
+	if ret != readGone && ret != readAgain {
+		e.statsMutex.Lock()
+		e.stats.bytesRead += uint64(io.len)
+		e.stats.objectsRead++
+		e.statsMutex.Unlock()
+	}
+	p.mutex.Unlock()
+	return ret
+}
+
+// preadvNowait reads all of io if it is in the system's cache.
+func preadvNowait(e *storeEngine, fd int, io *objIo, off int64, scratch []unix.Iovec) int {
+	if e.noNowait.Load() || len(io.iov) > cap(scratch) {
+		return readAgain
+	}
+	iov := scratch[:len(io.iov)]
+	for i, b := range io.iov {
+		iov[i].Base = &b[0]
+		iov[i].SetLen(len(b))
+	}
+	n, errno := rawPreadv2(fd, iov, off, unix.RWF_NOWAIT)
+	if errno == unix.EOPNOTSUPP || errno == unix.ENOSYS {
+		e.noNowait.Store(true)
+	}
+	if n != io.len {
+		return readAgain
+	}
+	return n
+}
+
+// preadv is preadv(2), or pread(2), of io.
+func preadv(fd int, io *objIo, off int64) int {
+	if io.iov == nil {
+		n, err := unix.Pread(fd, io.buf[:io.len], off)
+		for err == unix.EINTR {
+			n, err = unix.Pread(fd, io.buf[:io.len], off)
+		}
+		return n
+	}
+	total := 0
+	for iov := io.iov; len(iov) > 0; {
+		some := iov[:min(len(iov), iovMax)]
+		n, err := unix.Preadv(fd, some, off+int64(total))
+		if err == unix.EINTR {
+			continue
+		}
+		if n <= 0 {
+			return n
+		}
+		want := 0
+		for _, b := range some {
+			want += len(b)
+		}
+		total += n
+		if n < want {
+			break
+		}
+		iov = iov[len(some):]
+	}
+	return total
+}
+
+// pwrite is pwrite(2) of all of io. It returns -1, and the error in io, if not
+// all was written.
+func pwrite(fd int, io *objIo, off int64) int {
+	for done := 0; done < io.len; {
+		n, err := unix.Pwrite(fd, io.buf[done:io.len], off+int64(done))
+		switch {
+		case err == unix.EINTR:
+		case err != nil || n == 0:
+			io.err = err
+			if err == nil {
+				io.err = unix.EIO
+			}
+			return -1
+		default:
+			done += n
+		}
+	}
+	return io.len
+}
+
+// extstoreIoThread serves the queue of me. It takes little at a time, so that
+// getIoThread keeps the queues of equal length.
+func extstoreIoThread(e *storeEngine, me *storeIoThread) {
+	for {
+		me.mutex.Lock()
+		for me.queue == nil {
+			me.cond.Wait()
+		}
+		stack := me.queue
+		end, n := stack, 1
+		for ; n < e.ioDepth && end.next != nil; n++ {
+			end = end.next
+		}
+		me.queue = end.next
+		end.next = nil
+		me.depth.Add(int64(-n))
+		me.mutex.Unlock()
+
+		for io := stack; io != nil; {
+			next := io.next // cb may use io for something else
+			ret := 0
+			if io.mode == objIoRead {
+				ret = extstoreRead(e, io, nil)
+			} else {
+				p := &e.pages[io.pageId] // active, so it stays
+				ret = pwrite(p.fd, io, p.offset+int64(io.offset))
+			}
+			io.cb(e, io, ret)
+			io = next
+		}
+	}
+}
+
+// freePage expects that the page is locked, and not active or read.
+func freePage(e *storeEngine, p *storePage) {
+	e.statsMutex.Lock()
+	e.stats.objectsUsed -= p.objCount
+	e.stats.bytesUsed -= p.bytesUsed
+	e.stats.pageReclaims++
+	e.statsMutex.Unlock()
+	e.mutex.Lock()
+	for at := &e.pageBuckets[p.bucket]; *at != nil; at = &(*at).next {
+		if *at == p {
+			*at = p.next
+			break
+		}
+	}
+	p.version = 0
+	p.objCount = 0
+	p.bytesUsed = 0
+	p.allocated = 0
+	p.written = 0
+	p.bucket = 0
+	p.closed = false
+	p.free = true
+	p.next = e.freePageBuckets[p.freeBucket]
+	e.freePageBuckets[p.freeBucket] = p
+	e.pageFree++
+	e.mutex.Unlock()
+}

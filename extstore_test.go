@@ -1,0 +1,621 @@
+// Values in files: the engine by itself, and then behind a server.
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+const extTestPage = 4 << 20 // bytes; two write buffers
+
+// extEngine makes an engine of a file of pages for each of buckets.
+func extEngine(t testing.TB, pages int, buckets ...int) *storeEngine {
+	t.Helper()
+	var fh []*extstoreConfFile
+	for _, b := range buckets {
+		f := filepath.Join(t.TempDir(), "ext")
+		fh = append(fh, &extstoreConfFile{file: f, pageCount: pages, freeBucket: b})
+	}
+	cf := extstoreConf{pageSize: extTestPage, wbufSize: extTestPage / 2, pageBuckets: 3, wbufCount: 3}
+	e, err := extstoreInit(fh, &cf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// extWrite writes a value, for which it waits until there is room.
+func extWrite(t testing.TB, e *storeEngine, bucket int, value []byte) objIo {
+	t.Helper()
+	io := objIo{len: len(value)}
+	eventually(t, "room for a value", func() bool { return extstoreWriteRequest(e, bucket, bucket, &io) })
+	copy(io.buf, value)
+	extstoreWrite(e, &io)
+	return io
+}
+
+// extRead reads what was written by extWrite.
+func extRead(e *storeEngine, w objIo) ([]byte, int) {
+	done := make(chan int)
+	b := make([]byte, w.len)
+	extstoreSubmit(e, &objIo{
+		iov: [][]byte{b[:w.len/3], b[w.len/3:]}, len: w.len,
+		pageId: w.pageId, pageVersion: w.pageVersion, offset: w.offset,
+		cb: func(e *storeEngine, io *objIo, ret int) { done <- ret },
+	})
+	ret := <-done
+	return b, ret
+}
+
+func extWant(t testing.TB, e *storeEngine, w objIo, want []byte) {
+	t.Helper()
+	if got, ret := extRead(e, w); ret != len(want) || !bytes.Equal(got, want) {
+		t.Fatalf("page %d version %d offset %d: read %d bytes, want %d of %q", w.pageId, w.pageVersion, w.offset, ret, len(want), want[:8])
+	}
+}
+
+// extInit gives the store a file of 32 pages. With parks all reads from it are
+// left to I/O threads.
+func extInit(t testing.TB, parks bool) {
+	t.Helper()
+	storageInitConfig()
+	settings.extRecacheRate.Store(0)
+	settings.extWbufSize = extTestPage / 2
+	storageConf.file = []*extstoreConfFile{{file: filepath.Join(t.TempDir(), "ext"), pageCount: 32}}
+	storageConf.ext.pageSize, storageConf.ext.wbufSize = extTestPage, extTestPage/2
+	storageInit()
+	extStorage.noNowait.Store(parks)
+	t.Cleanup(func() { extStorage = nil })
+}
+
+// extCompact compacts a page, unless it is free or being written to.
+func extCompact(pageId int) {
+	p := &extStorage.pages[pageId]
+	p.mutex.Lock()
+	wrap := &storageCompactWrap{done: make(chan int, 1), pageId: pageId, pageVersion: p.version}
+	ok := p.version != 0 && !p.active
+	p.mutex.Unlock()
+	if !ok {
+		return
+	}
+	storageCompactPlock.Lock()
+	if storageCompactPage(wrap, make([]byte, settings.extWbufSize)) {
+		extstoreClosePage(extStorage, wrap.pageId, wrap.pageVersion)
+	}
+	storageCompactPlock.Unlock()
+}
+
+func extValue(i, n int) []byte { return bytes.Repeat(fmt.Appendf(nil, "%08d", i), n/8) }
+
+// What is written can be read: from a buffer, and from the file.
+func TestExtstoreReadWrite(t *testing.T) {
+	e := extEngine(t, 8, 0)
+	const n = 10 << 10
+	var ios []objIo
+	for i := range 2 * extTestPage / n {
+		ios = append(ios, extWrite(t, e, 0, extValue(i, n)))
+		extWant(t, e, ios[i], extValue(i, n))
+	}
+	for i, io := range ios {
+		extWant(t, e, io, extValue(i, n))
+	}
+	st := extstoreGetStats(e)
+	if int(st.objectsUsed) != len(ios) || int(st.bytesUsed) != len(ios)*n || st.pageAllocs < 2 ||
+		int(st.objectsRead) != 2*len(ios) || st.pagesUsed+st.pagesFree != 8 {
+		t.Errorf("stats: %+v", st)
+	}
+}
+
+// A page from which all is deleted is free, and one that was used anew is not
+// read for what was there before.
+func TestExtstoreFree(t *testing.T) {
+	e := extEngine(t, 2, 0)
+	const n = 1 << 20
+	var first []objIo
+	for i := range extTestPage / n {
+		first = append(first, extWrite(t, e, 0, extValue(i, n)))
+	}
+	next := extWrite(t, e, 0, extValue(100, n))
+	if next.pageId == first[0].pageId {
+		t.Fatal("page has more than fits")
+	}
+	p := &e.pages[first[0].pageId]
+	eventually(t, "page to be written", func() bool { p.mutex.Lock(); defer p.mutex.Unlock(); return !p.active })
+	for i, io := range first {
+		if !extstoreCheck(e, io.pageId, io.pageVersion) {
+			t.Fatalf("page is gone after %d deletes", i)
+		}
+		extstoreDelete(e, io.pageId, io.pageVersion, 1, n)
+	}
+	if extstoreCheck(e, first[0].pageId, first[0].pageVersion) {
+		t.Error("an empty page is not free")
+	}
+	if _, ret := extRead(e, first[0]); ret > 0 {
+		t.Error("read from a free page")
+	}
+	extstoreDelete(e, first[0].pageId, first[0].pageVersion, 1, n) // is of no concern any more
+	if st := extstoreGetStats(e); st.objectsUsed != 1 || st.bytesUsed != n || st.pageReclaims != 1 {
+		t.Errorf("stats: %+v", st)
+	}
+	for i := range extTestPage / n {
+		next = extWrite(t, e, 0, extValue(200+i, n))
+	}
+	if _, ret := extRead(e, first[0]); next.pageId == first[0].pageId && ret > 0 {
+		t.Error("read what has taken the place")
+	}
+}
+
+// When all pages are full the oldest is evicted, but none of another bucket.
+func TestExtstoreEvict(t *testing.T) {
+	e := extEngine(t, 3, 0, 2)
+	const n = 1 << 20
+	var kept []objIo
+	for i := range 2 * extTestPage / n {
+		kept = append(kept, extWrite(t, e, 2, extValue(i, n)))
+	}
+	var ios []objIo
+	for i := range 5 * extTestPage / n {
+		ios = append(ios, extWrite(t, e, 0, extValue(i, n)))
+	}
+	for i, io := range kept {
+		extWant(t, e, io, extValue(i, n))
+	}
+	for i := range ios {
+		got, ret := extRead(e, ios[i])
+		old := i < 2*extTestPage/n
+		if old != (ret < 1) || !old && !bytes.Equal(got, extValue(i, n)) {
+			t.Errorf("value %d of %d: read %d bytes", i, len(ios), ret)
+		}
+	}
+	if st := extstoreGetStats(e); st.pageEvictions == 0 || int(st.objectsEvicted) != int(st.pageEvictions)*extTestPage/n {
+		t.Errorf("stats: %+v", st)
+	}
+}
+
+// The pages of several files take turns.
+func TestExtstoreJbod(t *testing.T) {
+	e := extEngine(t, 3, 0, 0)
+	for i := range e.pages {
+		p := &e.pages[i]
+		if p.fd != e.pages[i%2].fd || p.offset != int64(i/2*extTestPage) {
+			t.Errorf("page %d: fd %d at %d", i, p.fd, p.offset)
+		}
+	}
+}
+
+// A buffer that cannot be written stays, can be read, and is written later.
+func TestExtstoreWriteFails(t *testing.T) {
+	currentTime.Store(1000)
+	e := extEngine(t, 4, 0)
+	const n = 256 << 10
+	fd := e.pages[0].fd
+	readonly, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range e.pages {
+		e.pages[i].fd = readonly
+	}
+	var ios []objIo
+	log, _ := os.Create(filepath.Join(t.TempDir(), "log"))
+	defer func(stderr *os.File) { os.Stderr = stderr }(os.Stderr)
+	os.Stderr = log
+	for e.failing.Load() == 0 {
+		io := objIo{len: n}
+		if extstoreWriteRequest(e, 0, 0, &io) {
+			copy(io.buf, extValue(len(ios), n))
+			extstoreWrite(e, &io)
+			ios = append(ios, io)
+		}
+	}
+	for range 100 {
+		if extstoreWriteRequest(e, 0, 0, &objIo{len: n}) {
+			t.Fatal("takes more while it cannot write")
+		}
+		currentTime.Add(1)
+	}
+	failed := func() bool { e.mutex.Lock(); defer e.mutex.Unlock(); return e.failed != nil }
+	eventually(t, "a try has failed", failed)
+	out, _ := os.ReadFile(log.Name())
+	if strings.Count(string(out), "extstore write failed") != 1 {
+		t.Errorf("said: %q", out)
+	}
+	for i, io := range ios {
+		extWant(t, e, io, extValue(i, n))
+	}
+	eventually(t, "another has", failed)
+	for i := range e.pages {
+		e.pages[i].fd = fd
+	}
+	for i := len(ios); i < 2*extTestPage/n; i++ {
+		currentTime.Add(1)
+		ios = append(ios, extWrite(t, e, 0, extValue(i, n)))
+	}
+	for i, io := range ios {
+		extWant(t, e, io, extValue(i, n))
+	}
+}
+
+// A file that is cut short, or gone bad, gives nothing but what was written.
+func TestExtstoreFileCut(t *testing.T) {
+	e := extEngine(t, 2, 0)
+	const n = 1 << 20
+	var ios []objIo
+	for i := range extTestPage/n + 1 {
+		ios = append(ios, extWrite(t, e, 0, extValue(i, n)))
+	}
+	p := &e.pages[ios[0].pageId]
+	eventually(t, "page to be written", func() bool { p.mutex.Lock(); defer p.mutex.Unlock(); return !p.active })
+	unix.Ftruncate(p.fd, p.offset+n+n/2)
+	extWant(t, e, ios[0], extValue(0, n))
+	for _, io := range ios[1:4] {
+		if _, ret := extRead(e, io); ret == n {
+			t.Error("a whole value from behind the end")
+		}
+	}
+}
+
+func TestExtstoreOpen(t *testing.T) {
+	dir := t.TempDir()
+	name := func(s string) string { return filepath.Join(dir, s) }
+	os.WriteFile(name("old"), []byte("what was there"), 0644)
+	fd, err := extstoreOpen(name("old"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, _ := os.Stat(name("old")); st.Size() != 0 || st.Mode() != 0600 {
+		t.Errorf("%d bytes, mode %v", st.Size(), st.Mode())
+	}
+	if _, err := extstoreOpen(name("old")); err == nil {
+		t.Error("took a file that is in use")
+	}
+	unix.Close(fd)
+	os.WriteFile(name("other"), []byte("of another"), 0644)
+	os.Symlink(name("other"), name("symlink"))
+	os.Link(name("other"), name("link"))
+	os.Mkdir(name("dir"), 0700)
+	unix.Mkfifo(name("fifo"), 0600)
+	for _, f := range []string{"symlink", "link", "dir", "fifo", "no/such"} {
+		if _, err := extstoreOpen(name(f)); err == nil {
+			t.Errorf("took a %s", f)
+		}
+	}
+	if b, _ := os.ReadFile(name("other")); string(b) != "of another" {
+		t.Errorf("another's file now has %q", b)
+	}
+}
+
+// Many write, read, delete and count at once.
+func TestExtstoreRace(t *testing.T) {
+	e := extEngine(t, 4, 0)
+	const n = 64 << 10
+	var wg sync.WaitGroup
+	for g := range 3 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := range 300 {
+				v := extValue(g*1000+i, n)
+				io := objIo{len: n}
+				for !extstoreWriteRequest(e, g, 0, &io) {
+					extstoreGetPageData(e)
+				}
+				copy(io.buf, v)
+				extstoreWrite(e, &io)
+				if got, ret := extRead(e, io); ret > 0 && !bytes.Equal(got, v) {
+					t.Errorf("%d: read something else", i)
+				}
+				if i%2 == 0 {
+					extstoreDelete(e, io.pageId, io.pageVersion, 1, n)
+				}
+				extstoreGetStats(e)
+			}
+		}()
+	}
+	wg.Wait()
+}
+
+// extDirs are places for files: one where the system says whether it has a
+// value in its cache, and one where reads are left to the I/O threads.
+func extDirs(t testing.TB) []string {
+	dirs := []string{t.TempDir()}
+	if dir, err := os.MkdirTemp("/dev/shm", "mc9"); err == nil {
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		dirs = append(dirs, dir)
+	}
+	return dirs
+}
+
+// extEach runs a test with each kind of file, which its flags name as {file}.
+func extEach(t *testing.T, flags string, test func(t *testing.T, s *server, file string)) {
+	for i, dir := range extDirs(t) {
+		t.Run([]string{"disk", "tmpfs"}[i], func(t *testing.T) {
+			file := filepath.Join(dir, "ext")
+			test(t, mc9(t, strings.Fields(strings.ReplaceAll(flags, "{file}", file))...), file)
+		})
+	}
+}
+
+const extFlags = "-m 32 -o ext_path={file}:64m,ext_page_size=8,ext_wbuf_size=2,ext_item_age=0,ext_max_sleep=1000,ext_recache_rate=0"
+
+// extSet sets keys from..to-1 to values of about n bytes, and waits until all
+// are in the file.
+func extSet(t testing.TB, c *client, from, to, n int) {
+	t.Helper()
+	want := c.statN("extstore_objects_written")
+	for i := from; i < to; i++ {
+		v := extValue(i, n)
+		c.want(t, fmt.Sprintf("set k%d 0 0 %d\r\n%s\r\n", i, len(v), v), "STORED\r\n")
+		want++
+	}
+	eventually(t, "all are written", func() bool { return c.statN("extstore_objects_written") >= want })
+}
+
+func extReply(i, n int) string {
+	v := extValue(i, n)
+	return fmt.Sprintf("VALUE k%d 0 %d\r\n%s\r\n", i, len(v), v)
+}
+
+// Command lines of Loki's and Mimir's charts, but for the sizes: four times the
+// memory is written and comes back.
+func TestExtstoreKeeps(t *testing.T) {
+	extEach(t, "-m 16 --extended=modern,track_sizes,ext_path={file}:1G,ext_wbuf_size=16 -I 5m -c 16384 -v",
+		func(t *testing.T, s *server, _ string) {
+			const n = 4 * 16 << 20 / 4000
+			c := s.client()
+			c.want(t, "set k 0 0 4000\r\n"+string(extValue(0, 4000))+"\r\n", "STORED\r\n")
+			class := regexp.MustCompile(`\d+`).FindString(c.ask("stats items\r\n"))
+			room := func() bool {
+				return c.statN("slab_global_page_pool") > 0 || must(strconv.Atoi(c.stat("slabs", class+":free_chunks"))) > 50
+			}
+			for i := range n {
+				if i%50 == 0 {
+					eventually(t, "there is room", room)
+				}
+				v := extValue(i, 4000)
+				c.want(t, fmt.Sprintf("set k%d 0 0 %d\r\n%s\r\n", i, len(v), v), "STORED\r\n")
+			}
+			for i := 0; i < n; i += 20 {
+				in, want := "", ""
+				for j := i; j < min(i+20, n); j++ {
+					in += fmt.Sprintf("get k%d\r\n", j)
+					want += extReply(j, 4000) + "END\r\n"
+				}
+				c.want(t, in, want)
+			}
+			c.wantStat(t, "evictions", "0")
+		})
+}
+
+// Replies keep their order, whatever they wait for, and a client that goes away
+// leaves nothing behind.
+func TestExtstoreOrder(t *testing.T) {
+	extEach(t, extFlags+" -t 2", func(t *testing.T, s *server, _ string) {
+		const keys = 50
+		setup := s.client()
+		extSet(t, setup, 0, keys, 3000)
+		setup.want(t, "set m 0 0 1\r\nm\r\n", "STORED\r\n")
+		var wg sync.WaitGroup
+		for g := range 40 {
+			c := s.client()
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				for round := range 10 {
+					var in, want strings.Builder
+					for i := range 30 {
+						k := (g*7 + round*3 + i) % keys
+						fmt.Fprintf(&in, "get k%d\r\nget m\r\nmg k%d v k Oq%d\r\nmg nothing v Oq\r\nset g%d 0 0 1\r\n%d\r\nget k%d m k%d nothing k%d\r\n",
+							k, k, i, g, i%10, k, (k+1)%keys, k)
+						v := string(extValue(k, 3000))
+						want.WriteString(extReply(k, 3000) + "END\r\nVALUE m 0 1\r\nm\r\nEND\r\n")
+						fmt.Fprintf(&want, "VA %d kk%d Oq%d\r\n%s\r\nEN Oq\r\nSTORED\r\n", len(v), k, i, v)
+						want.WriteString(extReply(k, 3000) + "VALUE m 0 1\r\nm\r\n" + extReply((k+1)%keys, 3000) + extReply(k, 3000) + "END\r\n")
+					}
+					if g%4 == 3 {
+						c.write(in.String())
+						c.Close()
+						c = newClient(must(s.dial()))
+						defer c.Close()
+						continue
+					}
+					if have := c.ask(in.String()); have != want.String() {
+						t.Errorf("client %d: replies differ", g)
+						return
+					}
+				}
+			}()
+		}
+		wg.Wait()
+		setup.wantStat(t, "miss_from_extstore", "0")
+		setup.wantStat(t, "get_oom_extstore", "0")
+		setup.want(t, "flush_all\r\n", "OK\r\n")
+		eventually(t, "no item is left", func() bool {
+			setup.ask("lru_crawler crawl all\r\n")
+			return setup.stat("", "curr_items") == "0"
+		})
+		setup.wantNoneUsed(t)
+	})
+}
+
+// must is for what cannot fail in the middle of a test.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// A get of very many keys, and one with large values, some in chunks.
+func TestExtstoreMany(t *testing.T) {
+	extEach(t, extFlags+",slab_chunk_max=16", func(t *testing.T, s *server, _ string) {
+		c := s.client()
+		extSet(t, c, 0, 40, 100000)
+		extSet(t, c, 100, 400, 1000)
+		var in, want strings.Builder
+		in.WriteString("get")
+		for range 5 {
+			for i := range 40 {
+				fmt.Fprintf(&in, " k%d k%d", i, 100+i*7)
+				want.WriteString(extReply(i, 100000) + extReply(100+i*7, 1000))
+			}
+		}
+		c.want(t, in.String()+"\r\n", want.String()+"END\r\n")
+		c.wantStat(t, "get_extstore", "400")
+	})
+}
+
+// What was asked for before leaves while a client sends a value.
+func TestExtstoreHalfValue(t *testing.T) {
+	extEach(t, extFlags, func(t *testing.T, s *server, _ string) {
+		c := s.client()
+		extSet(t, c, 0, 1, 100000)
+		for _, half := range []string{"set x 0 0 20\r\n0123456789", "set x 0 0 2000000\r\n0123456789"} {
+			c.write("get k0\r\n" + half)
+			for _, want := range strings.SplitAfter(extReply(0, 100000)+"END\r\n", "\n")[:3] {
+				if have := c.line(); have != want {
+					t.Fatalf("have %.100q, want %.100q", have, want)
+				}
+			}
+			if strings.Contains(half, "20\r") {
+				c.want(t, "0123456789\r\nget k0\r\n", "STORED\r\n"+extReply(0, 100000)+"END\r\n")
+			} else {
+				c.want(t, strings.Repeat("x", 2000000-10)+"\r\nget k0\r\n", "SERVER_ERROR object too large for cache\r\n"+extReply(0, 100000)+"END\r\n")
+			}
+		}
+	})
+}
+
+// A value whose page was evicted, that is cut off or damaged in the file, is a
+// miss in all protocols, and leaves the cache.
+func TestExtstoreMisses(t *testing.T) {
+	damage := map[string]func(f *os.File){
+		"cut":    func(f *os.File) { f.Truncate(100) },
+		"zeroed": func(f *os.File) { f.Truncate(0); f.Truncate(8 << 20) },
+		"other":  func(f *os.File) { f.WriteAt(bytes.Repeat([]byte("\xffdamaged"), 2<<20), 0) },
+	}
+	extEach(t, extFlags, func(t *testing.T, s *server, file string) {
+		c := s.client()
+		n, large := 0, 0
+		for _, name := range []string{"cut", "zeroed", "other"} {
+			extSet(t, c, n, n+8, 2000)
+			extSet(t, c, n+8, n+11, 800000)  // in chunks
+			extSet(t, c, n+11, n+17, 400000) // so that all leave the write buffers
+			f := must(os.OpenFile(file, os.O_RDWR, 0))
+			eventually(t, "they are in the file", func() bool {
+				b, _ := os.ReadFile(file)
+				return bytes.Contains(b, extValue(n, 1000)) && bytes.Contains(b, extValue(n+8, 1000))
+			})
+			damage[name](f)
+			f.Close()
+			c.want(t, fmt.Sprintf("get k%d m k%d\r\n", n, n+8), "END\r\n")
+			c.want(t, fmt.Sprintf("mg k%d v k Oo\r\nmg k%d v q\r\nmn\r\nmg k%d\r\n", n+1, n+2, n+1), fmt.Sprintf("EN kk%d Oo\r\nMN\r\nEN\r\n", n+1))
+			b := newClient(must(s.dial()))
+			b.wantBinary(t, fmt.Sprintf("TGet key=k%d opaque=9", n+3), "RGet status=0x01 opaque=9 value=Not found")
+			b.wantBinary(t, fmt.Sprintf("TGetk key=k%d", n+4), fmt.Sprintf("RGetk status=0x01 key=k%d", n+4))
+			b.wantBinary(t, fmt.Sprintf("TGetkq key=k%d", n+5), "")
+			b.Close()
+			large += 6
+			c.wantStat(t, "miss_from_extstore", fmt.Sprint(large+large/6))
+			c.want(t, "flush_all\r\n", "OK\r\n")
+			n += 100
+		}
+		if c.statN("badcrc_from_extstore") == 0 {
+			t.Error("no checksum was wrong")
+		}
+	})
+}
+
+// A disk that is full says so once, and costs no value that was stored: what
+// was taken off memory is in a write buffer, the rest stays in memory. When
+// there is room again writing goes on.
+func TestExtstoreDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {
+		t.Skip(err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	s := mc9(t, strings.Fields(strings.ReplaceAll(extFlags, "{file}", filepath.Join(dir, "ext")))...)
+	c := s.client()
+	const failed = "extstore write failed, items stay in memory: No space left on device\n"
+	n := 0
+	for ; !strings.Contains(s.said(), failed); n++ {
+		v := extValue(n, 100000)
+		c.want(t, fmt.Sprintf("set k%d 0 0 %d\r\n%s\r\n", n, len(v), v), "STORED\r\n")
+	}
+	for i := range n {
+		c.want(t, fmt.Sprintf("get k%d\r\n", i), extReply(i, 100000)+"END\r\n")
+	}
+	written := c.statN("extstore_objects_written")
+	c.want(t, fmt.Sprintf("set k%d 0 0 1\r\nx\r\nget k%d\r\n", n, n), fmt.Sprintf("STORED\r\nVALUE k%d 0 1\r\nx\r\nEND\r\n", n))
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, "size=30m"); err != nil {
+		t.Fatal(err)
+	}
+	extSet(t, c, n, n+40, 100000)
+	if c.statN("extstore_objects_written") <= written {
+		t.Error("nothing is written any more")
+	}
+	for i := range n + 40 {
+		c.want(t, fmt.Sprintf("get k%d\r\n", i), extReply(i, 100000)+"END\r\n")
+	}
+	if said := s.said(); strings.Count(said, failed) != 1 {
+		t.Errorf("said: %q", said)
+	}
+}
+
+// What is wrong with the options for extstore is said in a line or two.
+func TestExtstoreOptions(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "ext")
+	for _, tt := range []struct{ flags, said string }{
+		{"-o ext_path", "missing argument to ext_path, ie: ext_path=/d/file:5G"},
+		{"-o ext_path=" + file, "must supply size to ext_path, ie: ext_path=/f/e:64m (M|G|T|P supported)\nfailed to parse ext_path argument"},
+		{"-o ext_path=" + file + ":1GB", "must supply size to ext_path, ie: ext_path=/f/e:64m (m|g|t|p supported)\nfailed to parse ext_path argument"},
+		{"-o ext_path=" + file + ":1g:what", "Unknown extstore bucket: what\nfailed to parse ext_path argument"},
+		{"-o ext_path=" + file + ":0m", "supplied ext_path has zero size, cannot use"},
+		{"-o ext_path=" + file + ":-5m", "supplied ext_path has zero size, cannot use"},
+		{"-o ext_path=" + file + ":63m", "supplied ext_path has zero size, cannot use"},
+		{"-U 11211 -o ext_path=" + file + ":64m", "Cannot use UDP with extstore enabled (-U 0 to disable)"},
+		{"-I 8m -o ext_path=" + file + ":64m", "-I (item_size_max: 8388608) cannot be larger than ext_wbuf_size: 4194304"},
+		{"-o ext_page_size=3,ext_path=" + file + ":64m", "Failed to initialize external storage: page_size must be divisible by wbuf_size"},
+		{"-o ext_page_size=3,ext_wbuf_size=3,ext_path=" + file + ":64m", "Failed to initialize external storage: page_size and wbuf_size must be divisible by 1024*1024*2"},
+		{"-o ext_page_size=2,ext_wbuf_size=2,ext_path=" + file + ":1t", "Failed to initialize external storage: page_count must total to < 65536. Increase page_size or lower path sizes"},
+		{"-o ext_page_size=8192,ext_path=" + file + ":1t", "ext_page_size and ext_wbuf_size must be from 2 to 4096"},
+		{"-o ext_wbuf_size=0,ext_path=" + file + ":1t", "ext_page_size and ext_wbuf_size must be from 2 to 4096"},
+		{"-o ext_threads=0,ext_path=" + file + ":64m", "ext_threads must be from 1 to 1024"},
+		{"-o ext_threads=2000,ext_path=" + file + ":64m", "ext_threads must be from 1 to 1024"},
+		{"-d -o ext_path=ext:64m", "-d goes to /: ext_path ext must be a whole path"},
+		{"-o ext_path=" + dir + ":64m", "Failed to initialize external storage: failed to open file\nextstore open: " + dir + ": Is a directory"},
+		{"-o ext_path=" + file + ":64m,ext_path=" + file + ":64m", "Failed to initialize external storage: failed to open file\nextstore open: " + file + ": The file is in use"},
+		{"-o ext_item_size", "Missing ext_item_size argument"},
+		{"-o ext_item_age=x", "could not parse argument to ext_item_age"},
+		{"-o ext_max_frag=x", "could not parse argument to ext_max_frag"},
+		{"-o slab_automove_freeratio", "Missing slab_automove_freeratio argument"},
+		{"-o ext_what=1", `Illegal suboption "ext_what=1"`},
+	} {
+		if code, out := run(t, strings.Fields(tt.flags)...); code == 0 || out != tt.said+"\n" {
+			t.Errorf("%s: %d, %q", tt.flags, code, out)
+		}
+	}
+	s := mc9(t, "-o", "ext_path="+file+":64m,ext_path="+file+"2:128M:old,ext_drop_unread,ext_threads=3,ext_io_depth=4,ext_low_ttl=5,ext_max_frag=0.25")
+	if code, out := run(t, "-o", "ext_path="+file+":64m"); code == 0 || !strings.Contains(out, "in use") {
+		t.Errorf("a second server: %d, %q", code, out)
+	}
+	c := s.client()
+	c.want(t, "stats extstore\r\n", "STAT 0:version 0\r\nSTAT 0:bytes 0\r\nSTAT 0:bucket 0\r\nSTAT 0:free_bucket 5\r\n"+
+		"STAT 1:version 0\r\nSTAT 1:bytes 0\r\nSTAT 1:bucket 0\r\nSTAT 1:free_bucket 0\r\n"+
+		"STAT 2:version 0\r\nSTAT 2:bytes 0\r\nSTAT 2:bucket 0\r\nSTAT 2:free_bucket 5\r\nEND\r\n")
+	if st := must(os.Stat(file)); st.Mode() != 0o600 {
+		t.Errorf("mode %v", st.Mode())
+	}
+}
