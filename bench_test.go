@@ -76,12 +76,18 @@ func benchConn(tb testing.TB) (c *conn, client int) {
 	return c, client
 }
 
-// drive runs one round of c's worker, with an event for c only.
+// drive runs one round of c's worker, with an event for c only, and waits for
+// its reads from extstore.
 func drive(c *conn) {
 	if !c.yielded {
 		c.thread.round = append(c.thread.round, c)
 	}
 	driveRound(c.thread)
+	for c.thread.ios > 0 {
+		threadIoQueueSubmit(c.thread)
+		threadLibeventProcess(c.thread)
+		runtime.Gosched()
+	}
 }
 
 // benchPair opens a connection served by worker t.

@@ -461,15 +461,13 @@ func processBinGetOrTouch(c *conn, ext []byte) {
 		exptime = realtime(int64(binary.BigEndian.Uint32(ext)))
 	}
 	it, hv := limitedGet(key, c.thread, exptime, shouldTouch)
-	if it != nil {
-		writeBinItem(c, it, keyBack)
-	}
+	found := it != nil && writeBinItem(c, it, hv, keyBack)
 	itemUnlock(hv)
 	if settings.detailEnabled.Load() {
 		statsPrefixRecordGet(key, it != nil)
 	}
 	switch {
-	case it != nil || c.noreply:
+	case found || c.noreply:
 		connSetState(c, connNewCmd)
 	default:
 		writeBinMissResponse(c, keyBack)
@@ -477,22 +475,39 @@ func processBinGetOrTouch(c *conn, ext []byte) {
 }
 
 // writeBinItem replies with a locked item, and takes over the caller's
-// reference.
-func writeBinItem(c *conn, it *item, key []byte) {
+// reference. It returns false, with nothing in the reply, if there is no memory
+// to read the value into.
+func writeBinItem(c *conn, it *item, hv uint32, key []byte) bool {
 	const hdrLen = 4 // the flags
 	n := 0
 	if c.cmd != protocolBinaryCmdTouch {
 		n = int(it.nbytes) - 2
 	}
 	c.cas = it.cas()
+	head := len(c.resp.wbuf)
 	addBinHeader(c, protocolBinaryResponseSuccess, hdrLen, len(key), hdrLen+len(key)+n)
 	b := binary.BigEndian.AppendUint32(c.resp.wbuf, it.clientFlags())
 	c.resp.wbuf = append(b, key...)
 	if n > 0 {
-		respAddValue(c, it, n)
-	} else {
-		doItemRemove(it)
+		var miss []byte
+		if it.itFlags&itemHdr != 0 && !c.noreply {
+			miss = binMiss(c, key)
+		}
+		return respAddValue(c, it, hv, n, head, miss)
 	}
+	doItemRemove(it)
+	return true
+}
+
+// binMiss returns the reply to a get of a value that is gone.
+func binMiss(c *conn, key []byte) []byte {
+	text := binErrorText(protocolBinaryResponseKeyEnoent)
+	if key != nil {
+		text = string(key)
+	}
+	b := appendBinHeader(nil, c.binaryHeader.opcode, protocolBinaryResponseKeyEnoent,
+		0, len(key), len(text), c.binaryHeader.opaque, 0)
+	return append(b, text...)
 }
 
 // processBinStat serves stat. The key says which statistics.

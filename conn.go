@@ -60,6 +60,9 @@ type conn struct {
 
 	resp *resp // replies not sent yet; nil while there are none
 
+	respsSuspended atomic.Int32 // reads from extstore that resp waits for; other threads may look
+	recacheCounter uint32       // fetches counted by recacheOrFree
+
 	nreqs int      // commands left in its turn (-R)
 	io    ioResult // result of what the round has received or sent
 
@@ -286,8 +289,7 @@ func connCloseIdle(t *thread, sfd int) {
 func connHandOver(c *conn) {
 	respRelease(c)
 	rbufRelease(c)
-	pollDel(&c.thread.poll, c.sfd)
-	c.evFlags = 0
+	connEventDel(c)
 	connSetState(c, connWatch)
 	connPublish(c)
 }
@@ -304,9 +306,9 @@ func sidethreadWrite(c *conn, b []byte) (int, error) {
 	return unix.Write(c.sfd, b)
 }
 
-// connWorkerReadd takes c back from a side thread. Epoll still watches c after a
-// TLS handshake; else connHandOver has taken c off.
-func connWorkerReadd(c *conn) {
+// connEventReadd has epoll watch c for input. If that fails, c begins to close.
+// Epoll still watches c after a TLS handshake; else c has been taken off.
+func connEventReadd(c *conn) {
 	op := unix.EPOLL_CTL_ADD
 	if tlsBuild && c.evFlags != 0 {
 		op = unix.EPOLL_CTL_MOD
@@ -314,11 +316,51 @@ func connWorkerReadd(c *conn) {
 	c.evFlags = evRead
 	if err := pollCtl(&c.thread.poll, op, c.sfd, evRead); err != nil {
 		perror("event_add", err)
+		c.evFlags = 0
 		connSetState(c, connClosing)
-	} else {
+	}
+}
+
+// connEventDel takes c off its worker's epoll.
+func connEventDel(c *conn) {
+	if c.evFlags != 0 {
+		pollDel(&c.thread.poll, c.sfd)
+		c.evFlags = 0
+	}
+}
+
+// connWorkerReadd takes c back from a side thread, or goes on with c when all
+// its reads from extstore have come back.
+func connWorkerReadd(c *conn) {
+	switch c.state {
+	case connIoPending:
+		connSetState(c, connIoResume)
+		connEventReadd(c)
+	case connIoQueue:
+		connSetState(c, connIoResume)
+	case connWatch:
 		connSetState(c, connNewCmd)
+		connEventReadd(c)
+	default:
+		// It is reading a value, or is to close.
 	}
 	driveConn(c)
+}
+
+// threadIoQueueSubmit has what t's connections wait for read.
+func threadIoQueueSubmit(t *thread) {
+	t.connsTosubmit = 0
+	if t.ioQueue != nil {
+		storageSubmitCb(t)
+	}
+}
+
+func connRespSuspend(c *conn) { c.respsSuspended.Add(1) }
+
+func connRespUnsuspend(c *conn) {
+	if c.respsSuspended.Add(-1) == 0 {
+		connWorkerReadd(c)
+	}
 }
 
 // connNew begins the connection on sfd in the given state: on worker t, or
@@ -357,6 +399,7 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 	c.rcurr = 0
 	c.closeAfterWrite = false
 	c.getRest = false
+	c.recacheCounter = 0
 	c.authenticated = false
 	c.saslStarted = false
 	c.lastCmdTime = currentTime.Load()

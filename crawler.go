@@ -184,9 +184,10 @@ func crawlerExpiredEval(cm *crawlerModule, it *item, i int) {
 	d := cm.data
 	now := currentTime.Load()
 	isFlushed := itemIsFlushed(it)
+	isValid := it.itFlags&itemHdr == 0 || storageValidateItem(it)
 	d.lock.Lock()
 	s := &d.crawlerstats[i]
-	if itemIsExpired(it, now) || isFlushed {
+	if itemIsExpired(it, now) || isFlushed || !isValid {
 		lruCrawler.crawlers[i].reclaimed++
 		s.reclaimed++
 		if settings.verbose.Load() > 1 {
@@ -214,7 +215,8 @@ func crawlerMetadumpInit(cm *crawlerModule) {
 
 func crawlerMetadumpEval(cm *crawlerModule, it *item, i int) {
 	// Ignore expired content.
-	if itemIsExpired(it, currentTime.Load()) || itemIsFlushed(it) {
+	if itemIsExpired(it, currentTime.Load()) || itemIsFlushed(it) ||
+		it.itFlags&itemHdr != 0 && !storageValidateItem(it) {
 		return
 	}
 	b := append(cm.c.buf, "key="...)
@@ -234,6 +236,11 @@ func crawlerMetadumpEval(cm *crawlerModule, it *item, i int) {
 	b = strconv.AppendUint(append(b, " cls="...), uint64(it.clsid()), 10)
 	b = strconv.AppendInt(append(b, " size="...), int64(it.ntotal()), 10)
 	b = strconv.AppendUint(append(b, " flags="...), uint64(it.clientFlags()), 10)
+	if it.itFlags&itemHdr != 0 {
+		hdr := it.hdr()
+		b = strconv.AppendUint(append(b, " ext_page="...), uint64(hdr.pageId), 10)
+		b = strconv.AppendUint(append(b, " ext_offset="...), uint64(hdr.offset), 10)
+	}
 	cm.c.buf = append(b, " \n"...)
 }
 

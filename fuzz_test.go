@@ -116,6 +116,16 @@ func fuzzStart(f *testing.F) {
 	connInit()
 	threads = []*thread{new(thread)}
 	setupThread(threads[0])
+	extInit(f, false)
+	fuzzStorage, extStorage = extStorage, nil
+}
+
+// fuzzWrite writes all that it can to extstore.
+func fuzzWrite() {
+	for id := storageMinClass(); extStorage != nil && id <= largestClsid; id++ {
+		for lruPullTail(id, hotLru, 0, 0, 0, nil) > 0 || lruPullTail(id, warmLru, 0, 0, 0, nil) > 0 || storageWrite(id, 0) {
+		}
+	}
 }
 
 // fuzzCheck checks what must hold when no connection is open.
@@ -125,6 +135,9 @@ func fuzzCheck(t testing.TB, th *thread, c *conn) {
 	}
 	if len(th.rbufCache) != th.rbufs {
 		t.Fatalf("%d read buffers were made and %d are back", th.rbufs, len(th.rbufCache))
+	}
+	if th.ios != 0 || th.ioQueue != nil || c.respsSuspended.Load() != 0 {
+		t.Fatal("a read from extstore is left")
 	}
 	if th.respCount != 0 {
 		t.Fatalf("%d replies are not freed", th.respCount)
@@ -149,6 +162,8 @@ func fuzzCheck(t testing.TB, th *thread, c *conn) {
 }
 
 var (
+	fuzzStorage *storeEngine // in use where extStorage is not nil
+
 	fuzzRuns int
 	fuzzHeap uint64 // bytes after the first 50 inputs
 )
@@ -167,6 +182,12 @@ func fuzzSkip(t *testing.T, in []byte) {
 func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) {
 	fuzzSkip(t, in)
 	th := fuzzInit(t, mode)
+	if extStorage = nil; cut&2 != 0 {
+		extStorage = fuzzStorage
+		extStorage.noNowait.Store(cut&1 != 0)
+		settings.extItemSize.Store(100)
+		settings.extRecacheRate.Store(uint32(cut >> 2 & 3))
+	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -181,6 +202,7 @@ func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) 
 		for c.state != connClosed {
 			waiting, _ := unix.IoctlGetInt(fds[0], unix.TIOCINQ)
 			state, before := c.state, waiting+c.rbytes
+			fuzzWrite()
 			drive(c)
 			if len(c.rbuf) > 2*(len(in)+readBufferSize) {
 				t.Fatalf("a read buffer of %d bytes for %d", len(c.rbuf), len(in))

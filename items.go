@@ -122,16 +122,16 @@ func doItemAllocPull(id int, hv uint32) *item {
 	for ; i < 10; i++ {
 		// Try to reclaim memory first.
 		if !segmented {
-			lruPullTail(id, coldLru, 0, 0, 0)
+			lruPullTail(id, coldLru, 0, 0, 0, nil)
 		}
 		if it = slabsAlloc(id, hv, 0); it != nil {
 			break
 		}
-		if lruPullTail(id, coldLru, 0, lruPullEvict, 0) <= 0 {
+		if !storageMakeRoom(id) && lruPullTail(id, coldLru, 0, lruPullEvict, 0, nil) <= 0 {
 			if !segmented {
 				break
 			}
-			lruPullTail(id, hotLru, 0, 0, 0)
+			lruPullTail(id, hotLru, 0, 0, 0, nil)
 		}
 	}
 	if i > 0 {
@@ -288,7 +288,7 @@ func doItemLinkQ(it *item) {
 	}
 	l.head = it.ref()
 	l.size++
-	l.sizeBytes += uint64(it.ntotal())
+	l.sizeBytes += uint64(it.memTotal())
 }
 
 func itemLinkQ(it *item) {
@@ -311,7 +311,7 @@ func doItemUnlinkQ(it *item) {
 	l := &lrus[it.slabsClsid]
 	doItemUnlinktailQ(it)
 	l.size--
-	l.sizeBytes -= uint64(it.ntotal())
+	l.sizeBytes -= uint64(it.memTotal())
 }
 
 func itemUnlinkQ(it *item) {
@@ -340,20 +340,33 @@ func doItemLink(it *item, hv uint32, cas uint64) {
 	itemStatsSizesAdd(it)
 }
 
+// doItemUnlink takes the item out of the cache. Not as in C, a value in a file
+// goes with it, without the caller's doing.
 func doItemUnlink(it *item, hv uint32) {
 	if it.itFlags&itemLinked != 0 {
-		it.itFlags &^= itemLinked
-		itemStatsSizesRemove(it)
-		assocDelete(it, hv)
-		itemUnlinkQ(it)
-		doItemRemove(it)
+		if it.itFlags&itemHdr != 0 {
+			storageDelete(it)
+		}
+		unlinkItem(it, hv)
 	}
+}
+
+// unlinkItem unlinks an item. If its value is in a file it stays there.
+func unlinkItem(it *item, hv uint32) {
+	it.itFlags &^= itemLinked
+	itemStatsSizesRemove(it)
+	assocDelete(it, hv)
+	itemUnlinkQ(it)
+	doItemRemove(it)
 }
 
 // doItemUnlinkNolock is doItemUnlink for callers that have locked the item's
 // LRU.
 func doItemUnlinkNolock(it *item, hv uint32) {
 	if it.itFlags&itemLinked != 0 {
+		if it.itFlags&itemHdr != 0 {
+			storageDelete(it)
+		}
 		it.itFlags &^= itemLinked
 		itemStatsSizesRemove(it)
 		assocDelete(it, hv)
@@ -400,8 +413,10 @@ func doItemUpdate(it *item) {
 	}
 }
 
+// doItemReplace puts newIt in the place of it, which is linked. A value in a
+// file stays there, for newIt may tell where it is, too.
 func doItemReplace(it, newIt *item, hv uint32, cas uint64) {
-	doItemUnlink(it, hv)
+	unlinkItem(it, hv)
 	doItemLink(newIt, hv, cas)
 }
 

@@ -68,6 +68,13 @@ const (
 	loggerDeletions
 	loggerConnectionTlserror
 	loggerConnectionTls // not in C
+	loggerExtstoreWrite
+	loggerCompactStart
+	loggerCompactAbort
+	loggerCompactReadStart
+	loggerCompactReadEnd
+	loggerCompactEnd
+	loggerCompactFraginfo
 )
 
 // The command that deleted an item.
@@ -81,7 +88,7 @@ type logentry struct {
 	gid     uint64 // sequence number over all rings
 	usec    int64  // Unix time
 	event   logEntryType
-	status  uint8 // outcome of a lookup, a storeItemType, or a transport
+	status  uint8 // outcome of a lookup, a storeItemType, a transport, or a page bucket
 	cmd     uint8 // nreadSet etc., logTypeDelete etc., or a closeReasons
 	clsid   uint8
 	fetched bool
@@ -172,6 +179,14 @@ var defaultEntries = [...]struct {
 	loggerDeletions:          {logDeletions, loggerParseIde, ""},
 	loggerConnectionTlserror: {logConnevents, loggerParseText, "type=conntlserr fd=%d msg=%s"},
 	loggerConnectionTls:      {logConnevents, loggerParseText, "type=conn_tls cfd=%d cn=%s"},
+	loggerExtstoreWrite:      {logEvictions, loggerParseExtw, ""},
+	loggerCompactStart:       {logSysevents, loggerParseText, "type=compact_start id=%d version=%d"},
+	loggerCompactAbort:       {logSysevents, loggerParseText, "type=compact_abort id=%d"},
+	loggerCompactReadStart:   {logSysevents, loggerParseText, "type=compact_read_start id=%d offset=%d"},
+	loggerCompactReadEnd: {logSysevents, loggerParseText,
+		"type=compact_read_end id=%d offset=%d rescues=%d rescues_realloc=%d lost=%d lost_oom=%d skipped=%d"},
+	loggerCompactEnd:      {logSysevents, loggerParseText, "type=compact_end id=%d"},
+	loggerCompactFraginfo: {logSysevents, loggerParseText, "type=compact_fraginfo ratio=%.2f bytes=%d"},
 }
 
 const (
@@ -198,14 +213,21 @@ func loggerLogText(event logEntryType, args ...any) {
 }
 
 // loggerLogEvictions is called with the item locked.
-func loggerLogEvictions(it *item) {
+func loggerLogEvictions(it *item) { loggerLogEviction(it, loggerEviction, 0) }
+
+// loggerLogExtWrite is for an item that was written to a page of this bucket.
+// It is called with the item locked.
+func loggerLogExtWrite(it *item, bucket int) { loggerLogEviction(it, loggerExtstoreWrite, bucket) }
+
+func loggerLogEviction(it *item, event logEntryType, bucket int) {
 	now := currentTime.Load()
 	ttl := int64(-1)
 	if it.exptime != 0 {
 		ttl = int64(it.exptime - now)
 	}
 	loggerLog(sharedLogger, &logentry{
-		event:   loggerEviction,
+		event:   event,
+		status:  uint8(bucket),
 		fetched: it.itFlags&itemFetched != 0,
 		ttl:     ttl,
 		latime:  now - it.time,
@@ -328,6 +350,15 @@ func loggerParseIde(b []byte, e *logentry) []byte {
 	b = logText(b, " cmd=", [...]string{"null", "delete", "md"}[e.cmd])
 	b = logNumber(b, " clsid=", int64(e.clsid))
 	return logSize(b, e)
+}
+
+func loggerParseExtw(b []byte, e *logentry) []byte {
+	b = uriencode(append(b, "type=extwrite key="...), e.data)
+	b = logText(b, " fetch=", yesno(e.fetched))
+	b = logNumber(b, " ttl=", e.ttl)
+	b = logNumber(b, " la=", int64(e.latime))
+	b = logNumber(b, " clsid=", int64(e.clsid))
+	return logNumber(b, " bucket=", int64(e.status))
 }
 
 func loggerParseCne(b []byte, e *logentry) []byte {

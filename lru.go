@@ -27,6 +27,7 @@ var lruTypeMap = [4]int{hotLru, warmLru, coldLru, tempLru}
 const (
 	lruPullEvict       = 1
 	lruPullCrawlBlocks = 2
+	lruPullReturnItem  = 4
 )
 
 // Counters of an LRU (itemstats_t), in the order of stats items.
@@ -143,8 +144,9 @@ func doTailAge(l *lru) relTime {
 // items removed or moved. Background threads may call it, and workers, which
 // may hold the lock of another item. totalBytes is the size of the class's
 // HOT, WARM and COLD; items of HOT and WARM unused for more than maxAge
-// seconds go to COLD.
-func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTime) int {
+// seconds go to COLD. With lruPullReturnItem the last item of COLD stays there,
+// and is returned in retIt, locked and with a reference.
+func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTime, retIt **item) int {
 	if origId == 0 {
 		return 0
 	}
@@ -179,6 +181,10 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 			continue
 		}
 		l.lock.Unlock()
+		if flags&lruPullReturnItem != 0 {
+			*retIt = it
+			return removed
+		}
 		if res == pullMoved {
 			itemLinkQ(it)
 		}
@@ -245,6 +251,8 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 				doPullEvict(l, it)
 				return pullEvicted
 			}
+		} else if flags&lruPullReturnItem != 0 {
+			return pullNothing
 		} else if it.itFlags&itemActive != 0 && settings.lruSegmented.Load() {
 			l.n[itemsMovesToWarm]++
 			it.itFlags &^= itemActive
@@ -372,7 +380,7 @@ func lruMaintainerJuggle(clsid int) int {
 	didMoves := 0
 	if settings.tempLru.Load() {
 		// Only reclaims. Comes before the LRUs' sizes are summed up.
-		for didMoves < 500 && lruPullTail(clsid, tempLru, 0, 0, 0) > 0 {
+		for didMoves < 500 && lruPullTail(clsid, tempLru, 0, 0, 0, nil) > 0 {
 			didMoves++
 		}
 	}
@@ -397,12 +405,12 @@ func lruMaintainerJuggle(clsid int) int {
 		}
 	}
 	for range 500 {
-		doMore := lruPullTail(clsid, hotLru, totalBytes, lruPullCrawlBlocks, hotAge)
+		doMore := lruPullTail(clsid, hotLru, totalBytes, lruPullCrawlBlocks, hotAge, nil)
 		if doMore == 0 {
-			doMore = lruPullTail(clsid, warmLru, totalBytes, lruPullCrawlBlocks, warmAge)
+			doMore = lruPullTail(clsid, warmLru, totalBytes, lruPullCrawlBlocks, warmAge, nil)
 		}
 		if segmented {
-			doMore += lruPullTail(clsid, coldLru, totalBytes, lruPullCrawlBlocks, 0)
+			doMore += lruPullTail(clsid, coldLru, totalBytes, lruPullCrawlBlocks, 0, nil)
 		}
 		if doMore == 0 {
 			break

@@ -34,8 +34,12 @@ const (
 // expansion, crawler, maintainer, page mover, idle timeouts, logger, signals.
 const backgroundThreads = 8
 
-// Most workers. Go ends a process with more than 10,000 threads.
-const numThreadsMax = 4096
+// Most workers, and most I/O threads. Go ends a process with more than 10,000
+// threads.
+const (
+	numThreadsMax = 4096
+	extThreadsMax = 1024
+)
 
 // sysfatal says why mc9 cannot start, and exits with code.
 func sysfatal(code int, format string, args ...any) {
@@ -182,7 +186,7 @@ func cgroupLimit(file string) uint64 {
 func spareThreads() int {
 	// The workers and the main thread, one to stand in for each while it waits
 	// in the kernel, and Go's own, as counted with GOGC=1.
-	need := 2*settings.numThreads + 8
+	need := 2*settings.numThreads + 8 + storageThreads()
 	limit := cgroupLimit("pids.max")
 	var rlim syscall.Rlimit
 	if syscall.Geteuid() != 0 && syscall.Getrlimit(unix.RLIMIT_NPROC, &rlim) == nil {
@@ -529,7 +533,7 @@ func main() {
 	switch acceptorLoop() {
 	case graceStop:
 		fmt.Fprintf(os.Stderr, "Gracefully stopping\n")
-		if settings.memoryFile == "" {
+		if settings.memoryFile == "" || extStorage != nil {
 			pauseThreads(pauseWorkerThreads) // each has answered what it had read
 		} else {
 			stopThreads()
@@ -563,12 +567,25 @@ func memoryInit() {
 	clockInit(begin)
 	assocInit(settings.hashpowerInit)
 	slabsInit(limit, settings.factor, options.preallocate, options.slabSizes, reuseMem)
+	if len(storageConf.file) > 0 {
+		storageInit()
+		slabsPrefillGlobal() // slabAutomoveExtstoreRun counts on it
+	}
 	if options.trackSizes {
 		itemStatsSizesInit()
 	}
 	if reuseMem {
 		restartFixup()
 	}
+}
+
+// storageThreads is the number of threads of extstore: writing, compaction, the
+// I/O thread of both, and those that read.
+func storageThreads() int {
+	if extStorage == nil {
+		return 0
+	}
+	return 3 + len(extStorage.ioThreads)
 }
 
 // authInit reads what -S and -Y need.
@@ -597,7 +614,7 @@ func stopThreads() {
 func startThreads() {
 	// A thread in a raw wait keeps its P (see poll.go), so there have to be
 	// enough for all.
-	spare := min(spareThreads(), max(runtime.GOMAXPROCS(0)-settings.numThreads, backgroundThreads+sslThreads()))
+	spare := min(spareThreads(), max(runtime.GOMAXPROCS(0)-settings.numThreads, backgroundThreads+sslThreads()+storageThreads()))
 	runtime.GOMAXPROCS(settings.numThreads + spare)
 
 	memcachedThreadInit(settings.numThreads)
@@ -607,6 +624,10 @@ func startThreads() {
 	}
 	if options.startLruCrawler && startItemCrawlerThread() != 0 {
 		sysfatal(1, "Failed to enable LRU crawler thread")
+	}
+	if extStorage != nil {
+		startStorageCompactThread()
+		startStorageWriteThread()
 	}
 	if options.startLruMaintainer {
 		startLruMaintainerThread()

@@ -12,7 +12,8 @@
 //	           line; unprintable bytes are written as in Go, 32 or more equal
 //	           bytes as {x 32}, and a hang-up as -- closed --
 //	# ...      is a comment
-//	% mc9 -m 8            on the first line: the server's flags
+//	% mc9 -m 8            on the first line: the server's flags, in which {dir}
+//	                      is an empty directory
 //	% send "a\x00\r\n"    sends this, a Go string, and nothing after it
 //	% half                closes our side for writing
 //	% conn NAME           continues on this connection, opened when first named
@@ -395,7 +396,7 @@ func TestConversations(t *testing.T) {
 				if tlsBuild && path == "" && strings.Contains(string(text), "\n% plain\n") {
 					t.Skip("not with TLS")
 				}
-				s := start(t, path, false, flags...)
+				s := start(t, path, false, strings.Fields(strings.ReplaceAll(strings.Join(flags, " "), "{dir}", t.TempDir()))...)
 				p := &player{file: file, version: version, update: *update, dial: s.dial}
 				now, complaints := p.play(string(text))
 				switch {

@@ -38,7 +38,7 @@ const (
 	itemActive                // fetched again since its last bump
 	itemChunked               // the value is in a chain of chunks
 	itemChunk_                // an itemChunk in C; here the lock field says so
-	itemHdr                   // C's mark of a value in extstore; never set here
+	itemHdr                   // the value is in extstore; an itemHdrT tells where
 	itemCflags                // has client flags, 4 bytes
 	itemTokenSent             // a client has been told to recache it
 	itemTokenReserved
@@ -46,16 +46,28 @@ const (
 	itemKeyBinary // the key came in base64
 )
 
+// Flags that an item keeps when its value goes to extstore and comes back.
+const itemPreserveFlags = itemFetched | itemTokenSent | itemStale | itemKeyBinary
+
+// An itemHdrT tells where in extstore a value is.
+type itemHdrT struct {
+	pageVersion uint32
+	offset      uint32
+	pageId      uint16
+}
+
+const itemHdrSize = 10 // bytes that an itemHdrT takes in an item
+
 // An item is followed by its CAS unique if itemCas, the key and a space, the
 // client flags if itemCflags, and the value with its \r\n, or an itemChunk if
-// itemChunked.
+// itemChunked, or an itemHdrT if itemHdr.
 type item struct {
 	next, prev ref // of the LRU or free list; guarded by that LRU's lock, or by slabsLock when free
 	// The rest, except lock, is guarded by the item lock.
 	hNext      ref     // hash chain
 	time       relTime // of the last access
 	exptime    relTime // 0 for never
-	nbytes     int32   // size of the value, \r\n included
+	nbytes     int32   // size of the value, \r\n included, wherever it is
 	refcount   uint16
 	itFlags    uint16
 	slabsClsid uint8 // slab class; the two high bits tell which of its LRUs
@@ -81,6 +93,10 @@ type itemChunk struct {
 const (
 	itemSize      = int(unsafe.Sizeof(item{}))
 	itemChunkSize = int(unsafe.Sizeof(itemChunk{}))
+
+	// What of an item is written to a file, and summed up there: all but the
+	// pointers and times at its front, bytes.
+	storeOffset = int(unsafe.Offsetof(item{}.nbytes))
 )
 
 func (r ref) item() *item {
@@ -148,7 +164,7 @@ func (it *item) setKey(key []byte) {
 	b[len(key)] = ' '
 }
 
-// data is the value with its \r\n; not for chunked items.
+// data is the value with its \r\n; not for chunked items, nor with itemHdr.
 func (it *item) data() []byte { return it.offset(it.dataOff(), int(it.nbytes)) }
 
 // peek prefetches the item's second to fourth cache lines by reading a byte
@@ -196,9 +212,32 @@ func (it *item) setClientFlags(v uint32) {
 	}
 }
 
+// hdr tells where the value of an item with itemHdr is.
+func (it *item) hdr() itemHdrT {
+	b := it.offset(it.dataOff(), itemHdrSize)
+	le := binary.LittleEndian
+	return itemHdrT{le.Uint32(b), le.Uint32(b[4:]), le.Uint16(b[8:])}
+}
+
+func (it *item) setHdr(hdr itemHdrT) {
+	b := it.offset(it.dataOff(), itemHdrSize)
+	le := binary.LittleEndian
+	le.PutUint32(b, hdr.pageVersion)
+	le.PutUint32(b[4:], hdr.offset)
+	le.PutUint16(b[8:], hdr.pageId)
+}
+
 // ntotal is the size in bytes of the item and all that follows it, as if the
-// value were not chunked.
+// value were neither chunked nor in extstore.
 func (it *item) ntotal() int { return it.dataOff() + int(it.nbytes) }
+
+// memTotal is ntotal without what is in a file.
+func (it *item) memTotal() int {
+	if it.itFlags&itemHdr != 0 {
+		return it.dataOff() + itemHdrSize
+	}
+	return it.ntotal()
+}
 
 func (it *item) clsid() uint8 { return it.slabsClsid &^ (3 << 6) }
 
@@ -230,3 +269,7 @@ func memItem(off int) *item { return (*item)(unsafe.Add(memBase, off)) }
 
 // memOff undoes memItem.
 func memOff(it *item) int { return int(uintptr(unsafe.Pointer(it)) - uintptr(memBase)) }
+
+// bufItem views the front of a record of extstore as the item that was
+// written.
+func bufItem(b []byte) *item { return (*item)(unsafe.Pointer(&b[0])) }

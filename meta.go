@@ -281,6 +281,7 @@ func processMgetCmd(c *conn, pr *parser) {
 		outErrstring(c, errOpaqueTooLong)
 		return
 	}
+	head := len(c.resp.wbuf)
 	c.resp.wbuf = b
 	if !of.noUpdate {
 		doItemBump(t, it, hv) // not earlier: h and l report the state before
@@ -293,12 +294,27 @@ func processMgetCmd(c *conn, pr *parser) {
 		t.stats.lruHit(it)
 	}
 	if of.value {
-		respAddValue(c, it, int(it.nbytes))
+		var miss []byte
+		if it.itFlags&itemHdr != 0 {
+			miss = mgetMiss(pr, &of)
+		}
+		if !respAddValue(c, it, hv, int(it.nbytes), head, miss) {
+			c.resp.wbuf = append(c.resp.wbuf, miss...)
+		}
 	} else {
 		doItemRemove(it)
 	}
 	itemUnlock(hv)
 	connSetState(c, connNewCmd)
+}
+
+// mgetMiss returns the reply of mg for a value that is gone.
+func mgetMiss(pr *parser, of *metaFlags) []byte {
+	if of.noReply {
+		return nil
+	}
+	b, _ := metaNoItem(append(make([]byte, 0, 64), "EN"...), pr, of) // the opaque is not too long
+	return append(b, "\r\n"...)
 }
 
 // mgetReply appends the reply line of mg for an item, and makes the changes to

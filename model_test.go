@@ -62,6 +62,7 @@ type modelItem struct {
 	stale   bool
 	won     bool // some client was told to recache it
 	binary  bool // the key came in base64
+	filed   bool // the value is in extstore
 }
 
 type model struct {
@@ -221,6 +222,9 @@ func (m *model) store(s *modelStore) storeItemType {
 		if s.cas != 0 && s.cas != old.cas {
 			return exists
 		}
+		if old.filed {
+			return notStored
+		}
 		value := old.value + s.it.value
 		if s.comm == nreadPrepend || s.comm == nreadPrependviv {
 			value = s.it.value + old.value
@@ -247,7 +251,7 @@ func (m *model) delta(key string, incr bool, delta, cas uint64) (*modelItem, uin
 	switch {
 	case it == nil:
 		return nil, 0, deltaItemNotFound
-	case it.value == "" || m.chunked(key, it):
+	case it.value == "" || m.chunked(key, it) || it.filed:
 		return nil, 0, nonNumeric
 	case cas != 0 && cas != it.cas:
 		return nil, 0, deltaItemCasMismatch
@@ -1284,16 +1288,43 @@ func modelMove(m *model) {
 	}
 }
 
+// modelWrite writes items to extstore, and compacts a page, as the threads of
+// storage.go do.
+func modelWrite(m *model) {
+	for _, key := range modelKeys {
+		if m.items[key] == nil || !m.oneIn(3) {
+			continue
+		}
+		hv := hash([]byte(key))
+		itemLock(hv)
+		it := assocFind([]byte(key), hv)
+		if it != nil && it.itFlags&itemHdr == 0 && int(it.clsid()) >= storageMinClass() && !itemIsFlushed(it) &&
+			!itemIsExpired(it, currentTime.Load()) {
+			it.refcount++
+			if storageWriteItem(it, hv) {
+				m.items[key].filed = true
+				m.items[key].active = false
+			}
+			doItemRemove(it)
+		}
+		itemUnlock(hv)
+	}
+	if m.oneIn(10) {
+		extCompact(m.r.IntN(len(extStorage.pages)))
+	}
+}
+
 func TestModel(t *testing.T) {
 	settingsInit()
 	for _, tt := range []struct {
-		name                        string
-		segmented, moving, restarts bool
+		name                                  string
+		segmented, moving, restarts, extstore bool
 	}{
-		{"flat", false, false, false},
-		{"segmented", true, false, false},
-		{"moving", true, true, false},
-		{"restarts", true, true, true},
+		{"flat", false, false, false, false},
+		{"segmented", true, false, false, false},
+		{"moving", true, true, false, false},
+		{"restarts", true, true, true, false},
+		{"extstore", true, true, false, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var conns []*modelConn
@@ -1321,11 +1352,19 @@ func TestModel(t *testing.T) {
 					settings.hashpowerInit = 11
 					settings.reqsPerEvent = 100 // so that a batch is answered at once
 				})
+				if tt.extstore {
+					extInit(t, i%2 == 0)
+				}
 				m.now = uint32(processStarted) + currentTime.Load()
 				m.unique = casId.Load() + 1
 				clock := modelClock{tick: func(n uint32) { currentTime.Add(n) }}
 				if tt.moving {
-					clock.move = func() { modelMove(m) }
+					clock.move = func() {
+						modelMove(m)
+						if tt.extstore {
+							modelWrite(m)
+						}
+					}
 				}
 				if tt.restarts {
 					restartCleanup(t)

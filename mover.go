@@ -1,6 +1,6 @@
 // The page mover, which takes a page from one slab class and gives it to
 // another or to the global pool, and the automover, which decides when. From
-// slabs_mover.c and slab_automove.c.
+// slabs_mover.c, slab_automove.c and slab_automove_extstore.c.
 //
 // A page is emptied chunk by chunk while its items stay in use. A free chunk is
 // taken off the free list; an expired item is unlinked; an item in use is
@@ -149,6 +149,7 @@ type windowData struct {
 	dirty        uint64 // rounds with evictions, failed allocations or new pages
 	evictedRatio float64
 	evictedSeen  uint64 // rounds with evictions
+	excessFree   uint64 // rounds with more free chunks than it needs; extstore only
 }
 
 type slabAutomove struct {
@@ -156,6 +157,11 @@ type slabAutomove struct {
 	window      [][maxNumberOfSlabClasses]windowData
 	windowCur   int // rounds so far
 	maxAgeRatio float64
+
+	// With extstore only.
+	itemSize            int // bytes of a value that is written
+	freeRatio           float64
+	globalPoolWatermark int // pages that the pool should have
 
 	iamBefore, iamAfter [maxNumberOfSlabClasses]itemStatsAutomove
 	samBefore, samAfter [maxNumberOfSlabClasses]slabStatsAutomove
@@ -221,8 +227,12 @@ func slabRebalancePrep() {
 		}
 	}
 	for x := 0; r.allowEvictions && x < 10 && t.newIt == nil; x++ {
-		if lruPullTail(r.sClsid, coldLru, 0, lruPullEvict, 0) <= 0 && settings.lruSegmented.Load() {
-			lruPullTail(r.sClsid, hotLru, 0, 0, 0)
+		if storageMakeRoom(r.sClsid) {
+			// An item has gone to a file.
+		} else if extStorage != nil && r.sClsid >= storageMinClass() && r.busyLoops <= slabMoveMaxLoops {
+			return // one will, before long
+		} else if lruPullTail(r.sClsid, coldLru, 0, lruPullEvict, 0, nil) <= 0 && settings.lruSegmented.Load() {
+			lruPullTail(r.sClsid, hotLru, 0, 0, 0, nil)
 		}
 		t.newIt = slabRebalanceAlloc(r.sClsid, slabsAllocNoNewpage)
 	}
@@ -426,7 +436,12 @@ func slabRebalanceCheckAutomove() bool {
 	if version != t.am.version {
 		t.am = slabAutomoveInit()
 	}
-	src, dst := slabAutomoveRun(t.am)
+	var src, dst int
+	if extStorage == nil {
+		src, dst = slabAutomoveRun(t.am)
+	} else {
+		src, dst = slabAutomoveExtstoreRun(t.am)
+	}
 	if src == -1 || dst == -1 {
 		return false
 	}
@@ -582,6 +597,8 @@ func slabAutomoveInit() *slabAutomove {
 		version:     settings.slabAutomoveVersion,
 		window:      make([][maxNumberOfSlabClasses]windowData, settings.slabAutomoveWindow),
 		maxAgeRatio: settings.slabAutomoveRatio,
+		itemSize:    int(settings.extItemSize.Load()),
+		freeRatio:   settings.slabAutomoveFreeratio,
 	}
 	settings.tuneLock.Unlock()
 	fillItemStatsAutomove(&a.iamBefore)
@@ -597,6 +614,7 @@ func windowSum(a *slabAutomove, n int) (w windowData) {
 		w.dirty += d.dirty
 		w.evictedRatio += d.evictedRatio
 		w.evictedSeen += d.evictedSeen
+		w.excessFree += d.excessFree
 	}
 	return w
 }
@@ -661,6 +679,94 @@ func slabAutomoveRun(a *slabAutomove) (src, dst int) {
 	if youngest != -1 && oldest != -1 && a.windowCur > len(a.window) &&
 		float64(youngestAge) < float64(oldestAge)*a.maxAgeRatio && youngestEvicting {
 		src, dst = oldest, youngest
+	}
+	return src, dst
+}
+
+// The automover in use with extstore. Part of all memory is to be free: as much
+// of each class, and of all together in the pool. So there is time to write
+// values to a file when many come at once, and a class that has too little
+// gets it from the pool.
+
+// globalPoolCheck returns how many pages are in the pool, and whether that is
+// too little.
+func globalPoolCheck(a *slabAutomove) (count int, low bool) {
+	count, memLimitReached := globalPagePoolSize()
+	return count, memLimitReached && count < a.globalPoolWatermark
+}
+
+// memcheck sets how many pages the pool should have.
+func memcheck(a *slabAutomove) {
+	totalPages := 0
+	for n := range a.samAfter {
+		totalPages += a.samAfter[n].totalPages
+	}
+	a.globalPoolWatermark = max(int(float64(totalPages)*a.freeRatio), 2)
+}
+
+// windowFillExtstore notes what this round shows of class n. A class of small
+// values, which are not written to files, may have evicted or grown.
+func windowFillExtstore(a *slabAutomove, n int, smallSlab bool) {
+	iamBefore, iamAfter := &a.iamBefore[n], &a.iamAfter[n]
+	wd := &a.window[a.windowCur%len(a.window)][n]
+	*wd = windowData{age: uint64(iamAfter.age)}
+	if smallSlab && (iamAfter.evicted != iamBefore.evicted || iamAfter.outofmemory != iamBefore.outofmemory ||
+		a.samAfter[n].totalPages > a.samBefore[n].totalPages) {
+		wd.dirty = 1
+	}
+	if a.samAfter[n].freeChunks > a.samAfter[n].chunksPerPage*minPagesForSource {
+		wd.excessFree = 1
+	}
+}
+
+// slabAutomoveExtstoreRun is slabAutomoveRun in use with extstore: it moves
+// pages to the pool alone, from a class with much free memory or, if the pool
+// has too little, from that with the oldest of the values that can be written.
+func slabAutomoveExtstoreRun(a *slabAutomove) (src, dst int) {
+	globalCount, globalLow := globalPoolCheck(a)
+	fillItemStatsAutomove(&a.iamAfter)
+	fillSlabStatsAutomove(&a.samAfter)
+	a.windowCur++
+	memcheck(a)
+
+	src, dst = -1, -1
+	oldest, oldestAge := -1, uint64(0)
+	lowPages, highPages := 0, 0 // of classes that are small, and that are not
+	for n := powerSmallest; n < maxNumberOfSlabClasses; n++ {
+		sam := &a.samAfter[n]
+		smallSlab := a.samBefore[n].chunkSize+itemSaved < a.itemSize
+		if smallSlab {
+			lowPages += sam.totalPages
+		} else if sam.totalPages > minPagesForSource {
+			highPages += sam.totalPages
+		}
+		windowFillExtstore(a, n, smallSlab)
+		sum := windowSum(a, n)
+		if sum.dirty != 0 && globalCount != 0 {
+			continue
+		}
+		if sum.excessFree >= uint64(len(a.window)) {
+			src, dst = n, slabGlobalPagePool
+		}
+		age := uint64(a.iamAfter[n].age)
+		if !smallSlab && sam.totalPages > minPagesForSource && (age > oldestAge || oldest == -1) {
+			oldest, oldestAge = n, age
+		}
+	}
+	if total := lowPages + highPages + globalCount; total > 0 {
+		statsLock.Lock()
+		statsState.extstoreMemoryPressure = float64(lowPages) / float64(total) * 100
+		statsLock.Unlock()
+	}
+	a.iamBefore = a.iamAfter
+	a.samBefore = a.samAfter
+	// Only when the window has been filled once.
+	if a.windowCur < len(a.window) {
+		return -1, -1
+	}
+	settings.extGlobalPoolMin.Store(uint32(a.globalPoolWatermark))
+	if src == -1 && globalLow && oldest != -1 {
+		src, dst = oldest, slabGlobalPagePool
 	}
 	return src, dst
 }

@@ -301,15 +301,18 @@ func toktod(tok []byte) (float64, bool) {
 	return f, err == nil
 }
 
-// processGetCmd answers one key of a get.
-func processGetCmd(c *conn, key []byte) {
+// processGetCmd answers one key of a get. It returns what is wrong, or "".
+func processGetCmd(c *conn, key []byte) string {
+	if len(key) > keyMaxLength { // see processGetCommand
+		return errBadKey
+	}
 	it, hv := limitedGet(key, c.thread, c.get.exptime, c.get.shouldTouch)
 	if settings.detailEnabled.Load() {
 		statsPrefixRecordGet(key, it != nil)
 	}
 	if it == nil {
 		itemUnlock(hv)
-		return
+		return ""
 	}
 	b := append(c.resp.wbuf, "VALUE "...)
 	b = append(b, key...)
@@ -321,12 +324,17 @@ func processGetCmd(c *conn, key []byte) {
 		b = append(b, ' ')
 		b = strconv.AppendUint(b, it.cas(), 10)
 	}
+	head := len(c.resp.wbuf)
 	c.resp.wbuf = append(b, "\r\n"...)
-	respAddValue(c, it, int(it.nbytes))
+	ok := respAddValue(c, it, hv, int(it.nbytes), head, nil)
 	itemUnlock(hv)
+	if !ok {
+		return errNoMemoryGet
+	}
 	if settings.verbose.Load() > 1 {
 		fmt.Fprintf(os.Stderr, ">%d sending key %s\n", c.sfd, key)
 	}
+	return ""
 }
 
 // processUpdateCmdStart returns an item to read the value into, or nil after

@@ -62,6 +62,10 @@ func privCalls() []privCall {
 		{nr: unix.SYS_GETSOCKNAME},
 		{nr: unix.SYS_GETPEERNAME},
 		{nr: unix.SYS_GETRUSAGE},
+		// Workers and I/O threads: extstore.
+		{nr: unix.SYS_PREADV2, unless: extStorage == nil},
+		{nr: unix.SYS_PREADV, unless: extStorage == nil},
+		{nr: unix.SYS_PREAD64, unless: extStorage == nil},
 		// Background threads: their rests; dumps and watchers.
 		{nr: unix.SYS_NANOSLEEP},
 		{nr: unix.SYS_PPOLL},
@@ -97,9 +101,10 @@ func privCalls() []privCall {
 		// -d: the pid file goes away.
 		{nr: unix.SYS_UNLINKAT, unless: !options.daemonize || options.pidFile == ""},
 		// -e: the file grows; at the stop its .meta is written, and put in place.
+		// Also for extstore: what is written.
 		{nr: unix.SYS_FALLOCATE, unless: !keepsItems},
 		{nr: unix.SYS_LSEEK, unless: !keepsItems},
-		{nr: unix.SYS_PWRITE64, unless: !keepsItems},
+		{nr: unix.SYS_PWRITE64, unless: !keepsItems && extStorage == nil},
 		{nr: unix.SYS_OPENAT, unless: !keepsItems, arg: 2, mask: writeFlags | unix.O_EXCL, want: unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL},
 		{nr: unix.SYS_UNLINKAT, unless: !keepsItems},
 		{nr: unix.SYS_RENAMEAT2, unless: !keepsItems},

@@ -39,6 +39,13 @@ func rawWritev(fd int, iov []unix.Iovec) (int, unix.Errno) {
 	return int(n), e
 }
 
+// rawPreadv2 is for a read with RWF_NOWAIT.
+func rawPreadv2(fd int, iov []unix.Iovec, off int64, flags int) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_PREADV2, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)),
+		uintptr(off), uintptr(off>>32), uintptr(flags))
+	return int(n), e
+}
+
 func rawAccept4(fd, flags int) (int, unix.Errno) {
 	n, _, e := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), 0, 0, uintptr(flags), 0, 0)
 	return int(n), e

@@ -33,6 +33,7 @@ const (
 // Errors that are sent from more than one place.
 const (
 	errBadFormat       = "CLIENT_ERROR bad command line format"
+	errBadKey          = errBadFormat + "\r\n" // in a get; followed by an empty line, as in C
 	errBadExptime      = "CLIENT_ERROR invalid exptime argument"
 	errNonNumeric      = "CLIENT_ERROR cannot increment or decrement non-numeric value"
 	errOpaqueTooLong   = "CLIENT_ERROR opaque token too long"
@@ -42,6 +43,7 @@ const (
 	errNoMemory        = "SERVER_ERROR out of memory"
 	errNoMemoryNewItem = "SERVER_ERROR Out of memory allocating new item"
 	errNoMemoryRead    = "SERVER_ERROR Out of memory during read"
+	errNoMemoryGet     = "SERVER_ERROR out of memory writing get response"
 )
 
 // A resp is what is to be sent to a client: the pieces of iov in order, then
@@ -55,13 +57,14 @@ type resp struct {
 	mark  respMark  // where the reply to the current command begins
 }
 
-// A respIov is n bytes at offset off of an item's value, or of wbuf if there is
-// no item.
+// A respIov is n bytes, maybe 0, at offset off of an item's value, or of wbuf if
+// there is no item.
 type respIov struct {
 	it     *item      // holds a reference but not the lock; nil for wbuf
 	data   []byte     // the value of an item that is not chunked
 	chunk  *itemChunk // the first chunk of one that is
 	off, n int
+	io     *ioPending // the read that is to fill it; while there is one nothing is sent
 }
 
 type respMark struct{ wbuf, iov, done, count int }
@@ -78,10 +81,8 @@ const (
 // respReset drops the current command's reply, except what has been sent of it.
 func respReset(c *conn) {
 	r := c.resp
-	for i := r.mark.iov; i < len(r.iov); i++ {
-		if it := r.iov[i].it; it != nil {
-			itemRemove(it)
-		}
+	for _, v := range r.iov[r.mark.iov:] {
+		respIovFree(v)
 	}
 	r.iov = r.iov[:r.mark.iov]
 	r.wbuf = r.wbuf[:r.mark.wbuf]
@@ -90,14 +91,30 @@ func respReset(c *conn) {
 	r.count = r.mark.count
 }
 
+// respIovFree drops what a piece holds.
+func respIovFree(v respIov) {
+	switch {
+	case v.io != nil:
+		storageAbort(v.io)
+	case v.it != nil:
+		itemRemove(v.it)
+	}
+}
+
+// respCut makes a piece of what wbuf has up to end, as far as iov does not cover
+// it.
+func respCut(r *resp, end int) {
+	if end > r.done {
+		r.iov = append(r.iov, respIov{off: r.done, n: end - r.done})
+		r.done = end
+	}
+}
+
 // respAddItem appends the first n bytes of an item's value and takes over the
 // caller's reference. The caller holds the item's lock.
 func respAddItem(c *conn, it *item, n int) {
 	r := c.resp
-	if len(r.wbuf) > r.done {
-		r.iov = append(r.iov, respIov{off: r.done, n: len(r.wbuf) - r.done})
-		r.done = len(r.wbuf)
-	}
+	respCut(r, len(r.wbuf))
 	v := respIov{it: it, n: n}
 	if it.itFlags&itemChunked == 0 {
 		v.data = it.data()
@@ -110,19 +127,51 @@ func respAddItem(c *conn, it *item, n int) {
 // respAddValue appends the first n bytes of an item's value. It copies a small
 // value and drops the caller's reference; for a large one it keeps the
 // reference until the value is sent. The caller holds the item's lock.
-func respAddValue(c *conn, it *item, n int) {
-	if it.nbytes > respCopyMax || it.itFlags&itemChunked != 0 {
+//
+// For head, miss and the result see storageGetItem.
+func respAddValue(c *conn, it *item, hv uint32, n, head int, miss []byte) bool {
+	switch {
+	case it.nbytes <= respCopyMax && it.itFlags&(itemChunked|itemHdr) == 0:
+		c.resp.wbuf = append(c.resp.wbuf, it.data()[:n]...)
+		doItemRemove(it)
+	case it.itFlags&itemHdr != 0:
+		return storageGetItem(c, it, hv, n, head, miss)
+	default:
 		respAddItem(c, it, n)
-		return
 	}
-	c.resp.wbuf = append(c.resp.wbuf, it.data()[:n]...)
-	doItemRemove(it)
+	return true
+}
+
+// respAddIo appends the first n bytes of the value that p is to read. respFillIo
+// completes it.
+func respAddIo(c *conn, p *ioPending, n, head int, miss []byte) {
+	r := c.resp
+	respCut(r, head)
+	p.iov = len(r.iov)
+	respAddItem(c, p.it, n)
+	r.iov[p.iov+1].io = p
+	p.nmiss = len(miss)
+	r.iov = append(r.iov, respIov{off: r.done})
+	r.wbuf = append(r.wbuf, miss...)
+	r.done = len(r.wbuf)
+}
+
+// respFillIo completes what respAddIo has begun: p has come back.
+func respFillIo(c *conn, p *ioPending) {
+	iov := c.resp.iov[p.iov:]
+	iov[1].io = nil
+	if p.miss {
+		iov[0].n = 0
+		respIovFree(iov[1])
+		iov[1] = respIov{}
+		iov[2].n = p.nmiss
+	}
 }
 
 // respFull tells whether to send what is gathered before more is added.
 func respFull(c *conn) bool {
 	r := c.resp
-	return r != nil && (len(r.wbuf) > wbufSize-2*respCopyMax || len(r.iov) > respIovMax-2 || c.transport == udpTransport)
+	return r != nil && (len(r.wbuf) > wbufSize-2*respCopyMax || len(r.iov) > respIovMax-4 || c.transport == udpTransport)
 }
 
 // respLend returns an empty resp whose buffers begin where those of the resp
@@ -236,9 +285,7 @@ func respRelease(c *conn) {
 		return
 	}
 	for _, v := range r.iov {
-		if v.it != nil {
-			itemRemove(v.it)
-		}
+		respIovFree(v)
 	}
 	c.thread.respCount -= r.count
 	if r.lent {
@@ -295,6 +342,7 @@ func transmitPre(t *thread, r *resp) int {
 			return total
 		}
 		switch {
+		case v.n == 0:
 		case v.it == nil:
 			add(r.wbuf[v.off : v.off+v.n])
 		case v.chunk == nil:
@@ -336,9 +384,7 @@ func transmitPost(r *resp, n int) bool {
 			break
 		}
 		n -= v.n
-		if v.it != nil {
-			itemRemove(v.it)
-		}
+		respIovFree(*v)
 		i++
 	}
 	r.iov = r.iov[:copy(r.iov, r.iov[i:])]

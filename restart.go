@@ -252,6 +252,8 @@ func restartMmapOpen(limit int) bool {
 	reuse := false
 	if !found {
 		fmt.Fprintf(os.Stderr, "[restart] no metadata save file, starting with a clean cache\n")
+	} else if len(storageConf.file) > 0 {
+		fmt.Fprintf(os.Stderr, "[restart] memory restart with extstore not presently supported.\n")
 	} else if reuse = restartCheck(meta, head); !reuse {
 		fmt.Fprintf(os.Stderr, "[restart] failed to validate metadata, starting with a clean cache\n")
 	}

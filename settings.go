@@ -97,12 +97,23 @@ var settings struct {
 	relaxedPrivileges    bool // of debug builds
 	numNapiIds           int
 	ioUring              bool
-	sockCookieId         uint32 // mark for the listening sockets, 0 for none
-	sslSettings                 // tls.go
+	sockCookieId         uint32        // mark for the listening sockets, 0 for none
+	extItemSize          atomic.Uint32 // bytes; smaller values stay in memory
+	extItemAge           atomic.Uint32 // seconds without access before a value is written
+	extLowTtl            atomic.Uint32 // seconds; values that expire sooner have pages of their own
+	extRecacheRate       atomic.Uint32 // one in so many fetches recaches, 0 for none
+	extWbufSize          int           // bytes
+	extCompactUnder      atomic.Uint32 // free pages
+	extDropUnder         atomic.Uint32 // free pages
+	extMaxSleep          atomic.Uint32 // microseconds
+	extDropUnread        atomic.Bool
+	extGlobalPoolMin     atomic.Uint32 // slab pages to keep free
+	sslSettings                        // tls.go
 
 	tuneLock sync.Mutex // guards what follows
 
 	hotMaxFactor, warmMaxFactor float64
+	extMaxFrag                  float64 // part of a page that is in use, from which on it is not compacted
 
 	slabAutomoveRatio, slabAutomoveFreeratio float64
 	slabAutomoveWindow                       uint32 // seconds
@@ -215,7 +226,6 @@ func settingsInit() {
 	settings.slabReassign = true
 	settings.slabAutomove.Store(1)
 	settings.slabAutomoveRatio = 0.8
-	settings.slabAutomoveFreeratio = 0.01
 	settings.slabAutomoveWindow = 10
 	settings.flushEnabled = true
 	settings.dumpEnabled = true
@@ -229,6 +239,7 @@ func settingsInit() {
 	options.startLruMaintainer = true
 	options.startLruCrawler = true
 	options.startAssocMaint = true
+	storageInitConfig()
 }
 
 func flagEnabledDisabled(flag bool) string {
@@ -356,6 +367,31 @@ func usage() {
    - sock_cookie_id:      mark for listening sockets, for packet filters
    - no_io_uring:         receive and send with a system call for each connection,
                           even where io_uring takes those of several in one
+   - ext_path:            file to move values to when memory is short, and its size, as in
+                          /mnt/d1/extstore:64g; another colon and default, compact,
+                          chunked, lowttl, coldcompact or old say what its pages are for;
+                          may be repeated
+   - ext_page_size:       megabytes per page of these files (default: %d)
+   - ext_wbuf_size:       megabytes per write buffer; no less than -I (default: %d)
+   - ext_threads:         threads that read (default: %d)
+   - ext_io_depth:        reads that a thread takes from its queue at a time (default: %d)
+   - ext_item_size:       smallest item to move, in bytes (default: %d)
+   - ext_item_age:        seconds without access after which to move an item even if
+                          memory is not short (default: never)
+   - ext_low_ttl:         items that expire sooner go to pages of their own (in seconds;
+                          default: %d)
+   - ext_recache_rate:    move a value back to memory on one fetch in so many, 0 for never
+                          (default: %d)
+   - ext_max_frag:        compact a page if less than this part of it is in use
+                          (default: %.2f)
+   - ext_compact_under:   compact when fewer pages than this are free
+                          (default: 1 percent)
+   - ext_drop_under:      when fewer than this are free, and none has holes, drop or move
+                          cold items of the oldest page (default: 1 percent)
+   - ext_drop_unread:     drop them, rather than compact or evict
+   - ext_max_sleep:       longest sleep of the thread that writes, in microseconds
+                          (default: %d)
+   - slab_automove_freeratio: part of memory to keep free with ext_path (default: %.3f)
    - [no_]inline_ascii_resp, resp_obj_mem_limit: of other versions, no effect here`+sslHelp+`
 -N, --napi-ids=<num>      choose a connection's worker by network receive queue (NAPI
                           ID); the number of queues
@@ -372,7 +408,10 @@ func usage() {
 		settings.idleTimeout, settings.slabChunkSizeMax>>10,
 		flagEnabledDisabled(settings.slabReassign), settings.slabAutomove.Load(),
 		settings.slabAutomoveRatio, settings.slabAutomoveWindow,
-		settings.loggerWatcherBufSize>>10, settings.loggerBufSize>>10)
+		settings.loggerWatcherBufSize>>10, settings.loggerBufSize>>10,
+		storageConf.ext.pageSize>>20, settings.extWbufSize>>20, storageConf.ext.ioThreadcount, storageConf.ext.ioDepth,
+		settings.extItemSize.Load(), settings.extLowTtl.Load(), settings.extRecacheRate.Load(), settings.extMaxFrag,
+		settings.extMaxSleep.Load(), settings.slabAutomoveFreeratio)
 }
 
 func usageLicense() {
@@ -768,6 +807,7 @@ func parseSuboption(opt string) {
 		case name == "relaxed_privileges" && debugBuild:
 			settings.relaxedPrivileges = true
 		case tlsBuild && sslSuboption(name, value, given):
+		case storageReadConfig(name, value, given):
 		default:
 			sysfatal(1, "Illegal suboption \"%s\"", opt)
 		}
@@ -837,6 +877,8 @@ func checkOptions() {
 		sysfatal(exUsage, "slab_chunk_max (bytes: %d) must divide evenly into %d (slab_page_size)",
 			settings.slabChunkSizeMax, settings.slabPageSize)
 	}
+
+	storageCheckConfig()
 
 	if options.slabSizesUnparsed != "" {
 		options.slabSizes = parseSlabSizes(options.slabSizesUnparsed)

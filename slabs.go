@@ -211,6 +211,18 @@ func slabclassInit(i, size int) {
 	}
 }
 
+// slabsPrefillGlobal puts all memory into the pool.
+func slabsPrefillGlobal() {
+	p := &slabclass[slabGlobalPagePool]
+	for memMalloced < memLimit {
+		page := memoryAllocate(settings.slabPageSize)
+		if page == 0 {
+			return
+		}
+		p.slabList = append(p.slabList, page)
+	}
+}
+
 // slabsPreallocate gives each class a page, so that none is out of memory
 // while there is some.
 func slabsPreallocate(maxslabs int) {
@@ -458,6 +470,16 @@ func slabsAdjustMemLimit(n int) bool {
 	ret := doSlabsAdjustMemLimit(n)
 	slabsLock.Unlock()
 	return ret
+}
+
+// slabsAvailableChunks returns the number of free chunks of the class, and of
+// chunks in a page, which is 0 if there is no such class.
+func slabsAvailableChunks(id int) (n, perslab int) {
+	slabsLock.Lock()
+	p := &slabclass[id]
+	n, perslab = p.slCurr, p.perslab
+	slabsLock.Unlock()
+	return n, perslab
 }
 
 // slabsPeekPage returns the first page of the class, and the size and number

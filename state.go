@@ -27,6 +27,9 @@ const (
 	connMwrite                     // write gathered replies
 	connClosed                     // the connection is closed
 	connWatch                      // lent to a side thread: logger, crawler or TLS handshake
+	connIoQueue                    // wait for reads from extstore
+	connIoResume                   // they have come back
+	connIoPending                  // the client has sent something while we wait for them
 )
 
 type tryReadResult int
@@ -44,7 +47,7 @@ const maxGetLine = 64 << 20
 func stateText(state connState) string {
 	return [...]string{"conn_listening", "conn_new_cmd", "conn_waiting", "conn_read",
 		"conn_parse_cmd", "conn_write", "conn_nread", "conn_swallow", "conn_closing",
-		"conn_mwrite", "conn_closed", "conn_watch"}[state]
+		"conn_mwrite", "conn_closed", "conn_watch", "conn_io_queue", "conn_io_resume", "conn_io_pending"}[state]
 }
 
 func connSetState(c *conn, state connState) {
@@ -330,6 +333,11 @@ func driveMachine(c *conn) {
 			stop = driveSwallow(c)
 
 		case connWrite, connMwrite:
+			if c.respsSuspended.Load() > 0 {
+				park(c)
+				stop = true
+				break
+			}
 			if c.resp != nil && c.transport != udpTransport && !c.io.done {
 				c.thread.sends = append(c.thread.sends, c)
 				return // roundSend goes on
@@ -337,7 +345,10 @@ func driveMachine(c *conn) {
 			stop = driveMwrite(c)
 
 		case connClosing:
-			if c.transport == udpTransport {
+			if c.respsSuspended.Load() > 0 {
+				// An I/O thread writes to what its replies refer to.
+				connEventDel(c)
+			} else if c.transport == udpTransport {
 				connCleanup(c)
 			} else {
 				connClose(c)
@@ -355,6 +366,18 @@ func driveMachine(c *conn) {
 				sslWake(c.ssl)
 			}
 			return
+
+		case connIoQueue:
+			// Woken up, but not by what we wait for.
+			connEventDel(c)
+			connSetState(c, connIoPending)
+			stop = true
+
+		case connIoResume:
+			connSetState(c, connMwrite)
+
+		case connIoPending:
+			panic("driveMachine: nobody watches conn")
 		}
 	}
 	connPublish(c)
@@ -396,6 +419,10 @@ func waitForValue(c *conn) bool {
 		return false
 	}
 	rbufRelease(c)
+	if c.respsSuspended.Load() > 0 {
+		respKeep(c) // they leave when the reads have come back
+		return updateEvent(c, evRead)
+	}
 	for c.resp != nil {
 		transmitCount(c)
 		statsFold(c.thread)
@@ -506,6 +533,17 @@ func driveMwrite(c *conn) bool {
 		return true
 	}
 	return false
+}
+
+// park makes c, and its replies, wait for reads from extstore.
+func park(c *conn) {
+	respKeep(c)
+	rbufRelease(c)
+	connSetState(c, connIoQueue)
+	t := c.thread
+	if t.connsTosubmit++; t.connsTosubmit > 20 {
+		threadIoQueueSubmit(t) // else when the others have been served
+	}
 }
 
 // eventHandler adds the connection on fd, for which t's epoll has reported an

@@ -39,6 +39,12 @@ const (
 	statReadBufOom
 	statStoreTooLarge
 	statStoreNoMemory
+	statGetExtstore // of these on, as EXTSTORE_THREAD_STATS_FIELDS
+	statGetAbortedExtstore
+	statGetOomExtstore
+	statRecacheFromExtstore
+	statMissFromExtstore
+	statBadcrcFromExtstore
 	numThreadStats
 )
 
@@ -96,6 +102,11 @@ type globalStats struct {
 	logWatcherSent             uint64
 	unexpectedNapiIds          uint64
 	roundRobinFallback         uint64
+	extstoreCompactLost        uint64
+	extstoreCompactRescues     uint64
+	extstoreCompactSkipped     uint64
+	extstoreCompactRescCold    uint64
+	extstoreCompactRescOld     uint64
 }
 
 // Counters of the server as a whole. stats reset clears stats, but not
@@ -116,6 +127,8 @@ var (
 		acceptingConns      bool
 		slabReassignRunning bool
 		lruCrawlerRunning   bool
+
+		extstoreMemoryPressure float64 // percent
 	}
 )
 
@@ -281,7 +294,6 @@ func serverStats(c *conn) {
 	now := currentTime.Load()
 
 	statsLock.Lock()
-	defer statsLock.Unlock()
 	appendStat(c, "pid", "%d", os.Getpid())
 	appendStat(c, "uptime", "%d", now-itemUpdateInterval)
 	appendStat(c, "time", "%d", int64(now)+processStarted)
@@ -314,6 +326,14 @@ func serverStats(c *conn) {
 	appendStat(c, "get_misses", "%d", ts.n[statGetMisses])
 	appendStat(c, "get_expired", "%d", ts.n[statGetExpired])
 	appendStat(c, "get_flushed", "%d", ts.n[statGetFlushed])
+	if extStorage != nil {
+		appendStat(c, "get_extstore", "%d", ts.n[statGetExtstore])
+		appendStat(c, "get_aborted_extstore", "%d", ts.n[statGetAbortedExtstore])
+		appendStat(c, "get_oom_extstore", "%d", ts.n[statGetOomExtstore])
+		appendStat(c, "recache_from_extstore", "%d", ts.n[statRecacheFromExtstore])
+		appendStat(c, "miss_from_extstore", "%d", ts.n[statMissFromExtstore])
+		appendStat(c, "badcrc_from_extstore", "%d", ts.n[statBadcrcFromExtstore])
+	}
 	appendStat(c, "delete_misses", "%d", ts.n[statDeleteMisses])
 	appendStat(c, "delete_hits", "%d", ss[slabDeleteHits])
 	appendStat(c, "incr_misses", "%d", ts.n[statIncrMisses])
@@ -374,6 +394,8 @@ func serverStats(c *conn) {
 	sslStats(c, now)
 	appendStat(c, "unexpected_napi_ids", "%d", stats.unexpectedNapiIds)
 	appendStat(c, "round_robin_fallback", "%d", stats.roundRobinFallback)
+	statsLock.Unlock()
+	storageStats(c)
 }
 
 // processStatSettings appends the settings, in C's order. Settings of parts
@@ -438,17 +460,17 @@ func processStatSettings(c *conn) {
 	appendStat(c, "track_sizes", "%s", yesno(itemStatsSizesStatus()))
 	appendStat(c, "inline_ascii_response", "no")
 	appendStat(c, "drop_privileges", "%s", yesno(settings.dropPrivileges))
-	appendStat(c, "ext_item_size", "0")
-	appendStat(c, "ext_item_age", "0")
-	appendStat(c, "ext_low_ttl", "0")
-	appendStat(c, "ext_recache_rate", "0")
-	appendStat(c, "ext_wbuf_size", "0")
-	appendStat(c, "ext_compact_under", "0")
-	appendStat(c, "ext_drop_under", "0")
-	appendStat(c, "ext_max_sleep", "0")
-	appendStat(c, "ext_max_frag", "0.00")
+	appendStat(c, "ext_item_size", "%d", settings.extItemSize.Load())
+	appendStat(c, "ext_item_age", "%d", settings.extItemAge.Load())
+	appendStat(c, "ext_low_ttl", "%d", settings.extLowTtl.Load())
+	appendStat(c, "ext_recache_rate", "%d", settings.extRecacheRate.Load())
+	appendStat(c, "ext_wbuf_size", "%d", settings.extWbufSize)
+	appendStat(c, "ext_compact_under", "%d", settings.extCompactUnder.Load())
+	appendStat(c, "ext_drop_under", "%d", settings.extDropUnder.Load())
+	appendStat(c, "ext_max_sleep", "%d", settings.extMaxSleep.Load())
+	appendStat(c, "ext_max_frag", "%.2f", settings.extMaxFrag)
 	appendStat(c, "slab_automove_freeratio", "%.3f", settings.slabAutomoveFreeratio)
-	appendStat(c, "ext_drop_unread", "no")
+	appendStat(c, "ext_drop_unread", "%s", yesno(settings.extDropUnread.Load()))
 	sslStatSettings(c)
 	appendStat(c, "num_napi_ids", "%d", settings.numNapiIds)
 	appendStat(c, "memory_file", "%s", cmp.Or(settings.memoryFile, "(null)"))
@@ -526,6 +548,9 @@ func processStatsConns(c *conn) {
 		}
 		appendStat(c, name+"state", "%s", stateText(s.state))
 		appendStat(c, name+"secs_since_last_cmd", "%d", currentTime.Load()-s.lastCmdTime)
+		if n := sc.respsSuspended.Load(); n != 0 {
+			appendStat(c, name+"resps_waiting", "%d", n)
+		}
 	}
 }
 
@@ -551,6 +576,8 @@ func processStat(c *conn, pr *parser) {
 		return
 	case pr.prcmp(subcommandToken, "conns"):
 		processStatsConns(c)
+	case pr.prcmp(subcommandToken, "extstore"):
+		processExtstoreStats(c)
 	case getStats(c, string(pr.token(subcommandToken))):
 		connSetState(c, connNewCmd)
 		return // these append the end themselves

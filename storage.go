@@ -115,8 +115,6 @@ var storageConf struct {
 var (
 	extStorage *storeEngine // nil without ext_path
 
-	castagnoli *crc32.Table
-
 	storageWritePlock   sync.Mutex // held by the write thread while it is awake
 	storageCompactPlock sync.Mutex // held by the compaction thread while it is awake
 	storageCompactCond  = sync.NewCond(&storageCompactPlock)
@@ -1072,7 +1070,6 @@ func storageInit() {
 		settings.extDropUnder.Store(under)
 	}
 	settings.extGlobalPoolMin.Store(0)
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 	e, err := extstoreInit(storageConf.file, &storageConf.ext)
 	if err != nil {
 		sysfatal(1, "Failed to initialize external storage: %v", err)

@@ -54,12 +54,15 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 //	slabRebal.lock
 //	lruMaintainer.lock
 //	lruCrawler.moves
+//	storageCompactPlock
+//	storageWritePlock
 //	workerHangLock
 //	initLock (pauseThreads takes all down to here)
 //	lruCrawler.lock, or bumpBufLock
 //	item lock
 //	lock of an LRU, or of a bump buffer
 //	lock of crawlerExpiredData
+//	locks of extstore, see there
 //	slabsLock
 //	statsLock, tuneLock, or the lock of a logger, of a worker's stats, or of a
 //	connQueue
@@ -310,6 +313,9 @@ func doStoreItem(it *item, comm int, t *thread, hv uint32, nbytes *int, cas *uin
 			}
 		}
 		if ret == stored {
+			if oldIt.itFlags&itemHdr != 0 {
+				storageDelete(oldIt)
+			}
 			doItemReplace(oldIt, it, hv, casIn)
 		}
 		doItemRemove(oldIt) // release our reference
@@ -385,6 +391,9 @@ func doStoreOver(it, oldIt *item, comm int, t *thread, hv uint32, casStale bool)
 		if res != casNone && res != casMatch {
 			return exists, nil
 		}
+		if oldIt.itFlags&itemHdr != 0 {
+			return notStored, nil // the value would have to be read first
+		}
 		newIt = doItemAlloc(it.key(), hv, oldIt.clientFlags(), oldIt.exptime, int(it.nbytes)+int(oldIt.nbytes)-2)
 		if newIt == nil {
 			return notStored, nil
@@ -451,9 +460,9 @@ func doAddDelta(t *thread, key []byte, incr bool, delta uint64, buf []byte, cas 
 	if it == nil {
 		return 0, deltaItemNotFound
 	}
-	// An empty value, just \r\n, is no number; a chunked one is too large for
-	// a number.
-	if it.nbytes <= 2 || it.itFlags&itemChunked != 0 {
+	// An empty value, just \r\n, is no number; one that is chunked, or in
+	// extstore, is too large for a number.
+	if it.nbytes <= 2 || it.itFlags&(itemChunked|itemHdr) != 0 {
 		doItemRemove(it)
 		return 0, nonNumeric
 	}

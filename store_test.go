@@ -102,7 +102,7 @@ func checkLru() (map[*item]bool, error) {
 			}
 			items[it] = true
 			size++
-			sizeBytes += uint64(it.ntotal())
+			sizeBytes += uint64(it.memTotal())
 		}
 		if l.tail != prev {
 			return nil, fmt.Errorf("LRU %d: tail is %#x, not %#x", id, l.tail, prev)

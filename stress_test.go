@@ -68,6 +68,7 @@ type stress struct {
 	flags    []string      // to restart the server with
 	restarts int           // number of restarts
 	roomy    bool          // memory is ample, and nobody flushes: no item may get lost
+	lost     string        // otherwise the statistic that counts losses
 	clock    atomic.Uint64 // ticks when a write to a hot key begins or ends
 	hot      [stressHot]struct {
 		since atomic.Uint64 // the latest start of any write that has ended
@@ -144,7 +145,7 @@ func (c *stressClient) get(keys ...string) (map[string]stressValue, error) {
 		n := 0
 		line := strings.TrimSuffix(c.line(), "\r\n")
 		switch {
-		case line == "END", line == "MN":
+		case line == "END", line == "MN", line == errNoMemoryGet && !c.w.roomy:
 			return values, nil
 		case strings.HasPrefix(line, "EN k"):
 			continue
@@ -695,7 +696,7 @@ func (w *stress) watch(_ *client, n int) error {
 func (w *stress) run(t *testing.T, seed uint64) {
 	c := w.s.client()
 	c.want(t, "set sum 0 0 1\r\n0\r\nset count0 0 0 1\r\n0\r\nset count1 0 0 1\r\n0\r\nset list 0 0 0\r\n\r\n", strings.Repeat("STORED\r\n", 4))
-	for i := 0; !w.roomy && c.statN("evictions") == 0; i++ { // fill up memory
+	for i := 0; !w.roomy && c.statN(w.lost) == 0; i++ { // fill up memory, or the file
 		for j := range 100 {
 			c.write(fmt.Sprintf("set pad%d-%d 0 0 10000 noreply\r\n", i, j) + stressFiller()[:10000] + "\r\n")
 		}
@@ -823,23 +824,31 @@ func TestStress(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name, flags string
-		roomy       bool
+		lost        string // "" if memory is ample
 		restarts    int
 	}{
-		{"roomy", "-m 200 -t 3 -o hashpower=12,slab_automove=1", true, 0},
-		{"tight", "-m 14 -f 2 -t 3 -o hashpower=12,slab_automove=2,temporary_ttl=1,worker_logbuf_size=8", false, 0},
-		{"chunks", "-m 12 -f 2 -t 3 -o hashpower=12,slab_automove=1,slab_chunk_max=16,no_lru_maintainer", false, 0},
-		{"restarts", "-m 200 -t 3 -f 2 -o hashpower=12,slab_automove=1,worker_logbuf_size=8", true, 2},
+		{"roomy", "-m 200 -t 3 -o hashpower=12,slab_automove=1", "", 0},
+		{"tight", "-m 14 -f 2 -t 3 -o hashpower=12,slab_automove=2,temporary_ttl=1,worker_logbuf_size=8", "evictions", 0},
+		{"chunks", "-m 12 -f 2 -t 3 -o hashpower=12,slab_automove=1,slab_chunk_max=16,no_lru_maintainer", "evictions", 0},
+		{"restarts", "-m 200 -t 3 -f 2 -o hashpower=12,slab_automove=1,worker_logbuf_size=8", "", 2},
+		{"disk", "-m 20 -f 2 -t 3 -o hashpower=12,slab_automove=1,slab_chunk_max=64,ext_path={0}/ext:32m," +
+			"ext_page_size=4,ext_wbuf_size=2,ext_item_age=0,ext_item_size=200,ext_recache_rate=5,ext_compact_under=3,ext_drop_under=2,ext_max_sleep=1000",
+			"extstore_page_evictions", 0},
+		{"tmpfs", "-m 20 -f 2 -t 3 -o hashpower=12,slab_automove=1,slab_chunk_max=64,ext_path={1}/ext:32m:old,ext_path={1}/ext2:32m:coldcompact,ext_path={1}/ext3:32m," +
+			"ext_page_size=4,ext_wbuf_size=2,ext_item_size=200,ext_recache_rate=5,ext_threads=2,ext_low_ttl=5",
+			"extstore_page_evictions", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			w := &stress{flags: strings.Fields(tt.flags), roomy: tt.roomy, restarts: tt.restarts}
+			dirs := extDirs(t)
+			flags := strings.NewReplacer("{0}", dirs[0], "{1}", dirs[len(dirs)-1]).Replace(tt.flags)
+			w := &stress{flags: strings.Fields(flags), roomy: tt.lost == "", lost: tt.lost, restarts: tt.restarts}
 			if w.restarts > 0 {
 				w.flags = append(w.flags, "-e", filepath.Join(restartDir(t), "f"))
 			}
 			w.s = mc9(t, w.flags...)
 			w.run(t, testSeed(t, 0))
-			if c := w.s.client(); !tt.roomy && (c.statN("evictions") == 0 || *long >= 10 && c.statN("slabs_moved") == 0) {
+			if c := w.s.client(); !w.roomy && (c.statN(w.lost) == 0 || *long >= 10 && c.statN("slabs_moved") == 0) {
 				t.Error("memory was not short, or the mover did not run")
 			}
 		})

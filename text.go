@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -193,8 +194,10 @@ func processGetCommand(c *conn, pr *parser, returnCas, shouldTouch bool) {
 		c.get.exptime = realtime(exptimeToPositiveTime(exptime))
 	}
 	keys := pr.request[pr.tokens[pr.keytoken].start:]
-	if !keysOk(lineText(keys)) {
-		outString(c, errBadFormat+"\r\n") // followed by an empty line, as in C
+	// With extstore processGetCmd checks each key in its turn, as in C: reads
+	// for those before are aborted, and counted.
+	if extStorage == nil && !keysOk(lineText(keys)) {
+		outString(c, errBadKey)
 		return
 	}
 	c.rcurr -= len(keys)
@@ -226,9 +229,9 @@ func processGetKeys(c *conn, line []byte) {
 	}
 	keys := lineText(line)
 	prefetched := 0 // bytes of keys
-	ok := true
+	errstr := ""
 	c.thread.curSfd = c.sfd
-	for i, n := 0, 0; ok && i < len(keys); {
+	for i, n := 0, 0; errstr == "" && i < len(keys); {
 		if keys[i] == ' ' {
 			i++
 			continue
@@ -244,15 +247,17 @@ func processGetKeys(c *conn, line []byte) {
 		for end < len(keys) && keys[end] != ' ' {
 			end++
 		}
-		processGetCmd(c, keys[i:end])
+		errstr = processGetCmd(c, keys[i:end])
 		i = end
-		ok = i == len(keys) || respCount(c)
+		if errstr == "" && i < len(keys) && !respCount(c) {
+			errstr = errNoMemoryGet
+		}
 	}
 	c.getRest = false
 	c.rcurr += len(line)
 	c.rbytes -= len(line)
-	if !ok {
-		outString(c, "SERVER_ERROR out of memory writing get response")
+	if errstr != "" {
+		outString(c, errstr)
 		return
 	}
 	if settings.verbose.Load() > 1 {
@@ -450,6 +455,62 @@ func processLruTune(c *conn, pr *parser) {
 	}
 }
 
+// processExtstoreCommand: extstore <setting> <value>
+func processExtstoreCommand(c *conn, pr *parser) {
+	number := func(v *atomic.Uint32) bool {
+		n, ok := toktou32(pr.token(2))
+		if ok {
+			v.Store(n)
+		}
+		return ok
+	}
+	sub := subcommandToken
+	ok := false
+	switch {
+	case pr.ntokens < 3:
+	case pr.prcmp(sub, "free_memchunks") && pr.ntokens > 3:
+		// A setting of old: known, and ignored.
+		clsid, ok1 := toktou32(pr.token(2))
+		_, ok2 := toktou32(pr.token(3))
+		ok = ok1 && ok2 && clsid < maxNumberOfSlabClasses
+	case pr.prcmp(sub, "item_size"):
+		if ok = number(&settings.extItemSize); ok {
+			settings.tuneLock.Lock()
+			settings.slabAutomoveVersion++
+			settings.tuneLock.Unlock()
+		}
+	case pr.prcmp(sub, "item_age"):
+		ok = number(&settings.extItemAge)
+	case pr.prcmp(sub, "low_ttl"):
+		ok = number(&settings.extLowTtl)
+	case pr.prcmp(sub, "recache_rate"):
+		ok = number(&settings.extRecacheRate)
+	case pr.prcmp(sub, "compact_under"):
+		ok = number(&settings.extCompactUnder)
+	case pr.prcmp(sub, "drop_under"):
+		ok = number(&settings.extDropUnder)
+	case pr.prcmp(sub, "max_sleep"):
+		ok = number(&settings.extMaxSleep)
+	case pr.prcmp(sub, "max_frag"):
+		var f float64
+		if f, ok = toktod(pr.token(2)); ok {
+			settings.tuneLock.Lock()
+			settings.extMaxFrag = f
+			settings.tuneLock.Unlock()
+		}
+	case pr.prcmp(sub, "drop_unread"):
+		var n uint32
+		if n, ok = toktou32(pr.token(2)); ok {
+			settings.extDropUnread.Store(n != 0)
+		}
+	}
+	if ok {
+		outString(c, "OK")
+	} else {
+		outString(c, "ERROR")
+	}
+}
+
 func processFlushAllCommand(c *conn, pr *parser) {
 	c.thread.stats.pending.n[statFlushCmds]++
 	if !settings.flushEnabled {
@@ -644,6 +705,8 @@ func processAdminCommand(c *conn, pr *parser) {
 		processVerbosityCommand(c, pr)
 	case "lru":
 		processLruCommand(c, pr)
+	case "extstore":
+		processExtstoreCommand(c, pr)
 	default:
 		if processDebugCommand(c, pr) || processRefreshCertsCommand(c, pr) {
 			return

@@ -22,6 +22,7 @@ const (
 	queuePause      cqMode = 'p' // report in, then hang until resumed
 	queueTimeout    cqMode = 't' // a client has been idle for too long
 	queueClose      cqMode = 'x' // a side thread wants a connection closed
+	queueIo         cqMode = 'i' // reads from extstore have come back
 )
 
 // A cqItem is an entry of a worker's queue.
@@ -82,6 +83,15 @@ type thread struct {
 
 	pr          parser // the line being parsed
 	lookedAhead int    // how far lookAhead has looked in the read buffer
+
+	ioQueue       *objIo // reads from extstore to be submitted
+	ioQueueTail   *objIo
+	connsTosubmit int        // connections that have added to ioQueue
+	ioCache       *ioPending // free ones
+	ios           int        // reads that have not come back
+
+	ionLock          sync.Mutex // guards the following
+	ionHead, ionTail *ioPending // reads that have come back
 }
 
 var (
@@ -138,6 +148,8 @@ func pauseThreads(kind pauseThreadTypes) {
 		slabMaintenancePause()
 		lruMaintainerPause()
 		lruCrawlerPause()
+		storageCompactPause()
+		storageWritePause()
 		fallthrough
 	case pauseWorkerThreads:
 		workerHangLock.Lock()
@@ -145,6 +157,8 @@ func pauseThreads(kind pauseThreadTypes) {
 		slabMaintenanceResume()
 		lruMaintainerResume()
 		lruCrawlerResume()
+		storageCompactResume()
+		storageWriteResume()
 		fallthrough
 	case resumeWorkerThreads:
 		workerHangLock.Unlock()
@@ -242,6 +256,7 @@ func setupThread(me *thread) {
 	}
 	me.wbuf = make([]byte, 0, roundBufs*wbufSize)
 	me.riov = make([]respIov, 0, 2*respIovMax)
+	me.iov = make([]unix.Iovec, 0, 16)
 	me.l = loggerCreate()
 	me.bumpBuf = itemLruBumpBufCreate()
 }
@@ -279,6 +294,7 @@ func workerLibevent(me *thread) {
 		if notified {
 			threadLibeventProcess(me)
 		}
+		threadIoQueueSubmit(me)
 		if me.stats.dirty != 0 || me.stats.pending.n != [numThreadStats]uint64{} {
 			statsFold(me)
 		}
@@ -423,6 +439,23 @@ func connUnyield(c *conn) {
 	}
 }
 
+// threadLibeventIonotify goes on with the connections whose reads from extstore
+// have come back.
+func threadLibeventIonotify(me *thread) {
+	me.ionLock.Lock()
+	p := me.ionHead
+	me.ionHead = nil
+	me.ionLock.Unlock()
+	for p != nil {
+		next := p.next
+		if roundFull(me) {
+			roundSend(me)
+		}
+		storageReturnCb(p)
+		p = next
+	}
+}
+
 // threadLibeventProcess serves one queue entry for each byte that a single read
 // of the pipe returns.
 func threadLibeventProcess(me *thread) {
@@ -451,12 +484,19 @@ func threadLibeventProcess(me *thread) {
 				sslInitConn(c, item.ssl)
 			}
 		case queuePause:
-			for stopMainLoop.Load() == int32(graceStop) && len(me.yielded) > 0 {
-				driveRound(me) // answer what has been read
+			for stopMainLoop.Load() == int32(graceStop) && (len(me.yielded) > 0 || me.ios > 0) {
+				// Answer what has been read.
+				driveRound(me)
+				threadIoQueueSubmit(me)
+				usleep(100)
+				threadLibeventIonotify(me)
+				roundSend(me)
 			}
 			registerThreadInitialized()
 		case queueTimeout:
 			connCloseIdle(me, item.sfd)
+		case queueIo:
+			threadLibeventIonotify(me)
 		case queueRedispatch:
 			connWorkerReadd(conns[item.sfd].Load())
 		case queueClose:
@@ -527,6 +567,25 @@ func sidethreadConnClose(c *conn) {
 		fmt.Fprintf(os.Stderr, "<%d connection closing from side thread.\n", c.sfd)
 	}
 	notifyWorkerFd(c.thread, c.sfd, queueClose)
+}
+
+// returnIoPending gives a read back to its worker. It wakes the worker up unless
+// other reads wait for it already.
+func returnIoPending(p *ioPending) {
+	t := p.thread
+	p.next = nil
+	t.ionLock.Lock()
+	doNotify := t.ionHead == nil
+	if doNotify {
+		t.ionHead = p
+	} else {
+		t.ionTail.next = p
+	}
+	t.ionTail = p
+	t.ionLock.Unlock()
+	if doNotify {
+		notifyWorkerFd(t, 0, queueIo)
+	}
 }
 
 // memcachedThreadInit starts the workers and waits until all have reported in.
