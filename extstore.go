@@ -306,7 +306,7 @@ func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error
 	for _, f := range fh {
 		fd, err := extstoreOpen(f.file)
 		if err != nil {
-			return nil, fmt.Errorf("failed to open file\nextstore open: %s: %s", f.file, strerror(err))
+			return nil, fmt.Errorf("failed to open file %s: %s", f.file, strerror(err))
 		}
 		f.fd = fd
 		f.offset = 0

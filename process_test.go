@@ -679,7 +679,7 @@ func TestDropIn(t *testing.T) {
 		{"the official image", "memcached -m 64 -v", ""},
 		{"Bitnami's chart", "-p 0 --memory-limit=64 --conn-limit=1024 --max-item-size=1m --threads=4 -v", ""},
 		{"Loki's and Mimir's charts", "-m 8192 --extended=modern,track_sizes -I 5m -c 16384 -v -u 11211", ""},
-		{"Loki's chunks cache with extstore", "-m 64 -o ext_path=/data/file:1G,ext_wbuf_size=16", "ext_path"},
+		{"Loki's chunks cache with extstore, but for its file", "-m 64 -o ext_path=no/such/file:1G,ext_wbuf_size=16", "failed to open"},
 		{"Debian's memcached.conf, but for -d", "-v -m 64 -p 0 -u nobody -l 127.0.0.1 -l ::1", ""},
 		{"Fedora's sysconfig", "-p 0 -u nobody -m 64 -c 1024 -l 127.0.0.1,::1", ""},
 		{"with TLS", "-Z -o ssl_chain_cert=a,ssl_key=b", map[bool]string{false: "TLS", true: "certificate"}[tlsBuild]},
