@@ -118,6 +118,7 @@ func TestManual(t *testing.T) {
 	}
 	taken := append(switchCases(t, "settings.go", "name"), "-vv", "-vvv", "--check=")
 	taken = append(taken, switchCases(t, "tls.go", "name")...)
+	taken = append(taken, switchCases(t, "storage.go", "name")...)
 	for _, c := range letters {
 		name := "-" + c
 		for _, o := range longopts {
