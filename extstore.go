@@ -97,6 +97,7 @@ type objIo struct {
 	offset      int // in the page
 	pageId      int
 	mode        objIoMode
+	held        bool  // counted in the page's refcount
 	failed      bool  // it could not be written at the first try
 	err         error // of the last try
 
@@ -121,7 +122,7 @@ type storePage struct {
 	bytesUsed  uint64 // how much that is
 	offset     int64  // in the file
 	version    uint32 // changes with each use, 0 while it is free
-	refcount   int    // reads in flight
+	refcount   int    // reads in flight, or held for
 	allocated  int    // bytes that have, or had, a write buffer
 	written    int    // bytes in the file
 	bucket     int    // what it is used for
@@ -700,19 +701,45 @@ func readFromWbuf(p *storePage, io *objIo) int {
 	return io.len - len(src)
 }
 
+// extstoreHold keeps the page of io from being freed until io has been read or
+// extstoreRelease is called. Not as in C, where a value that is moved while its
+// read waits in the queue is a miss.
+func extstoreHold(e *storeEngine, io *objIo) {
+	p := &e.pages[io.pageId]
+	p.mutex.Lock()
+	if !io.held && !p.free && !p.closed && p.version == io.pageVersion {
+		p.refcount++
+		io.held = true
+	}
+	p.mutex.Unlock()
+}
+
+func extstoreRelease(e *storeEngine, io *objIo) {
+	p := &e.pages[io.pageId]
+	p.mutex.Lock()
+	if io.held {
+		p.refcount--
+		io.held = false
+	}
+	p.mutex.Unlock()
+}
+
 // extstoreRead returns the number of bytes read, less than io.len if the file
 // is cut short, less than 1 if there is nothing. With scratch, room for iovecs,
-// it is for a worker, and may return readAgain.
+// it is for a worker, and may return readAgain; io is held then.
 func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 	p := &e.pages[io.pageId]
 	p.mutex.Lock()
 	switch {
-	case p.free || p.closed || p.version != io.pageVersion:
+	case !io.held && (p.free || p.closed || p.version != io.pageVersion):
 		ret = readGone
 	case p.active && io.offset >= p.written:
 		ret = readFromWbuf(p, io)
 	default:
-		p.refcount++
+		if !io.held {
+			p.refcount++
+			io.held = true
+		}
 		p.mutex.Unlock()
 		if scratch != nil {
 			ret = preadvNowait(e, p.fd, io, p.offset+int64(io.offset), scratch)
@@ -720,7 +747,10 @@ func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 			ret = preadv(p.fd, io, p.offset+int64(io.offset))
 		}
 		p.mutex.Lock()
+	}
+	if io.held && ret != readAgain {
 		p.refcount--
+		io.held = false
 	}
 	if ret != readGone && ret != readAgain {
 		e.statsMutex.Lock()

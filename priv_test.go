@@ -134,7 +134,7 @@ func TestDropRestart(t *testing.T) {
 // The table of allowed calls has everything that a server needs.
 func TestDropPrivileges(t *testing.T) {
 	t.Setenv("MC9_DROP", "1")
-	w := &stress{s: mc9(t, strings.Fields("-m 14 -f 2 -t 3 -A -o hashpower=12,slab_automove=2")...)}
+	w := &stress{s: mc9(t, strings.Fields("-m 14 -f 2 -t 3 -A -o hashpower=12,slab_automove=2")...), lost: "evictions"}
 	w.run(t, testSeed(t, 0))
 	c := w.s.client()
 	if have := c.stat("settings", "drop_privileges"); have != "yes" {

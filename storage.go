@@ -264,6 +264,7 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 		if p.it != nil {
 			doItemRemove(p.it)
 		}
+		extstoreRelease(extStorage, io)
 		ioPendingFree(p)
 		doItemRemove(it)
 		c.resp.wbuf = c.resp.wbuf[:head]
@@ -273,6 +274,7 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 	if it.nbytes > storageCopyMax && storageGetNow(c, p, n, head, miss) {
 		return true
 	}
+	extstoreHold(extStorage, io)
 	respAddIo(c, p, n, head, miss)
 	connRespSuspend(c)
 	if t.ioQueue == nil {
@@ -371,6 +373,7 @@ func storageAbort(p *ioPending) {
 	if t.ioQueueTail == &p.ioCtx {
 		t.ioQueueTail = prev
 	}
+	extstoreRelease(extStorage, &p.ioCtx)
 	p.c.respsSuspended.Add(-1)
 	t.stats.pending.n[statGetAbortedExtstore]++
 	itemRemove(p.hdrIt)
