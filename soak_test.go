@@ -24,7 +24,7 @@ func TestSoak(t *testing.T) {
 	var first footprint
 	var fds int
 	for round := 0; round < 2 || time.Since(begin) < *soak; round++ {
-		w := &stress{s: s}
+		w := &stress{s: s, lost: "evictions"}
 		w.run(t, testSeed(t, round))
 		if t.Failed() {
 			return
