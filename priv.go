@@ -23,7 +23,7 @@ var auditArch = map[string]uint32{
 // want. Of an argument it sees the lower 32 bits only.
 type privCall struct {
 	nr         uint32
-	unless     bool // true leaves this row out of the filter
+	off        bool // not needed with these options: leave it out
 	arg        int
 	mask, want uint32
 	errno      unix.Errno // if not 0, the call fails with it instead
@@ -47,7 +47,7 @@ func privCalls() []privCall {
 		// Workers and the main thread: connections, and the pipes between threads.
 		{nr: unix.SYS_RECVFROM},
 		{nr: unix.SYS_SENDTO},
-		{nr: unix.SYS_IO_URING_ENTER, unless: !settings.ioUring}, // ringRestrict says for what
+		{nr: unix.SYS_IO_URING_ENTER, off: !settings.ioUring}, // ringRestrict says for what
 		{nr: unix.SYS_EPOLL_PWAIT},
 		{nr: unix.SYS_WRITEV},
 		{nr: unix.SYS_READ},
@@ -63,9 +63,9 @@ func privCalls() []privCall {
 		{nr: unix.SYS_GETPEERNAME},
 		{nr: unix.SYS_GETRUSAGE},
 		// Workers and I/O threads: extstore.
-		{nr: unix.SYS_PREADV2, unless: extStorage == nil},
-		{nr: unix.SYS_PREADV, unless: extStorage == nil},
-		{nr: unix.SYS_PREAD64, unless: extStorage == nil},
+		{nr: unix.SYS_PREADV2, off: extStorage == nil},
+		{nr: unix.SYS_PREADV, off: extStorage == nil},
+		{nr: unix.SYS_PREAD64, off: extStorage == nil},
 		// Background threads: their rests; dumps and watchers.
 		{nr: unix.SYS_NANOSLEEP},
 		{nr: unix.SYS_PPOLL},
@@ -94,28 +94,28 @@ func privCalls() []privCall {
 		{nr: unix.SYS_EXIT_GROUP},
 		// Files that are read: of users and certificates, by HUP, refresh_certs and a
 		// login over SASL. With -e, os.OpenFile makes the fstat and fcntl calls.
-		{nr: unix.SYS_OPENAT, unless: !readsFiles, arg: 2, mask: writeFlags, want: unix.O_RDONLY},
-		{nr: unix.SYS_FSTAT, unless: !readsFiles && !keepsItems},
-		{nr: unix.SYS_FCNTL, unless: !readsFiles && !keepsItems, arg: 1, mask: whole, want: unix.F_GETFL},
-		{nr: unix.SYS_FCNTL, unless: !readsFiles && !keepsItems, arg: 1, mask: whole, want: unix.F_SETFL},
+		{nr: unix.SYS_OPENAT, off: !readsFiles, arg: 2, mask: writeFlags, want: unix.O_RDONLY},
+		{nr: unix.SYS_FSTAT, off: !readsFiles && !keepsItems},
+		{nr: unix.SYS_FCNTL, off: !readsFiles && !keepsItems, arg: 1, mask: whole, want: unix.F_GETFL},
+		{nr: unix.SYS_FCNTL, off: !readsFiles && !keepsItems, arg: 1, mask: whole, want: unix.F_SETFL},
 		// -d: the pid file goes away.
-		{nr: unix.SYS_UNLINKAT, unless: !options.daemonize || options.pidFile == ""},
+		{nr: unix.SYS_UNLINKAT, off: !options.daemonize || options.pidFile == ""},
 		// -e: the file grows; at the stop its .meta is written, and put in place.
 		// Also for extstore: what is written.
-		{nr: unix.SYS_FALLOCATE, unless: !keepsItems},
-		{nr: unix.SYS_LSEEK, unless: !keepsItems},
-		{nr: unix.SYS_PWRITE64, unless: !keepsItems && extStorage == nil},
-		{nr: unix.SYS_OPENAT, unless: !keepsItems, arg: 2, mask: writeFlags | unix.O_EXCL, want: unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL},
-		{nr: unix.SYS_UNLINKAT, unless: !keepsItems},
-		{nr: unix.SYS_RENAMEAT2, unless: !keepsItems},
-		{nr: unix.SYS_FLOCK, unless: !keepsItems},
+		{nr: unix.SYS_FALLOCATE, off: !keepsItems},
+		{nr: unix.SYS_LSEEK, off: !keepsItems},
+		{nr: unix.SYS_PWRITE64, off: !keepsItems && extStorage == nil},
+		{nr: unix.SYS_OPENAT, off: !keepsItems, arg: 2, mask: writeFlags | unix.O_EXCL, want: unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL},
+		{nr: unix.SYS_UNLINKAT, off: !keepsItems},
+		{nr: unix.SYS_RENAMEAT2, off: !keepsItems},
+		{nr: unix.SYS_FLOCK, off: !keepsItems},
 		// -o relaxed_privileges: debugprofile.
-		{nr: unix.SYS_OPENAT, unless: !relaxed},
-		{nr: unix.SYS_PREAD64, unless: !relaxed},
-		{nr: unix.SYS_SETITIMER, unless: !relaxed},
-		{nr: unix.SYS_TIMER_CREATE, unless: !relaxed},
-		{nr: unix.SYS_TIMER_SETTIME, unless: !relaxed},
-		{nr: unix.SYS_TIMER_DELETE, unless: !relaxed},
+		{nr: unix.SYS_OPENAT, off: !relaxed},
+		{nr: unix.SYS_PREAD64, off: !relaxed},
+		{nr: unix.SYS_SETITIMER, off: !relaxed},
+		{nr: unix.SYS_TIMER_CREATE, off: !relaxed},
+		{nr: unix.SYS_TIMER_SETTIME, off: !relaxed},
+		{nr: unix.SYS_TIMER_DELETE, off: !relaxed},
 		// The C library's threads, if built with cgo. A filter cannot see the flags of
 		// clone3: told that there is none, the library takes clone. Its malloc counts
 		// processors, by a file or, as that is refused, by sched_getaffinity.
@@ -151,7 +151,7 @@ func privFilter() []unix.SockFilter {
 			action = ret(unix.SECCOMP_RET_ERRNO | uint32(c.errno))
 		}
 		switch {
-		case c.unless:
+		case c.off:
 		case c.mask == 0:
 			filter = append(filter, unlessSkip(c.nr, 1), action)
 		default:

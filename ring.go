@@ -120,6 +120,7 @@ func ringInit() *ring {
 			unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	}
 	if err != nil {
+		unix.Munmap(rings)
 		unix.Close(r.fd)
 		return nil
 	}
@@ -133,6 +134,8 @@ func ringInit() *ring {
 	}
 	// A filter of system calls may allow the ring to be made but not to be used.
 	if _, e := ringEnter(r, 0, 0); e != 0 {
+		unix.Munmap(sqes)
+		unix.Munmap(rings)
 		unix.Close(r.fd)
 		return nil
 	}

@@ -392,13 +392,14 @@ func driveNread(c *conn) bool {
 	}
 	if c.rbytes > 0 {
 		if !readIntoItem(c) {
-			return driveNreadError(c)
+			driveNreadError(c)
 		}
 		return false
 	}
 	room, ok := nreadRoom(c)
 	if !ok {
-		return driveNreadError(c)
+		driveNreadError(c)
+		return false
 	}
 	n, e := readFd(c, room)
 	if n > 0 {
@@ -456,15 +457,14 @@ func driveReadNothing(c *conn, e unix.Errno) bool {
 }
 
 // driveNreadError answers that there is no memory for the rest of a chunked
-// item, and has the rest swallowed. It returns false, as c need not wait.
-func driveNreadError(c *conn) bool {
+// item, and has the rest swallowed.
+func driveNreadError(c *conn) {
 	if c.resp == nil && !respStart(c) {
 		connSetState(c, connClosing)
-		return false
+		return
 	}
 	outOfMemory(c, errNoMemoryRead)
 	connSwallowValue(c, c.rlbytes)
-	return false
 }
 
 // connSwallowValue makes c discard the next n bytes, the value of a refused

@@ -151,10 +151,9 @@ func lookAhead(c *conn) {
 // to wait for the rest if the command is a get of many keys. Otherwise it
 // closes the connection.
 func tooLongLine(c *conn, line []byte) bool {
-	// As in C: at most 100 leading spaces; the last 6 bytes are ignored.
-	cmd := bytes.TrimLeft(line[:len(line)-6], " ")
+	cmd := bytes.TrimLeft(line, " ") // as in C, of at most 100 spaces
 	word := firstWord(cmd)
-	if len(line)-6-len(cmd) > 100 || len(word) == len(cmd) || !isGet(word) {
+	if len(line)-len(cmd) > 100 || len(word) == len(cmd) || !isGet(word) {
 		closeAfterReplies(c)
 		return true
 	}
