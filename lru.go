@@ -102,7 +102,7 @@ var (
 // Microseconds.
 const (
 	maxLruMaintainerSleep = 1000000 - 1
-	minLruMaintainerSleep = 1000
+	minLruMaintainerSleep = 5000 // 1000 in C; each sleep costs a wake-up
 )
 
 // The LRU maintainer's thread.
@@ -467,9 +467,9 @@ func lruMaintainerThread() {
 			toSleep = min(toSleep, jugglers[i].next)
 		}
 
-		// After bumps sleep at most 1 ms.
+		// After bumps sleep no longer than that.
 		if settings.lruSegmented.Load() && lruMaintainerBumps() {
-			toSleep = min(toSleep, 1000)
+			toSleep = min(toSleep, minLruMaintainerSleep)
 		}
 
 		// At most once per second.

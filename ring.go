@@ -14,15 +14,13 @@ import (
 
 // From linux/io_uring.h.
 const (
-	ioringSetupClamp        = 1 << 4
-	ioringSetupRDisabled    = 1 << 6  // disabled until ioringRegisterEnableRings
-	ioringSetupSingleIssuer = 1 << 12 // one thread submits
-	ioringSetupDeferTaskrun = 1 << 13 // completions are processed only when we ask for them
-	ioringFeatSingleMmap    = 1 << 0
-	ioringOffSqes           = 0x10000000
-	ioringEnterGetevents    = 1 << 0
-	ioringOpSend            = 26
-	ioringOpRecv            = 27
+	ioringSetupClamp     = 1 << 4
+	ioringSetupRDisabled = 1 << 6 // disabled until ioringRegisterEnableRings
+	ioringFeatSingleMmap = 1 << 0
+	ioringOffSqes        = 0x10000000
+	ioringEnterGetevents = 1 << 0
+	ioringOpSend         = 26
+	ioringOpRecv         = 27
 
 	ioringRegisterRestrictions = 11
 	ioringRegisterEnableRings  = 12
@@ -91,16 +89,8 @@ const ringLeast = 3
 // ringInit makes a ring with room for a round. It returns nil if the kernel
 // refuses.
 func ringInit() *ring {
-	var p ioUringParams
-	var fd uintptr
-	e := unix.EINVAL
-	for _, flags := range []uint32{ioringSetupSingleIssuer | ioringSetupDeferTaskrun, 0} { // 0 is for Linux before 6.1
-		p = ioUringParams{flags: flags | ioringSetupClamp | ioringSetupRDisabled}
-		fd, _, e = unix.RawSyscall(unix.SYS_IO_URING_SETUP, roundMax, uintptr(unsafe.Pointer(&p)), 0)
-		if e != unix.EINVAL {
-			break
-		}
-	}
+	p := ioUringParams{flags: ioringSetupClamp | ioringSetupRDisabled}
+	fd, _, e := unix.RawSyscall(unix.SYS_IO_URING_SETUP, roundMax, uintptr(unsafe.Pointer(&p)), 0)
 	if e != 0 {
 		return nil
 	}
@@ -173,19 +163,23 @@ func ringPrep(r *ring, op uint8, c *conn, b []byte) {
 	r.conns = append(r.conns, c)
 }
 
-// ringEnter submits what is prepared, and waits for that many completions.
+// ringEnter submits so many operations, and waits until so many completions are
+// there.
 func ringEnter(r *ring, submit, complete int) (int, unix.Errno) {
-	n, _, e := unix.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), uintptr(complete),
-		ioringEnterGetevents, 0, 0)
+	flags := uintptr(0)
+	if complete > 0 {
+		flags = ioringEnterGetevents
+	}
+	n, _, e := unix.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), uintptr(complete), flags, 0, 0)
 	return int(n), e
 }
 
 // ringSubmit runs all prepared operations and leaves each result in its conn's
-// io.
+// io. As none may wait, all are complete once they are submitted.
 func ringSubmit(r *ring) {
 	submit, left := len(r.conns), len(r.conns)
-	for left > 0 {
-		n, e := ringEnter(r, submit, left)
+	for wait := 0; left > 0; wait = left {
+		n, e := ringEnter(r, submit, wait)
 		switch e {
 		case 0:
 			submit -= n
