@@ -420,10 +420,11 @@ func lruMaintainerJuggle(clsid int) int {
 	return didMoves
 }
 
-// jugglerRun juggles the class if it is due. slept is the time since the last
-// call, in microseconds.
+// jugglerRun juggles the class if it is due, or nearly so: then one wake-up
+// serves several classes. slept is the time since the last call, in
+// microseconds.
 func jugglerRun(j *juggler, clsid, slept int) {
-	if j.next = max(j.next-slept, 0); j.next > 0 {
+	if j.next = max(j.next-slept, 0); j.next > j.backoff/4 {
 		return
 	}
 	if lruMaintainerJuggle(clsid) == 0 {

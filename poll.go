@@ -103,7 +103,8 @@ func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 	n, e := rawEpollWait(p.epfd, p.events[:], msec)
 	askedToYield()
 	procUnpin()
-	p.idle = n == 0 && msec == pollRawMsec
+	// sysmon's signal ends such a wait of the main thread after 10 ms.
+	p.idle = n <= 0 && msec == pollRawMsec
 	if e != 0 && e != unix.EINTR {
 		return nil, e
 	}
