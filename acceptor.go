@@ -162,7 +162,7 @@ func clockWait(n int) {
 // it makes Go collect if the heap grows too fast for gcHandler.
 func gcInit() {
 	if os.Getenv("GOGC") != "" || sslThreads() > 0 {
-		pollRawMsec = 10 // a collection waits for so long
+		pollRawMsec = 2 // a collection waits for so long
 		return
 	}
 	debug.SetGCPercent(-1)
