@@ -83,8 +83,9 @@ type ring struct {
 	cqes           []ioUringCqe
 }
 
-// With fewer connections in a round, plain calls are as fast.
-const ringLeast = 3
+// For fewer connections in a round, plain calls are as fast. To register the
+// ring has been tried and gained nothing.
+const ringLeast = 2
 
 // ringInit makes a ring with room for a round. It returns nil if the kernel
 // refuses.
