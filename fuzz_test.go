@@ -118,6 +118,7 @@ func fuzzStart(f *testing.F) {
 	setupThread(threads[0])
 	extInit(f, false)
 	fuzzStorage, extStorage = extStorage, nil
+	fuzzRuns, fuzzHeap = 0, 0 // with the race detector extstore's buffers are on the heap
 }
 
 // fuzzWrite writes all that it can to extstore.
