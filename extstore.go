@@ -707,21 +707,31 @@ func readFromWbuf(p *storePage, io *objIo) int {
 func extstoreHold(e *storeEngine, io *objIo) {
 	p := &e.pages[io.pageId]
 	p.mutex.Lock()
-	if !io.held && !p.free && !p.closed && p.version == io.pageVersion {
-		p.refcount++
-		io.held = true
-	}
+	holdPage(p, io)
 	p.mutex.Unlock()
 }
 
 func extstoreRelease(e *storeEngine, io *objIo) {
 	p := &e.pages[io.pageId]
 	p.mutex.Lock()
+	releasePage(p, io)
+	p.mutex.Unlock()
+}
+
+// holdPage is extstoreHold for a locked page. io is not held if the page is
+// another by now.
+func holdPage(p *storePage, io *objIo) {
+	if !io.held && !p.free && !p.closed && p.version == io.pageVersion {
+		p.refcount++
+		io.held = true
+	}
+}
+
+func releasePage(p *storePage, io *objIo) {
 	if io.held {
 		p.refcount--
 		io.held = false
 	}
-	p.mutex.Unlock()
 }
 
 // extstoreRead returns the number of bytes read, less than io.len if the file
@@ -730,16 +740,13 @@ func extstoreRelease(e *storeEngine, io *objIo) {
 func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 	p := &e.pages[io.pageId]
 	p.mutex.Lock()
+	holdPage(p, io)
 	switch {
-	case !io.held && (p.free || p.closed || p.version != io.pageVersion):
+	case !io.held:
 		ret = readGone
 	case p.active && io.offset >= p.written:
 		ret = readFromWbuf(p, io)
 	default:
-		if !io.held {
-			p.refcount++
-			io.held = true
-		}
 		p.mutex.Unlock()
 		if scratch != nil {
 			ret = preadvNowait(e, p.fd, io, p.offset+int64(io.offset), scratch)
@@ -748,9 +755,8 @@ func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 		}
 		p.mutex.Lock()
 	}
-	if io.held && ret != readAgain {
-		p.refcount--
-		io.held = false
+	if ret != readAgain {
+		releasePage(p, io)
 	}
 	if ret != readGone && ret != readAgain {
 		e.statsMutex.Lock()

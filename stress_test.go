@@ -67,8 +67,7 @@ type stress struct {
 	s        *server
 	flags    []string      // to restart the server with
 	restarts int           // number of restarts
-	roomy    bool          // memory is ample, and nobody flushes: no item may get lost
-	lost     string        // otherwise the statistic that counts losses
+	lost     string        // the statistic that counts losses; "" if roomy
 	clock    atomic.Uint64 // ticks when a write to a hot key begins or ends
 	hot      [stressHot]struct {
 		since atomic.Uint64 // the latest start of any write that has ended
@@ -80,6 +79,9 @@ type stress struct {
 	wins    atomic.Int64                   // number of successful cas
 	clients [stressClients]*stressClient
 }
+
+// roomy tells whether memory is ample, and nobody flushes: no item may get lost.
+func (w *stress) roomy() bool { return w.lost == "" }
 
 // A stressClient is one of a stress's clients.
 type stressClient struct {
@@ -145,7 +147,7 @@ func (c *stressClient) get(keys ...string) (map[string]stressValue, error) {
 		n := 0
 		line := strings.TrimSuffix(c.line(), "\r\n")
 		switch {
-		case line == "END", line == "MN", line == errNoMemoryGet && !c.w.roomy:
+		case line == "END", line == "MN", line == errNoMemoryGet && !c.w.roomy():
 			return values, nil
 		case strings.HasPrefix(line, "EN k"):
 			continue
@@ -169,7 +171,7 @@ func (c *stressClient) get(keys ...string) (map[string]stressValue, error) {
 func (c *stressClient) packet() (*packet, string) {
 	for {
 		p, s := c.client.packet()
-		if c.w.roomy || p == nil || p.opcode() != protocolBinaryCmdSetq ||
+		if c.w.roomy() || p == nil || p.opcode() != protocolBinaryCmdSetq ||
 			protocolBinaryResponseStatus(p.status()) != protocolBinaryResponseEnomem {
 			return p, s
 		}
@@ -250,7 +252,7 @@ func (c *stressClient) command(text, packet, ok string) (found bool, err error) 
 // stored reports whether res, the result of a set or add, is STORED. It may also
 // be out of memory, unless memory is ample.
 func (c *stressClient) stored(what, res string) (bool, error) {
-	if res == "STORED" || !c.w.roomy && strings.HasPrefix(strings.ToLower(res), "server_error out of memory") {
+	if res == "STORED" || !c.w.roomy() && strings.HasPrefix(strings.ToLower(res), "server_error out of memory") {
 		return res == "STORED", nil
 	}
 	return false, fmt.Errorf("%s: %s", what, res)
@@ -263,7 +265,7 @@ func (c *stressClient) there(key string, found bool) error {
 	switch {
 	case found && it == nil:
 		return fmt.Errorf("%s has come back", key)
-	case !found && it != nil && c.w.roomy && !it.expires:
+	case !found && it != nil && c.w.roomy() && !it.expires:
 		return fmt.Errorf("%s is lost", key)
 	case !found && !strings.HasPrefix(c.w.lost, "extstore"):
 		// With extstore a value that there is no memory to read into is not found
@@ -367,7 +369,7 @@ func (c *stressClient) appendOwn(key string) error {
 		it.recs = append(it.recs, rec)
 	case res == "STORED":
 		it.recs = append([]stressRecord{rec}, it.recs...)
-	case res == "NOT_STORED" && (it == nil || it.expires || !c.w.roomy):
+	case res == "NOT_STORED" && (it == nil || it.expires || !c.w.roomy()):
 		// The key does not exist, or there is no memory.
 	default:
 		_, err := c.stored(name, res)
@@ -439,7 +441,7 @@ func (c *stressClient) checkOwn(key string, v stressValue, found bool, recs []st
 // since, the start of a write that ended before the get was sent.
 func (c *stressClient) checkHot(i int, v stressValue, recs []stressRecord, set bool, since uint64) error {
 	if recs == nil {
-		if set && c.w.roomy {
+		if set && c.w.roomy() {
 			return fmt.Errorf("hot%d is lost", i)
 		}
 		return nil
@@ -506,10 +508,10 @@ func (c *stressClient) incr() error {
 		}
 		lost = sum == 0 && stressNoSum.MatchString(reply)
 		switch {
-		case sum >= c.sum+delta, sum > 0 && !c.w.roomy:
+		case sum >= c.sum+delta, sum > 0 && !c.w.roomy():
 			c.sum = sum
 			c.w.total.Add(delta)
-		case !lost || c.w.roomy:
+		case !lost || c.w.roomy():
 			return fmt.Errorf("incr by %d: %q after %d", delta, reply, c.sum)
 		}
 	}
@@ -528,7 +530,7 @@ func (c *stressClient) cas(key string) error {
 	switch {
 	case err != nil:
 		return err
-	case !found && c.w.roomy:
+	case !found && c.w.roomy():
 		return fmt.Errorf("%s is lost", key)
 	case !found:
 		c.store("add", key, "0", 0, 0, 0)
@@ -546,7 +548,7 @@ func (c *stressClient) cas(key string) error {
 			return fmt.Errorf("%s: two cas succeeded with unique %d", key, v.cas)
 		}
 	case res == "EXISTS":
-	case res == "NOT_FOUND" && !c.w.roomy:
+	case res == "NOT_FOUND" && !c.w.roomy():
 	default:
 		_, err = c.stored("cas", res)
 	}
@@ -560,7 +562,7 @@ func (c *stressClient) addToList() error {
 	}
 	value := stressRecord{c.id, c.list, c.rnd.IntN(20)}.String("list")
 	res := c.store("append", "list", value, 0, 0, 0)
-	if res == "NOT_STORED" && !c.w.roomy {
+	if res == "NOT_STORED" && !c.w.roomy() {
 		if res = c.store("add", "list", value, 0, 0, 0); res == "NOT_STORED" {
 			return nil
 		}
@@ -625,7 +627,7 @@ func (c *stressClient) tune() error {
 		"lru_crawler disable", "lru_crawler enable", "lru_crawler enable",
 		"verbosity 0", "verbosity 0", "verbosity 1", "verbosity 3",
 	}
-	if !c.w.roomy {
+	if !c.w.roomy() {
 		commands = append(commands, "flush_all", "slabs automove 2", "slabs automove 2",
 			"cache_memlimit 10", "cache_memlimit 16", "lru temp_ttl 2", "lru temp_ttl -1")
 		for range 10 {
@@ -698,7 +700,7 @@ func (w *stress) watch(_ *client, n int) error {
 func (w *stress) run(t *testing.T, seed uint64) {
 	c := w.s.client()
 	c.want(t, "set sum 0 0 1\r\n0\r\nset count0 0 0 1\r\n0\r\nset count1 0 0 1\r\n0\r\nset list 0 0 0\r\n\r\n", strings.Repeat("STORED\r\n", 4))
-	for i := 0; !w.roomy && c.statN(w.lost) == 0; i++ { // fill up memory, or the file
+	for i := 0; !w.roomy() && c.statN(w.lost) == 0; i++ { // fill up memory, or the file
 		for j := range 100 {
 			c.write(fmt.Sprintf("set pad%d-%d 0 0 10000 noreply\r\n", i, j) + stressFiller()[:10000] + "\r\n")
 		}
@@ -726,7 +728,7 @@ func (w *stress) run(t *testing.T, seed uint64) {
 
 	t.Logf("%d seconds, evictions %d, slabs moved %d, hash power %d, crawls %d, wins %d, incr %d", c.statN("uptime"), c.statN("evictions"),
 		c.statN("slabs_moved"), c.statN("hash_power_level"), c.statN("lru_crawler_starts"), w.wins.Load(), w.total.Load())
-	if w.roomy {
+	if w.roomy() {
 		w.checkTotals(t, &stressClient{client: c, w: w, proto: asciiProt})
 		if n := c.statN("evictions"); n != 0 {
 			t.Errorf("%d evictions", n)
@@ -844,13 +846,13 @@ func TestStress(t *testing.T) {
 			t.Parallel()
 			dirs := extDirs(t)
 			flags := strings.NewReplacer("{0}", dirs[0], "{1}", dirs[len(dirs)-1]).Replace(tt.flags)
-			w := &stress{flags: strings.Fields(flags), roomy: tt.lost == "", lost: tt.lost, restarts: tt.restarts}
+			w := &stress{flags: strings.Fields(flags), lost: tt.lost, restarts: tt.restarts}
 			if w.restarts > 0 {
 				w.flags = append(w.flags, "-e", filepath.Join(restartDir(t), "f"))
 			}
 			w.s = mc9(t, w.flags...)
 			w.run(t, testSeed(t, 0))
-			if c := w.s.client(); !w.roomy && (c.statN(w.lost) == 0 || *long >= 10 && c.statN("slabs_moved") == 0) {
+			if c := w.s.client(); !w.roomy() && (c.statN(w.lost) == 0 || *long >= 10 && c.statN("slabs_moved") == 0) {
 				t.Error("memory was not short, or the mover did not run")
 			}
 		})
