@@ -108,13 +108,13 @@ func assocFind(key []byte, hv uint32) *item {
 
 // assocPrefetch loads into the processor's cache what lookups of these keys,
 // at most assocBatch, will read, so that the cache misses overlap: buckets,
-// items, and the beginnings of their values. With links it also loads each
-// item's neighbours in its LRU, for items about to be unlinked. It takes no
+// items, and the beginnings of their values; and for keys whose bit in links is
+// set the neighbours in the LRU, as the item is about to be unlinked. It takes no
 // lock: what it reads may be wrong, and is discarded. The sum is returned so
 // that the loads are not optimized away.
 //
 //go:noinline
-func assocPrefetch(keys [][]byte, links bool) (sum byte) {
+func assocPrefetch(keys [][]byte, links int) (sum byte) {
 	if !memPeek {
 		return 0
 	}
@@ -130,7 +130,7 @@ func assocPrefetch(keys [][]byte, links bool) (sum byte) {
 		for n := 0; n < 4 && it != nil; n++ {
 			if int(it.nkey) == len(key) && bytes.Equal(it.key(), key) {
 				sum += it.peek()
-				if links {
+				if links>>i&1 != 0 {
 					sum += it.peekLinks()
 				}
 				break

@@ -233,7 +233,7 @@ func BenchmarkLookup(b *testing.B) {
 		for i := range b.N {
 			i %= len(keys)
 			if i%assocBatch == 0 {
-				assocPrefetch(keys[i:i+assocBatch], false)
+				assocPrefetch(keys[i:i+assocBatch], 0)
 			}
 			benchGet(th, keys[i])
 		}

@@ -241,6 +241,9 @@ func tryReadCommandBinary(c *conn) bool {
 	if c.rbytes < min(need, len(c.rbuf)) {
 		return false
 	}
+	if c.rbytes > need && c.rcurr >= c.thread.lookedAhead {
+		lookAhead(c)
+	}
 	if !respStart(c) {
 		connSetState(c, connClosing)
 		return true

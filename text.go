@@ -119,34 +119,6 @@ func tryReadCommandAscii(c *conn) bool {
 	return true
 }
 
-// lookAhead prefetches items for the next commands in the read buffer. The
-// second word of most lines is a key; if not, the prefetch does no harm. All
-// commands are taken to be like the first.
-func lookAhead(c *conn) {
-	var keys [assocBatch][]byte
-	n := 0
-	cmd := c.rbuf[c.rcurr]
-	if cmd == 'm' {
-		cmd = c.rbuf[c.rcurr+1]
-	}
-	at, end := c.rcurr, c.rcurr+c.rbytes
-	for n < assocBatch {
-		el := bytes.IndexByte(c.rbuf[at:end], '\n')
-		if el < 0 {
-			break
-		}
-		line := lineText(c.rbuf[at : at+el+1])
-		at += el + 1
-		if i := bytes.IndexByte(line, ' '); i >= 0 {
-			keys[n] = firstWord(line[i+1:])
-			n++
-		}
-	}
-	c.thread.lookedAhead = at
-	unlinks := cmd == 's' || cmd == 'd' // set, delete, ms and md
-	assocPrefetch(keys[:n], unlinks)
-}
-
 // tooLongLine handles more than 2048 bytes without a line end: it returns false
 // to wait for the rest if the command is a get of many keys. Otherwise it
 // closes the connection.
@@ -288,7 +260,7 @@ func prefetchKeys(line []byte) int {
 		i += len(key) + 1
 	}
 	if n > 1 {
-		assocPrefetch(keys[:n], false)
+		assocPrefetch(keys[:n], 0)
 	}
 	return i
 }
