@@ -466,6 +466,9 @@ func connClose(c *conn) {
 		sslConnClose(c)
 	}
 	connUnyield(c)
+	if c.thread != nil {
+		c.thread.poll.replies = 0 // clients that come and go are better served in one turn
+	}
 	connSetState(c, connClosed)
 	c.closeReason = errorClose
 	if c.thread != nil {

@@ -32,6 +32,7 @@ package main
 
 import (
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,6 +46,13 @@ const (
 
 var pollRawMsec = 100 // less where Go's collector runs by itself, see gcInit
 
+// Of all workers together: a long yield adds 8 to the score, a short one takes 1
+// away.
+var longYields struct {
+	second atomic.Uint32 // that the score is for
+	score  atomic.Int32
+}
+
 type poll struct {
 	epfd   int
 	idle   bool     // nothing has happened for pollRawMsec: so park
@@ -52,6 +60,8 @@ type poll struct {
 	park   *os.File // the same, watched by Go's own poller
 	raw    syscall.RawConn
 	events [128]unix.EpollEvent
+
+	replies int // sent since pollYield last yielded, or a client went
 }
 
 func pollInit(p *poll) (err error) {
@@ -152,6 +162,37 @@ func pollPark(p *poll, msec int) (n int, err error) {
 		err = nil
 	}
 	return max(n, 0), err
+}
+
+// pollYield lets other threads run on this processor. Workers that share one take
+// turns of a round each by it, in place of the system's slices of some
+// milliseconds: what a worker finds after its turn is more, and no client waits
+// for long. But another program may keep the processor for a whole slice. Then
+// the workers stop to yield for the rest of the second.
+func pollYield(p *poll) {
+	const (
+		pays = 4                    // replies since the last time
+		long = 2 * time.Millisecond // workers seldom take that long
+	)
+	if p.replies < pays {
+		return
+	}
+	p.replies = 0
+	if now := currentTime.Load(); longYields.second.Load() != now {
+		longYields.second.Store(now)
+		longYields.score.Store(0)
+	}
+	score := longYields.score.Load()
+	if score >= 32 {
+		return
+	}
+	start := time.Now()
+	rawSchedYield()
+	if time.Since(start) > long {
+		longYields.score.Add(8)
+	} else if score > 0 {
+		longYields.score.Add(-1)
+	}
 }
 
 // blockPreemptSignal blocks the signal with which sysmon asks this thread, up to

@@ -59,7 +59,7 @@ func rawEpollCtl(epfd, op, fd int, event unix.EpollEvent) unix.Errno {
 	return e
 }
 
-// Unlike the calls above, these two do block, but not for long.
+// Unlike the calls above, these three do block, but not for long.
 
 func rawNanosleep(ts *unix.Timespec) {
 	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(ts)), 0, 0)
@@ -70,6 +70,8 @@ func rawEpollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno
 		uintptr(len(events)), uintptr(msec), 0, 0)
 	return int(n), e
 }
+
+func rawSchedYield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
 // procPin disables preemption until procUnpin: this goroutine keeps its thread
 // and its P.
