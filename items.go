@@ -727,6 +727,9 @@ func doItemBump(t *thread, it *item, hv uint32) {
 		it.itFlags |= itemFetched
 		return
 	}
+	if it.itFlags&itemCooled != 0 && it.lruid() == coldLru && it.time+1 >= currentTime.Load() {
+		return // not as in C: few items that are much asked for would go back and forth
+	}
 	it.itFlags |= itemActive
 	if it.lruid() != coldLru {
 		atomic.StoreUint32(&it.time, currentTime.Load()) // doTailAge reads it unlocked

@@ -243,6 +243,9 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 			return pullRemoved
 		case l.sizeBytes > totalBytes*uint64(pct)/100 || now-it.time > maxAge:
 			l.n[itemsMovesToCold]++
+			if curLru == warmLru {
+				it.itFlags |= itemCooled
+			}
 			return pullMove(it, coldLru)
 		}
 	case coldLru:

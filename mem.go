@@ -44,6 +44,7 @@ const (
 	itemTokenReserved
 	itemStale     // marked stale by a meta command
 	itemKeyBinary // the key came in base64
+	itemCooled    // has come from WARM to COLD
 )
 
 // Flags that an item keeps when its value goes to extstore and comes back.

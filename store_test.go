@@ -828,6 +828,36 @@ func TestMaintainer(t *testing.T) {
 	}
 }
 
+// An item that has come from WARM goes back when it was last moved two seconds ago.
+func TestMaintainerCooled(t *testing.T) {
+	storeInit(t, 64, func() { settings.warmLruPct.Store(0) })
+	th := testThread()
+	const id = 1
+	warm := func(want int) {
+		t.Helper()
+		lruMaintainerBumps()
+		if lrus[id|warmLru].size != want {
+			t.Errorf("%d items in WARM, not %d", lrus[id|warmLru].size, want)
+		}
+	}
+	set(th, nreadSet, "foo", "value", 0)
+	settings.hotLruPct.Store(0)
+	lruMaintainerJuggle(id)
+	get(th, "foo")
+	warm(0)
+	get(th, "foo")
+	warm(1)
+	lruMaintainerJuggle(id)
+	get(th, "foo")
+	warm(0)
+	currentTime.Add(1)
+	get(th, "foo")
+	warm(0)
+	currentTime.Add(1)
+	get(th, "foo")
+	warm(1)
+}
+
 // The maintainer moves items between the LRUs while they are touched.
 func TestTouchMoving(t *testing.T) {
 	storeInit(t, 4, func() {
