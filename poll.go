@@ -166,9 +166,11 @@ func pollPark(p *poll, msec int) (n int, err error) {
 
 // pollYield lets other threads run on this processor. Workers that share one take
 // turns of a round each by it, in place of the system's slices of some
-// milliseconds: what a worker finds after its turn is more, and no client waits
-// for long. But another program may keep the processor for a whole slice. Then
-// the workers stop to yield for the rest of the second.
+// milliseconds. When all are busy the 99th percentile of latency so falls to a
+// fourth, but half of the clients, those whose worker has the processor, wait three
+// times longer. It is for extstore, where reads that come back from the I/O threads
+// have waited already. But another program may keep the processor for a whole
+// slice: then the workers stop to yield for the rest of the second.
 func pollYield(p *poll) {
 	const (
 		pays = 4                    // replies since the last time

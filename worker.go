@@ -298,7 +298,9 @@ func workerLibevent(me *thread) {
 		if me.stats.dirty != 0 || me.stats.pending.n != [numThreadStats]uint64{} {
 			statsFold(me)
 		}
-		pollYield(&me.poll)
+		if extStorage != nil {
+			pollYield(&me.poll)
+		}
 	}
 }
 
