@@ -355,6 +355,33 @@ func TestYields(t *testing.T) {
 	c.wantStat(t, "curr_connections", "1")
 }
 
+// TestPauses asks after pauses in which mc9's threads have parked. Each must then
+// be woken at once, whatever the others do, and not by a timer 100 ms later.
+func TestPauses(t *testing.T) {
+	t.Parallel()
+	s := mc9(t)
+	old := [4]*client{s.client(), s.client(), s.client(), s.client()}
+	soon := 0
+	for range 5 { // a busy machine may be late, but not always
+		soon = 0
+		for i := range 8 {
+			time.Sleep(330 * time.Millisecond)
+			start := time.Now()
+			c := s.client()
+			c.want(t, "mn\r\n", "MN\r\n")
+			c.Close()
+			old[i%len(old)].want(t, "mn\r\n", "MN\r\n")
+			if time.Since(start) < 50*time.Millisecond {
+				soon++
+			}
+		}
+		if soon >= 7 {
+			return
+		}
+	}
+	t.Errorf("only %d of 8 answers came within 50 ms", soon)
+}
+
 // A client that does not read its reply holds up no others, even on the same
 // worker, and in the end gets all of it, as it was when the client asked.
 func TestSlowReader(t *testing.T) {

@@ -103,7 +103,9 @@ func pollCtl(p *poll, op, fd int, events uint32) error {
 func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 	if p.idle && msec != 0 {
 		n, err := pollPark(p, msec)
-		p.idle = n == 0
+		if p.idle = n == 0; !p.idle {
+			wakePoller()
+		}
 		return p.events[:max(n, 0)], err
 	}
 	if msec < 0 || msec > pollRawMsec {
@@ -114,7 +116,9 @@ func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 	askedToYield()
 	procUnpin()
 	// sysmon's signal ends such a wait of the main thread after 10 ms.
-	p.idle = n <= 0 && msec == pollRawMsec
+	if p.idle = n <= 0 && msec == pollRawMsec; p.idle {
+		wakePoller()
+	}
 	if e != 0 && e != unix.EINTR {
 		return nil, e
 	}
@@ -135,6 +139,13 @@ func askedToYield() {
 
 //go:noinline
 func keep(*[256]byte) {}
+
+// wakePoller sees to it that a thread of Go's waits for all that are parked. That
+// thread ends its wait to run the goroutine whose descriptor is ready. If this one
+// then waits raw, the scheduler, to which it seems to run, leaves the others to
+// sysmon, which may be asleep for 100 ms. A new goroutine wakes another thread,
+// which goes on to wait.
+func wakePoller() { go func() {}() }
 
 // pollPark waits parked. parkFd watches epfd only meanwhile: otherwise each
 // event would wake Go's poller.
