@@ -128,12 +128,13 @@ func waitForThreadRegistration(nthreads int) {
 func registerThreadInitialized() {
 	initLock.Lock()
 	initCount++
-	initCond.Signal()
+	initCond.Broadcast()
 	initLock.Unlock()
 	// Hang here while pauseThreads, or the start, holds the lock.
 	workerHangLock.Lock()
 	initLock.Lock()
 	initCount--
+	initCond.Broadcast()
 	initLock.Unlock()
 	workerHangLock.Unlock()
 }
@@ -165,6 +166,13 @@ func pauseThreads(kind pauseThreadTypes) {
 		return
 	}
 	initLock.Lock()
+	for initCount > 0 { // workers have yet to leave the pause before; not as in C
+		workerHangLock.Unlock()
+		initCond.Wait()
+		initLock.Unlock()
+		workerHangLock.Lock()
+		initLock.Lock()
+	}
 	for _, t := range threads {
 		notifyWorkerFd(t, 0, queuePause)
 	}
