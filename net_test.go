@@ -356,9 +356,12 @@ func TestYields(t *testing.T) {
 }
 
 // TestPauses asks after pauses in which mc9's threads have parked. Each must then
-// be woken at once, whatever the others do, and not by a timer 100 ms later.
+// be woken at once, whatever the others do, and not by a timer 100 ms later. It is
+// not parallel, since other tests would delay it.
 func TestPauses(t *testing.T) {
-	t.Parallel()
+	if !memPeek {
+		t.Skip("with the race detector answers may take as long")
+	}
 	s := mc9(t)
 	old := [4]*client{s.client(), s.client(), s.client(), s.client()}
 	soon := 0
@@ -371,7 +374,7 @@ func TestPauses(t *testing.T) {
 			c.want(t, "mn\r\n", "MN\r\n")
 			c.Close()
 			old[i%len(old)].want(t, "mn\r\n", "MN\r\n")
-			if time.Since(start) < 50*time.Millisecond {
+			if time.Since(start) < 80*time.Millisecond {
 				soon++
 			}
 		}
@@ -379,7 +382,7 @@ func TestPauses(t *testing.T) {
 			return
 		}
 	}
-	t.Errorf("only %d of 8 answers came within 50 ms", soon)
+	t.Errorf("only %d of 8 answers came within 80 ms", soon)
 }
 
 // A client that does not read its reply holds up no others, even on the same
