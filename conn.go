@@ -466,13 +466,11 @@ func connClose(c *conn) {
 		sslConnClose(c)
 	}
 	connUnyield(c)
-	if c.thread != nil {
-		c.thread.poll.replies = 0 // clients that come and go are better served in one turn
-	}
 	connSetState(c, connClosed)
 	c.closeReason = errorClose
 	if c.thread != nil {
-		statsFold(c.thread) // whoever sees the close finds its commands counted
+		c.thread.poll.replies = 0 // clients that come and go are better served in one turn
+		statsFold(c.thread)       // whoever sees the close finds its commands counted
 	}
 	connPublish(c)
 	statsLock.Lock()

@@ -186,6 +186,7 @@ func pollYield(p *poll) {
 	const (
 		pays = 4                    // replies since the last time
 		long = 2 * time.Millisecond // workers seldom take that long
+		most = 4 * 8                // of the score: four long ones in a row
 	)
 	if p.replies < pays {
 		return
@@ -196,7 +197,7 @@ func pollYield(p *poll) {
 		longYields.score.Store(0)
 	}
 	score := longYields.score.Load()
-	if score >= 32 {
+	if score >= most {
 		return
 	}
 	start := time.Now()
