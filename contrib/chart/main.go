@@ -1,5 +1,5 @@
-// Chart draws contrib/performance.tsv into README.md, between the two lines
-// that are the constants begin and end. In the directory with the README:
+// Chart draws contrib/performance.tsv into PERFORMANCE.md, between the two lines
+// that are the constants begin and end. In the directory with it:
 //
 //	go run ./contrib/chart
 package main
@@ -25,17 +25,17 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	readme, err := os.ReadFile("README.md")
+	page, err := os.ReadFile("PERFORMANCE.md")
 	if err != nil {
 		log.Fatal(err)
 	}
-	before, rest, ok := strings.Cut(string(readme), begin)
+	before, rest, ok := strings.Cut(string(page), begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		log.Fatal("README.md has no place for the chart")
+		log.Fatal("PERFORMANCE.md has no place for the chart")
 	}
 	text := before + begin + "\n```text\n" + chart(string(data)) + "```\n\n" + end + after
-	if err := os.WriteFile("README.md", []byte(text), 0o666); err != nil {
+	if err := os.WriteFile("PERFORMANCE.md", []byte(text), 0o666); err != nil {
 		log.Fatal(err)
 	}
 }
