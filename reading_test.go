@@ -204,7 +204,12 @@ func checkStops(t *testing.T, stops []*readingStop) {
 	for file := range files {
 		funcs[file], _ = goDecls(t, file)
 	}
-	cFiles := cFunctions(t)
+	cFiles := map[string][]string{} // of each C function
+	for _, f := range readCFunctions(t) {
+		for _, name := range f.names {
+			cFiles[name] = append(cFiles[name], f.file)
+		}
+	}
 	onTheWay := reachable(t)
 	for _, s := range stops {
 		if len(s.c) == 0 || len(s.g) == 0 || s.tries == 0 {
@@ -232,7 +237,7 @@ func checkStops(t *testing.T, stops []*readingStop) {
 				t.Errorf("%s: PORT.md maps %s to %q, none of which the stop names", s.title, c.name, led)
 			}
 			in := cFiles[c.name]
-			if cFiles != nil && c.file != "libevent" && !slices.Contains(in, c.file) && (in != nil || !old) {
+			if c.file != "libevent" && !slices.Contains(in, c.file) && (in != nil || !old) {
 				t.Errorf("%s: %s is in %q, not where the stop says", s.title, c.name, in)
 			}
 		}
@@ -276,32 +281,6 @@ func reachable(t *testing.T) map[string]bool {
 	}
 	walk("main")
 	return seen
-}
-
-// cFunctions maps each C function to its files, or returns nil without the source
-// of 1.6.45.
-func cFunctions(t *testing.T) map[string][]string {
-	dirs := filepath.SplitList(os.Getenv("MEMCACHED_SRC"))
-	if !slices.ContainsFunc(dirs, func(dir string) bool {
-		_, err := os.Stat(filepath.Join(dir, "proto_text.c"))
-		return err == nil
-	}) {
-		return nil
-	}
-	in := map[string][]string{}
-	for _, dir := range dirs {
-		names, _ := filepath.Glob(filepath.Join(dir, "*.c"))
-		for _, name := range names {
-			text, err := os.ReadFile(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, m := range cFunction.FindAllSubmatch(text, -1) {
-				in[string(m[1])] = append(in[string(m[1])], filepath.Base(name))
-			}
-		}
-	}
-	return in
 }
 
 var (
