@@ -75,15 +75,13 @@ func acceptNewConns(doAccept bool) {
 			perror("listen", err)
 		}
 	}
-	statsLock.Lock()
-	statsState.acceptingConns = doAccept
+	statsState.acceptingConns.Store(doAccept)
 	if doAccept {
-		stats.timeInListenDisabledUs += uint64(time.Since(maxconnsEntered) / time.Microsecond)
+		stats.timeInListenDisabledUs.Add(uint64(time.Since(maxconnsEntered) / time.Microsecond))
 	} else {
 		maxconnsEntered = time.Now()
-		stats.listenDisabledNum++
+		stats.listenDisabledNum.Add(1)
 	}
-	statsLock.Unlock()
 	maxconnsPolling = !doAccept
 }
 
@@ -110,9 +108,7 @@ func driveListening(c *conn) {
 			return
 		}
 		if settings.maxconnsFast && sfd >= settings.maxconns-1 {
-			statsLock.Lock()
-			stats.rejectedConns++
-			statsLock.Unlock()
+			stats.rejectedConns.Add(1)
 			unix.Write(sfd, []byte("ERROR Too many open connections\r\n"))
 			unix.Close(sfd)
 			continue

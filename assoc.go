@@ -78,11 +78,9 @@ func assocInit(power int) {
 	expanding = false
 	expandBucket.Store(uint32(hashsize(power) / 2))
 	hashSeed = maphash.MakeSeed()
-	statsLock.Lock()
-	statsState.hashPowerLevel = uint64(power)
-	statsState.hashBytes = uint64(len(t) * refSize)
-	statsState.hashIsExpanding = false
-	statsLock.Unlock()
+	statsState.hashPowerLevel.Store(int64(power))
+	statsState.hashBytes.Store(int64(len(t) * refSize))
+	statsState.hashIsExpanding.Store(false)
 }
 
 // hashBucket returns the head of hv's chain. A stale expandBucket is
@@ -160,11 +158,9 @@ func assocExpand() {
 	hashpower++
 	expanding = true
 	expandBucket.Store(0)
-	statsLock.Lock()
-	statsState.hashPowerLevel = uint64(hashpower)
-	statsState.hashBytes += uint64(len(t) * refSize)
-	statsState.hashIsExpanding = true
-	statsLock.Unlock()
+	statsState.hashPowerLevel.Store(int64(hashpower))
+	statsState.hashBytes.Add(int64(len(t) * refSize))
+	statsState.hashIsExpanding.Store(true)
 }
 
 // assocStartExpand wakes the maintenance thread if the table is too small for
@@ -269,10 +265,8 @@ func assocMoveBucket() {
 
 func assocExpandDone() {
 	expanding = false
-	statsLock.Lock()
-	statsState.hashBytes -= uint64(len(oldHashtable) * refSize)
-	statsState.hashIsExpanding = false
-	statsLock.Unlock()
+	statsState.hashBytes.Add(-int64(len(oldHashtable) * refSize))
+	statsState.hashIsExpanding.Store(false)
 	tableFree(oldHashtable)
 	oldHashtable = nil
 	if settings.verbose.Load() > 1 {

@@ -369,9 +369,7 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 	c := conns[sfd].Load()
 	if c == nil {
 		c = &conn{sfd: sfd}
-		statsLock.Lock()
-		statsState.connStructs++
-		statsLock.Unlock()
+		statsState.connStructs.Add(1)
 	}
 	c.seen.Load() // acquire, pairs with connClose: see all that the previous worker wrote
 	c.transport = transport
@@ -424,10 +422,8 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 	}
 	connPublish(c)
 	conns[sfd].Store(c)
-	statsLock.Lock()
-	statsState.currConns++
-	stats.totalConns++
-	statsLock.Unlock()
+	statsState.currConns.Add(1)
+	stats.totalConns.Add(1)
 	return c
 }
 
@@ -473,9 +469,7 @@ func connClose(c *conn) {
 		statsFold(c.thread)       // whoever sees the close finds its commands counted
 	}
 	connPublish(c)
-	statsLock.Lock()
-	statsState.currConns--
-	statsLock.Unlock()
+	statsState.currConns.Add(-1)
 	// From here on c may serve a new connection, on another worker.
 	rawClose(c.sfd)
 	allowNewConns.Store(true)

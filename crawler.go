@@ -460,9 +460,7 @@ func itemCrawlerThread() {
 			if settings.verbose.Load() > 2 {
 				fmt.Fprintf(os.Stderr, "LRU crawler thread sleeping\n")
 			}
-			statsLock.Lock()
-			statsState.lruCrawlerRunning = false
-			statsLock.Unlock()
+			statsState.lruCrawlerRunning.Store(false)
 			if cm.c.c != nil {
 				lruCrawlerReleaseClient(&cm.c)
 			}
@@ -571,10 +569,8 @@ func lruCrawlerStart(ids *[powerLargest]bool, remaining uint32, kind crawlerRunT
 		*cm = crawlerModule{mod: mod, kind: kind, hash: ids == nil, data: data, c: crawlerClient{c: c}}
 		mod.init(cm)
 	}
-	statsLock.Lock()
-	statsState.lruCrawlerRunning = true
-	stats.lruCrawlerStarts++
-	statsLock.Unlock()
+	statsState.lruCrawlerRunning.Store(true)
+	stats.lruCrawlerStarts.Add(1)
 	lruCrawler.cond.Signal()
 	return crawlerOk
 }

@@ -562,7 +562,7 @@ func itemStats(c *conn) {
 	appendStats(c, "", "")
 }
 
-func itemStatsClass(c *conn, n int, threadStats *threadCounts) {
+func itemStatsClass(c *conn, n int, threadStats *statSums) {
 	var (
 		totals    [numItemstats]uint64
 		requested uint64

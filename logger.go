@@ -467,9 +467,7 @@ func loggerThreadWriteEntry(e *logentry, ls *loggerStats, line []byte) {
 func loggerThreadCloseWatcher(w *loggerWatcher) {
 	loggerStack.watchers[w.id] = nil
 	loggerStack.count--
-	statsLock.Lock()
-	statsState.logWatchers--
-	statsLock.Unlock()
+	statsState.logWatchers.Add(-1)
 	loggerSetFlags()
 	sidethreadConnClose(w.c)
 }
@@ -590,12 +588,10 @@ func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 }
 
 func loggerThreadFlushStats(ls *loggerStats) {
-	statsLock.Lock()
-	stats.logWorkerDropped += ls.workerDropped
-	stats.logWorkerWritten += ls.workerWritten
-	stats.logWatcherSkipped += ls.watcherSkipped
-	stats.logWatcherSent += ls.watcherSent
-	statsLock.Unlock()
+	stats.logWorkerDropped.Add(ls.workerDropped)
+	stats.logWorkerWritten.Add(ls.workerWritten)
+	stats.logWatcherSkipped.Add(ls.watcherSkipped)
+	stats.logWatcherSent.Add(ls.watcherSent)
 }
 
 // The less loggerThread finds to do, the longer it sleeps; without watchers
@@ -681,9 +677,7 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 	bipbufOffer(&w.buf, []byte("OK\r\n"))
 	loggerStack.watchers[x] = w
 	loggerStack.count++
-	statsLock.Lock()
-	statsState.logWatchers++
-	statsLock.Unlock()
+	statsState.logWatchers.Add(1)
 	loggerSetFlags()
 	loggerStack.lock.Unlock()
 	select {

@@ -462,9 +462,7 @@ func lruMaintainerThread() {
 		slept := max(toSleep, 1000)
 		toSleep = maxLruMaintainerSleep
 
-		statsLock.Lock()
-		stats.lruMaintainerJuggles++
-		statsLock.Unlock()
+		stats.lruMaintainerJuggles.Add(1)
 
 		for i := powerSmallest; i < maxNumberOfSlabClasses; i++ {
 			jugglerRun(&jugglers[i], i, slept)

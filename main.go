@@ -515,7 +515,7 @@ func main() {
 
 	signal.Ignore(syscall.SIGPIPE)
 	startThreads()
-	if serverConns()+int(statsState.reservedFds) >= settings.maxconns-1 {
+	if serverConns()+int(statsState.reservedFds.Load()) >= settings.maxconns-1 {
 		sysfatal(1, "Maxconns setting is too low, use -c to increase.")
 	}
 

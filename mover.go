@@ -184,9 +184,7 @@ func slabRebalanceStart() bool {
 	r.clsSize = size
 	r.completed = make([]bool, perslab)
 	r.done = r.sClsid == slabGlobalPagePool // pages in the pool are empty
-	statsLock.Lock()
-	statsState.slabReassignRunning = true
-	statsLock.Unlock()
+	statsState.slabReassignRunning.Store(true)
 	return true
 }
 
@@ -390,10 +388,8 @@ func slabRebalanceMove() int {
 		r.done = true
 		return movePageDone
 	}
-	statsLock.Lock()
-	stats.slabReassignBusyItems += uint64(r.busyItems)
-	stats.slabReassignLastBusyStatus = moveStatusText[r.lastBusyStatus]
-	statsLock.Unlock()
+	stats.slabReassignBusyItems.Add(uint64(r.busyItems))
+	stats.slabReassignLastBusyStatus.Store(uint64(r.lastBusyStatus))
 	r.slabPos = 0
 	r.busyItems = 0
 	r.busyLoops++
@@ -408,17 +404,15 @@ func slabRebalanceFinish() {
 		t.newIt = nil
 	}
 	moved := slabsFinalizePageMove(r.sClsid, r.dClsid, r.slabStart)
-	statsLock.Lock()
 	if moved {
-		stats.slabsMoved++
+		stats.slabsMoved.Add(1)
 	}
-	stats.slabReassignRescues += uint64(r.rescues)
-	stats.slabReassignChunkRescues += uint64(r.chunkRescues)
-	stats.slabReassignInlineReclaim += uint64(r.inlineReclaim)
-	stats.slabReassignBusyNomem += uint64(r.busyNomem)
-	stats.slabReassignBusyDeletes += uint64(r.busyDeletes)
-	statsState.slabReassignRunning = false
-	statsLock.Unlock()
+	stats.slabReassignRescues.Add(uint64(r.rescues))
+	stats.slabReassignChunkRescues.Add(uint64(r.chunkRescues))
+	stats.slabReassignInlineReclaim.Add(uint64(r.inlineReclaim))
+	stats.slabReassignBusyNomem.Add(uint64(r.busyNomem))
+	stats.slabReassignBusyDeletes.Add(uint64(r.busyDeletes))
+	statsState.slabReassignRunning.Store(false)
 	*r = slabRebalance{}
 }
 
@@ -754,9 +748,7 @@ func slabAutomoveExtstoreRun(a *slabAutomove) (src, dst int) {
 		}
 	}
 	if total := lowPages + highPages + globalCount; total > 0 {
-		statsLock.Lock()
-		statsState.extstoreMemoryPressure = float64(lowPages) / float64(total) * 100
-		statsLock.Unlock()
+		statsState.extstoreMemoryPressure.Store(int64(lowPages) * 10000 / int64(total))
 	}
 	a.iamBefore = a.iamAfter
 	a.samBefore = a.samAfter

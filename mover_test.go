@@ -92,11 +92,11 @@ func TestRescue(t *testing.T) {
 			moved++
 		}
 	}
-	if n, _ := globalPagePoolSize(); n != moved || int(stats.slabsMoved) != moved || moved < 10 {
-		t.Errorf("%d pages in the pool, %d moved, want %d", n, stats.slabsMoved, moved)
+	if n, _ := globalPagePoolSize(); n != moved || int(stats.slabsMoved.Load()) != moved || moved < 10 {
+		t.Errorf("%d pages in the pool, %d moved, want %d", n, stats.slabsMoved.Load(), moved)
 	}
-	if stats.slabReassignRescues == 0 || stats.slabReassignChunkRescues == 0 || statsState.slabReassignRunning {
-		t.Errorf("%+v", stats)
+	if stats.slabReassignRescues.Load() == 0 || stats.slabReassignChunkRescues.Load() == 0 || statsState.slabReassignRunning.Load() {
+		t.Errorf("%+v", &stats)
 	}
 	checkStore(t)
 	for key, m := range items {
@@ -192,7 +192,7 @@ func TestBusy(t *testing.T) {
 				t.Fatal("the move is done")
 			}
 			moverStep(2)
-			if s := slabRebal.rebal.lastBusyStatus; s != tt.status || !statsState.slabReassignRunning {
+			if s := slabRebal.rebal.lastBusyStatus; s != tt.status || !statsState.slabReassignRunning.Load() {
 				t.Errorf("%s, want %s", moveStatusText[s], moveStatusText[tt.status])
 			}
 			if tt.status != moveLocked {
@@ -204,9 +204,9 @@ func TestBusy(t *testing.T) {
 			if !moverStep(3) {
 				t.Errorf("still busy: %s", moveStatusText[slabRebal.rebal.lastBusyStatus])
 			}
-			if stats.slabsMoved != 1 || stats.slabReassignBusyItems == 0 || evictions() != 0 ||
-				stats.slabReassignBusyDeletes != uint64(tt.loops-1) {
-				t.Errorf("%+v", stats)
+			if stats.slabsMoved.Load() != 1 || stats.slabReassignBusyItems.Load() == 0 || evictions() != 0 ||
+				stats.slabReassignBusyDeletes.Load() != uint64(tt.loops-1) {
+				t.Errorf("%+v", &stats)
 			}
 			if tt.status == moveLocked {
 				wantValue(t, th, string(key), tt.value)
@@ -285,8 +285,8 @@ func TestMoveEvict(t *testing.T) {
 	if !moverStep(10) || pages(id) != before-1 || pages(1) != 1 {
 		t.Fatalf("%d pages of %d, %d moved", pages(id), before, pages(1))
 	}
-	if evictions() < 2 || stats.slabReassignInlineReclaim == 0 {
-		t.Errorf("%d evictions, %+v", evictions(), stats)
+	if evictions() < 2 || stats.slabReassignInlineReclaim.Load() == 0 {
+		t.Errorf("%d evictions, %+v", evictions(), &stats)
 	}
 	checkStore(t)
 	for i := range n { // the items left have their values
@@ -323,8 +323,8 @@ func TestMoveFull(t *testing.T) {
 	}
 	slabRebal.rebal.busyLoops = slabMoveMaxLoops + 1
 	n := evictions()
-	if !moverStep(10) || evictions() == n || stats.slabReassignBusyNomem == 0 {
-		t.Errorf("%d evictions, %+v", evictions()-n, stats)
+	if !moverStep(10) || evictions() == n || stats.slabReassignBusyNomem.Load() == 0 {
+		t.Errorf("%d evictions, %+v", evictions()-n, &stats)
 	}
 	for _, it := range held {
 		slabsFree(it, id)
@@ -351,12 +351,12 @@ func TestPool(t *testing.T) {
 	}
 	checkStore(t)
 	// The pool may be empty when the move begins.
-	moved := stats.slabsMoved
+	moved := stats.slabsMoved.Load()
 	reassign(t, slabGlobalPagePool, 1)
 	set(th, nreadSet, "c", pattern(20000, 1), 0)
 	set(th, nreadSet, "d", pattern(40000, 1), 0)
-	if !moverStep(1) || pages(slabGlobalPagePool) != 0 || stats.slabsMoved != moved || statsState.slabReassignRunning {
-		t.Errorf("%d pages, %+v", pages(slabGlobalPagePool), stats)
+	if !moverStep(1) || pages(slabGlobalPagePool) != 0 || stats.slabsMoved.Load() != moved || statsState.slabReassignRunning.Load() {
+		t.Errorf("%d pages, %+v", pages(slabGlobalPagePool), &stats)
 	}
 	checkStore(t)
 	for _, take := range []func(){
@@ -372,14 +372,14 @@ func TestPool(t *testing.T) {
 			reassign(t, id, slabGlobalPagePool)
 			moverStep(1)
 		}
-		moved := stats.slabsMoved
+		moved := stats.slabsMoved.Load()
 		reassign(t, slabGlobalPagePool, 1)
 		if !slabRebalanceStart() {
 			t.Error("does not start")
 		}
 		take()
-		if !moverStep(1) || stats.slabsMoved != moved || statsState.slabReassignRunning || pages(1) != 1 {
-			t.Errorf("moved a page that was not there: %+v", stats)
+		if !moverStep(1) || stats.slabsMoved.Load() != moved || statsState.slabReassignRunning.Load() || pages(1) != 1 {
+			t.Errorf("moved a page that was not there: %+v", &stats)
 		}
 		checkStore(t)
 	}
@@ -409,8 +409,8 @@ func TestMoverPause(t *testing.T) {
 	}
 	itemRemove(it)
 	stopSlabMaintenanceThread()
-	if pages(id) != 1 || stats.slabsMoved != 1 {
-		t.Errorf("%d pages, %+v", pages(id), stats)
+	if pages(id) != 1 || stats.slabsMoved.Load() != 1 {
+		t.Errorf("%d pages, %+v", pages(id), &stats)
 	}
 	checkStore(t)
 }
@@ -550,10 +550,8 @@ func moverHammer(t *testing.T, roomy bool, moves uint64) {
 					stop.Store(true)
 				}
 				pause.RUnlock()
-				statsLock.Lock()
-				n := stats.slabsMoved
-				rescued := stats.slabReassignRescues > 0 && stats.slabReassignChunkRescues > 0
-				statsLock.Unlock()
+				n := stats.slabsMoved.Load()
+				rescued := stats.slabReassignRescues.Load() > 0 && stats.slabReassignChunkRescues.Load() > 0
 				if signal && (n >= moves && rescued || n >= 100*moves || stop.Load()) {
 					close(enough)
 					signal = false
@@ -590,10 +588,10 @@ func moverHammer(t *testing.T, roomy bool, moves uint64) {
 	if roomy && evictions() != 0 {
 		t.Errorf("%d evictions", evictions())
 	}
-	if stats.slabReassignRescues == 0 || stats.slabReassignChunkRescues == 0 {
-		t.Errorf("no rescues: %+v", stats)
+	if stats.slabReassignRescues.Load() == 0 || stats.slabReassignChunkRescues.Load() == 0 {
+		t.Errorf("no rescues: %+v", &stats)
 	}
-	t.Logf("%+v, %d evictions", stats, evictions())
+	t.Logf("%+v, %d evictions", &stats, evictions())
 }
 
 // A moverWorker has keys that only it writes, so it knows their values.

@@ -15,6 +15,8 @@ type (
 	sslConn     struct{}
 )
 
+var sslStatLines []statLine
+
 func sslEnable() { sysfatal(exUsage, "This server is not built with TLS support.") }
 
 func sslInitSettings()                                    {}
@@ -32,6 +34,5 @@ func sslPending(c *conn) bool                             { return false }
 func sslRead(c *conn, b []byte) (int, unix.Errno)         { return 0, 0 }
 func sslWrite(c *conn, b []byte) (int, unix.Errno)        { return 0, 0 }
 func sslSendmsg(t *thread, r *resp) []byte                { return nil }
-func sslStats(c *conn, now relTime)                       {}
 func sslStatSettings(c *conn)                             {}
 func sslAsk(fd int, request []byte) ([]byte, error)       { return nil, nil }

@@ -355,7 +355,7 @@ func globalPagePoolSize() (n int, memFlag bool) {
 	return n, memFlag
 }
 
-func doSlabsStats(c *conn, threadStats *threadCounts) {
+func doSlabsStats(c *conn, threadStats *statSums) {
 	total := 0
 	for i := powerSmallest; i <= largestClsid; i++ {
 		p := &slabclass[i]

@@ -225,9 +225,7 @@ func tryReadNetwork(c *conn) tryReadResult {
 	if !c.io.done {
 		room := readRoom(c)
 		if room == nil {
-			statsLock.Lock()
-			stats.mallocFails++
-			statsLock.Unlock()
+			stats.mallocFails.Add(1)
 			c.rbytes = 0
 			respStart(c)
 			outErrstring(c, "SERVER_ERROR out of memory reading request")

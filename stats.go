@@ -11,13 +11,16 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
 // Counters of a worker, as THREAD_STATS_FIELDS.
+type threadStat int
+
 const (
-	statGetCmds = iota
+	statGetCmds threadStat = iota
 	statGetMisses
 	statGetExpired
 	statGetFlushed
@@ -49,8 +52,10 @@ const (
 )
 
 // Counters of a worker for each slab class, as SLAB_STATS_FIELDS.
+type slabStat int
+
 const (
-	slabSetCmds = iota
+	slabSetCmds slabStat = iota
 	slabGetHits
 	slabTouchHits
 	slabDeleteHits
@@ -61,7 +66,7 @@ const (
 	numSlabStats
 )
 
-// Not as in C, where each increment takes a lock: a worker counts in pending,
+// Unlike C, which takes a lock for each increment: a worker counts in pending,
 // which it owns, and statsFold adds that to total before the reply is sent.
 type threadStats struct {
 	pending threadCounts
@@ -69,9 +74,11 @@ type threadStats struct {
 
 	mutex sync.Mutex // guards what follows
 	total threadCounts
-	// Current values; not reset.
-	respCount, readBufCount, readBufFree int
+	bufs  threadBufs
 }
+
+// Current values of a worker, which statsReset leaves as they are.
+type threadBufs struct{ respCount, readBufCount, readBufFree int }
 
 type threadCounts struct {
 	n       [numThreadStats]uint64
@@ -79,69 +86,66 @@ type threadCounts struct {
 	lruHits [powerLargest]uint64
 }
 
-type globalStats struct {
-	totalConns                 uint64
+// Counters of the server as a whole. statsReset zeroes them. Unlike C's they need
+// no lock.
+var stats struct {
+	totalConns                 atomic.Uint64
 	sslCounters                //lint:ignore U1000 used with -tags tls
-	rejectedConns              uint64
-	mallocFails                uint64
-	listenDisabledNum          uint64
-	slabsMoved                 uint64
-	slabReassignRescues        uint64
-	slabReassignInlineReclaim  uint64
-	slabReassignChunkRescues   uint64
-	slabReassignBusyItems      uint64
-	slabReassignBusyDeletes    uint64
-	slabReassignBusyNomem      uint64
-	slabReassignLastBusyStatus string
-	lruCrawlerStarts           uint64
-	lruMaintainerJuggles       uint64
-	timeInListenDisabledUs     uint64
-	logWorkerDropped           uint64
-	logWorkerWritten           uint64
-	logWatcherSkipped          uint64
-	logWatcherSent             uint64
-	unexpectedNapiIds          uint64
-	roundRobinFallback         uint64
-	extstoreCompactLost        uint64
-	extstoreCompactRescues     uint64
-	extstoreCompactSkipped     uint64
-	extstoreCompactRescCold    uint64
-	extstoreCompactRescOld     uint64
+	rejectedConns              atomic.Uint64
+	mallocFails                atomic.Uint64
+	listenDisabledNum          atomic.Uint64
+	slabsMoved                 atomic.Uint64
+	slabReassignRescues        atomic.Uint64
+	slabReassignInlineReclaim  atomic.Uint64
+	slabReassignChunkRescues   atomic.Uint64
+	slabReassignBusyItems      atomic.Uint64
+	slabReassignBusyDeletes    atomic.Uint64
+	slabReassignBusyNomem      atomic.Uint64
+	slabReassignLastBusyStatus atomic.Uint64 // a moveStatus
+	lruCrawlerStarts           atomic.Uint64
+	lruMaintainerJuggles       atomic.Uint64
+	timeInListenDisabledUs     atomic.Uint64
+	logWorkerDropped           atomic.Uint64
+	logWorkerWritten           atomic.Uint64
+	logWatcherSkipped          atomic.Uint64
+	logWatcherSent             atomic.Uint64
+	unexpectedNapiIds          atomic.Uint64
+	roundRobinFallback         atomic.Uint64
+	extstoreCompactLost        atomic.Uint64
+	extstoreCompactRescues     atomic.Uint64
+	extstoreCompactSkipped     atomic.Uint64
+	extstoreCompactRescCold    atomic.Uint64
+	extstoreCompactRescOld     atomic.Uint64
 }
 
-// Counters of the server as a whole. stats reset clears stats, but not
-// statsState, which holds current values.
-var (
-	statsLock sync.Mutex // STATS_LOCK; guards stats, statsState and prefixStats
+// Current values, which statsReset leaves as they are.
+var statsState struct {
+	currConns           atomic.Int64
+	connStructs         atomic.Int64
+	reservedFds         atomic.Int64
+	hashBytes           atomic.Int64
+	hashPowerLevel      atomic.Int64
+	logWatchers         atomic.Int64
+	hashIsExpanding     atomic.Bool
+	acceptingConns      atomic.Bool
+	slabReassignRunning atomic.Bool
+	lruCrawlerRunning   atomic.Bool
 
-	stats globalStats
-
-	statsState struct {
-		currConns           uint64
-		connStructs         uint64
-		reservedFds         uint64
-		hashBytes           uint64
-		hashPowerLevel      uint64
-		logWatchers         uint64
-		hashIsExpanding     bool
-		acceptingConns      bool
-		slabReassignRunning bool
-		lruCrawlerRunning   bool
-
-		extstoreMemoryPressure float64 // percent
-	}
-)
+	extstoreMemoryPressure atomic.Int64 // hundredths of a percent
+}
 
 // Counts by prefix, which is the part of a key before the delimiter (-D).
-// Guarded by statsLock.
 type prefixCounts struct{ gets, hits, sets, deletes uint64 }
 
-var prefixStats = make(map[string]*prefixCounts)
+var (
+	statsLock   sync.Mutex // STATS_LOCK; guards prefixStats
+	prefixStats = make(map[string]*prefixCounts)
+)
 
 const maxPrefixCount = 1 << 16
 
 // slab increments a counter of the item's slab class.
-func (s *threadStats) slab(it *item, which int) {
+func (s *threadStats) slab(it *item, which slabStat) {
 	id := it.clsid()
 	s.pending.slab[id][which]++
 	s.dirty |= 1 << id
@@ -157,7 +161,7 @@ func (s *threadStats) lruHit(it *item) {
 func statsFold(t *thread) {
 	s := &t.stats
 	s.mutex.Lock()
-	s.respCount, s.readBufCount, s.readBufFree = t.respCount, t.rbufs, len(t.rbufCache)
+	s.bufs = threadBufs{t.respCount, t.rbufs, len(t.rbufCache)}
 	for i, n := range s.pending.n {
 		s.total.n[i] += n
 	}
@@ -186,11 +190,20 @@ func threadlocalStatsReset() {
 	}
 }
 
+// What the workers have together.
+type statSums struct {
+	threadCounts
+	threadBufs
+}
+
 // threadlocalStatsAggregate sums up what the workers have counted. Hits are
 // counted by LRU, and added here to get_hits of their slab class.
-func threadlocalStatsAggregate() (sum threadCounts) {
+func threadlocalStatsAggregate() (sum statSums) {
 	for _, t := range threads {
 		t.stats.mutex.Lock()
+		sum.respCount += t.stats.bufs.respCount
+		sum.readBufCount += t.stats.bufs.readBufCount
+		sum.readBufFree += t.stats.bufs.readBufFree
 		for i, n := range t.stats.total.n {
 			sum.n[i] += n
 		}
@@ -208,26 +221,21 @@ func threadlocalStatsAggregate() (sum threadCounts) {
 	return sum
 }
 
-// slabStatsAggregate sums up the counters of all slab classes.
-func slabStatsAggregate(stats *threadCounts) (sum [numSlabStats]uint64) {
-	for id := range stats.slab {
-		for i, n := range stats.slab[id] {
-			sum[i] += n
-		}
-	}
-	return sum
-}
-
 func statsInit() {
-	statsState.acceptingConns = true
+	statsState.acceptingConns.Store(true)
 	statsPrefixClear()
 }
 
 func statsReset() {
-	statsLock.Lock()
-	clear(prefixStats)
-	stats = globalStats{}
-	statsLock.Unlock()
+	statsPrefixClear()
+	for _, lines := range statLines {
+		for _, l := range lines {
+			if n, ok := l.val.(*atomic.Uint64); ok {
+				n.Store(0)
+			}
+		}
+	}
+	stats.slabReassignLastBusyStatus.Store(0)
 	threadlocalStatsReset()
 	itemStatsReset()
 }
@@ -276,126 +284,161 @@ func processStatsDetail(c *conn, pr *parser) {
 	}
 }
 
+// A statLine is a line of stats. val says where the value is: a threadStat or
+// slabStat is summed over the workers; a pointer leads to it, to one of stats if
+// it is an *atomic.Uint64, which statsReset zeroes; a function returns it; or val
+// is the value.
+type statLine struct {
+	name  string
+	shown func() bool // nil: always
+	val   any
+}
+
+// statLines are the lines of stats about the server, in C's order (server_stats,
+// storage_stats).
+var statLines = [...][]statLine{{
+	{"pid", nil, func(*statSums) any { return os.Getpid() }},
+	{"uptime", nil, func(*statSums) any { return currentTime.Load() - itemUpdateInterval }},
+	{"time", nil, func(*statSums) any { return int64(currentTime.Load()) + processStarted }},
+	{"version", nil, version},
+	{"libevent", nil, "none"},
+	{"pointer_size", nil, strconv.IntSize},
+	{"rusage_user", nil, func(*statSums) any { return cpuTime(getrusage().Utime) }},
+	{"rusage_system", nil, func(*statSums) any { return cpuTime(getrusage().Stime) }},
+	{"max_connections", nil, &settings.maxconns},
+	{"curr_connections", nil, func(*statSums) any { return statsState.currConns.Load() - 1 }},
+	{"total_connections", nil, &stats.totalConns},
+	{"rejected_connections", func() bool { return settings.maxconnsFast }, &stats.rejectedConns},
+	{"connection_structures", nil, &statsState.connStructs},
+	{"response_obj_oom", nil, statResponseObjOom},
+	{"response_obj_count", nil, func(s *statSums) any { return s.respCount }},
+	{"response_obj_bytes", nil, func(*statSums) any { return len(threads) * roundBufs * wbufSize }},
+	{"read_buf_count", nil, func(s *statSums) any { return s.readBufCount }},
+	{"read_buf_bytes", nil, func(s *statSums) any { return s.readBufCount * readBufferSize }},
+	{"read_buf_bytes_free", nil, func(s *statSums) any { return s.readBufFree * readBufferSize }},
+	{"read_buf_oom", nil, statReadBufOom},
+	{"reserved_fds", nil, &statsState.reservedFds},
+	{"cmd_get", nil, statGetCmds},
+	{"cmd_set", nil, slabSetCmds},
+	{"cmd_flush", nil, statFlushCmds},
+	{"cmd_touch", nil, statTouchCmds},
+	{"cmd_meta", nil, statMetaCmds},
+	{"get_hits", nil, slabGetHits},
+	{"get_misses", nil, statGetMisses},
+	{"get_expired", nil, statGetExpired},
+	{"get_flushed", nil, statGetFlushed},
+	{"get_extstore", withExtstore, statGetExtstore},
+	{"get_aborted_extstore", withExtstore, statGetAbortedExtstore},
+	{"get_oom_extstore", withExtstore, statGetOomExtstore},
+	{"recache_from_extstore", withExtstore, statRecacheFromExtstore},
+	{"miss_from_extstore", withExtstore, statMissFromExtstore},
+	{"badcrc_from_extstore", withExtstore, statBadcrcFromExtstore},
+	{"delete_misses", nil, statDeleteMisses},
+	{"delete_hits", nil, slabDeleteHits},
+	{"incr_misses", nil, statIncrMisses},
+	{"incr_hits", nil, slabIncrHits},
+	{"decr_misses", nil, statDecrMisses},
+	{"decr_hits", nil, slabDecrHits},
+	{"cas_misses", nil, statCasMisses},
+	{"cas_hits", nil, slabCasHits},
+	{"cas_badval", nil, slabCasBadval},
+	{"touch_hits", nil, slabTouchHits},
+	{"touch_misses", nil, statTouchMisses},
+	{"store_too_large", nil, statStoreTooLarge},
+	{"store_no_memory", nil, statStoreNoMemory},
+	{"auth_cmds", nil, statAuthCmds},
+	{"auth_errors", nil, statAuthErrors},
+	{"idle_kicks", func() bool { return settings.idleTimeout != 0 }, statIdleKicks},
+	{"bytes_read", nil, statBytesRead},
+	{"bytes_written", nil, statBytesWritten},
+	{"limit_maxbytes", nil, func(*statSums) any { return settings.maxbytes.Load() }},
+	{"accepting_conns", nil, &statsState.acceptingConns},
+	{"listen_disabled_num", nil, &stats.listenDisabledNum},
+	{"time_in_listen_disabled_us", nil, &stats.timeInListenDisabledUs},
+	{"threads", nil, &settings.numThreads},
+	{"conn_yields", nil, statConnYields},
+	{"hash_power_level", nil, &statsState.hashPowerLevel},
+	{"hash_bytes", nil, &statsState.hashBytes},
+	{"hash_is_expanding", nil, &statsState.hashIsExpanding},
+	{"slab_reassign_rescues", withReassign, &stats.slabReassignRescues},
+	{"slab_reassign_chunk_rescues", withReassign, &stats.slabReassignChunkRescues},
+	{"slab_reassign_inline_reclaim", withReassign, &stats.slabReassignInlineReclaim},
+	{"slab_reassign_busy_items", withReassign, &stats.slabReassignBusyItems},
+	{"slab_reassign_busy_deletes", withReassign, &stats.slabReassignBusyDeletes},
+	{"slab_reassign_busy_nomem", withReassign, &stats.slabReassignBusyNomem},
+	{"slab_reassign_last_busy_status", withReassign, func(*statSums) any { return moveStatusText[stats.slabReassignLastBusyStatus.Load()] }},
+	{"slab_reassign_running", withReassign, &statsState.slabReassignRunning},
+	{"slabs_moved", withReassign, &stats.slabsMoved},
+	{"lru_crawler_running", withCrawler, &statsState.lruCrawlerRunning},
+	{"lru_crawler_starts", withCrawler, &stats.lruCrawlerStarts},
+	{"lru_maintainer_juggles", func() bool { return settings.lruMaintainerThread }, &stats.lruMaintainerJuggles},
+	{"malloc_fails", nil, &stats.mallocFails},
+	{"log_worker_dropped", nil, &stats.logWorkerDropped},
+	{"log_worker_written", nil, &stats.logWorkerWritten},
+	{"log_watcher_skipped", nil, &stats.logWatcherSkipped},
+	{"log_watcher_sent", nil, &stats.logWatcherSent},
+	{"log_watchers", nil, &statsState.logWatchers},
+}, sslStatLines, {
+	{"unexpected_napi_ids", nil, &stats.unexpectedNapiIds},
+	{"round_robin_fallback", nil, &stats.roundRobinFallback},
+	{"extstore_memory_pressure", withExtstore, func(*statSums) any {
+		return fmt.Sprintf("%.2f", float64(statsState.extstoreMemoryPressure.Load())/100)
+	}},
+	{"extstore_compact_lost", withExtstore, &stats.extstoreCompactLost},
+	{"extstore_compact_rescues", withExtstore, &stats.extstoreCompactRescues},
+	{"extstore_compact_resc_cold", withExtstore, &stats.extstoreCompactRescCold},
+	{"extstore_compact_resc_old", withExtstore, &stats.extstoreCompactRescOld},
+	{"extstore_compact_skipped", withExtstore, &stats.extstoreCompactSkipped},
+}}
+
+func withExtstore() bool { return extStorage != nil }
+func withReassign() bool { return settings.slabReassign }
+func withCrawler() bool  { return settings.lruCrawler.Load() }
+
+func getrusage() (usage unix.Rusage) {
+	unix.Getrusage(unix.RUSAGE_SELF, &usage)
+	return usage
+}
+
+func cpuTime(t unix.Timeval) string { return fmt.Sprintf("%d.%06d", t.Sec, t.Usec) }
+
 // serverStats appends the part of stats about the server; getStats appends
 // that about its items.
 func serverStats(c *conn) {
-	var usage unix.Rusage
-	unix.Getrusage(unix.RUSAGE_SELF, &usage)
-	var respCount, readBufCount, readBufFree int
-	for _, t := range threads {
-		t.stats.mutex.Lock()
-		respCount += t.stats.respCount
-		readBufCount += t.stats.readBufCount
-		readBufFree += t.stats.readBufFree
-		t.stats.mutex.Unlock()
-	}
-	ts := threadlocalStatsAggregate()
-	ss := slabStatsAggregate(&ts)
-	now := currentTime.Load()
-
-	statsLock.Lock()
-	appendStat(c, "pid", "%d", os.Getpid())
-	appendStat(c, "uptime", "%d", now-itemUpdateInterval)
-	appendStat(c, "time", "%d", int64(now)+processStarted)
-	appendStat(c, "version", "%s", version)
-	appendStat(c, "libevent", "none")
-	appendStat(c, "pointer_size", "%d", strconv.IntSize)
-	appendStat(c, "rusage_user", "%d.%06d", usage.Utime.Sec, usage.Utime.Usec)
-	appendStat(c, "rusage_system", "%d.%06d", usage.Stime.Sec, usage.Stime.Usec)
-	appendStat(c, "max_connections", "%d", settings.maxconns)
-	appendStat(c, "curr_connections", "%d", statsState.currConns-1)
-	appendStat(c, "total_connections", "%d", stats.totalConns)
-	if settings.maxconnsFast {
-		appendStat(c, "rejected_connections", "%d", stats.rejectedConns)
-	}
-	appendStat(c, "connection_structures", "%d", statsState.connStructs)
-	appendStat(c, "response_obj_oom", "%d", ts.n[statResponseObjOom])
-	appendStat(c, "response_obj_count", "%d", respCount)
-	appendStat(c, "response_obj_bytes", "%d", len(threads)*roundBufs*wbufSize)
-	appendStat(c, "read_buf_count", "%d", readBufCount)
-	appendStat(c, "read_buf_bytes", "%d", readBufCount*readBufferSize)
-	appendStat(c, "read_buf_bytes_free", "%d", readBufFree*readBufferSize)
-	appendStat(c, "read_buf_oom", "%d", ts.n[statReadBufOom])
-	appendStat(c, "reserved_fds", "%d", statsState.reservedFds)
-	appendStat(c, "cmd_get", "%d", ts.n[statGetCmds])
-	appendStat(c, "cmd_set", "%d", ss[slabSetCmds])
-	appendStat(c, "cmd_flush", "%d", ts.n[statFlushCmds])
-	appendStat(c, "cmd_touch", "%d", ts.n[statTouchCmds])
-	appendStat(c, "cmd_meta", "%d", ts.n[statMetaCmds])
-	appendStat(c, "get_hits", "%d", ss[slabGetHits])
-	appendStat(c, "get_misses", "%d", ts.n[statGetMisses])
-	appendStat(c, "get_expired", "%d", ts.n[statGetExpired])
-	appendStat(c, "get_flushed", "%d", ts.n[statGetFlushed])
-	if extStorage != nil {
-		appendStat(c, "get_extstore", "%d", ts.n[statGetExtstore])
-		appendStat(c, "get_aborted_extstore", "%d", ts.n[statGetAbortedExtstore])
-		appendStat(c, "get_oom_extstore", "%d", ts.n[statGetOomExtstore])
-		appendStat(c, "recache_from_extstore", "%d", ts.n[statRecacheFromExtstore])
-		appendStat(c, "miss_from_extstore", "%d", ts.n[statMissFromExtstore])
-		appendStat(c, "badcrc_from_extstore", "%d", ts.n[statBadcrcFromExtstore])
-	}
-	appendStat(c, "delete_misses", "%d", ts.n[statDeleteMisses])
-	appendStat(c, "delete_hits", "%d", ss[slabDeleteHits])
-	appendStat(c, "incr_misses", "%d", ts.n[statIncrMisses])
-	appendStat(c, "incr_hits", "%d", ss[slabIncrHits])
-	appendStat(c, "decr_misses", "%d", ts.n[statDecrMisses])
-	appendStat(c, "decr_hits", "%d", ss[slabDecrHits])
-	appendStat(c, "cas_misses", "%d", ts.n[statCasMisses])
-	appendStat(c, "cas_hits", "%d", ss[slabCasHits])
-	appendStat(c, "cas_badval", "%d", ss[slabCasBadval])
-	appendStat(c, "touch_hits", "%d", ss[slabTouchHits])
-	appendStat(c, "touch_misses", "%d", ts.n[statTouchMisses])
-	appendStat(c, "store_too_large", "%d", ts.n[statStoreTooLarge])
-	appendStat(c, "store_no_memory", "%d", ts.n[statStoreNoMemory])
-	appendStat(c, "auth_cmds", "%d", ts.n[statAuthCmds])
-	appendStat(c, "auth_errors", "%d", ts.n[statAuthErrors])
-	if settings.idleTimeout != 0 {
-		appendStat(c, "idle_kicks", "%d", ts.n[statIdleKicks])
-	}
-	appendStat(c, "bytes_read", "%d", ts.n[statBytesRead])
-	appendStat(c, "bytes_written", "%d", ts.n[statBytesWritten])
-	appendStat(c, "limit_maxbytes", "%d", settings.maxbytes.Load())
-	appendStat(c, "accepting_conns", "%d", btoi(statsState.acceptingConns))
-	appendStat(c, "listen_disabled_num", "%d", stats.listenDisabledNum)
-	appendStat(c, "time_in_listen_disabled_us", "%d", stats.timeInListenDisabledUs)
-	appendStat(c, "threads", "%d", settings.numThreads)
-	appendStat(c, "conn_yields", "%d", ts.n[statConnYields])
-	appendStat(c, "hash_power_level", "%d", statsState.hashPowerLevel)
-	appendStat(c, "hash_bytes", "%d", statsState.hashBytes)
-	appendStat(c, "hash_is_expanding", "%d", btoi(statsState.hashIsExpanding))
-	if settings.slabReassign {
-		busy := stats.slabReassignLastBusyStatus
-		if busy == "" {
-			busy = "none"
+	sums := threadlocalStatsAggregate()
+	for _, lines := range statLines {
+		for _, l := range lines {
+			if l.shown == nil || l.shown() {
+				appendStat(c, l.name, "%v", l.value(&sums))
+			}
 		}
-		appendStat(c, "slab_reassign_rescues", "%d", stats.slabReassignRescues)
-		appendStat(c, "slab_reassign_chunk_rescues", "%d", stats.slabReassignChunkRescues)
-		appendStat(c, "slab_reassign_inline_reclaim", "%d", stats.slabReassignInlineReclaim)
-		appendStat(c, "slab_reassign_busy_items", "%d", stats.slabReassignBusyItems)
-		appendStat(c, "slab_reassign_busy_deletes", "%d", stats.slabReassignBusyDeletes)
-		appendStat(c, "slab_reassign_busy_nomem", "%d", stats.slabReassignBusyNomem)
-		appendStat(c, "slab_reassign_last_busy_status", "%s", busy)
-		appendStat(c, "slab_reassign_running", "%d", btoi(statsState.slabReassignRunning))
-		appendStat(c, "slabs_moved", "%d", stats.slabsMoved)
 	}
-	if settings.lruCrawler.Load() {
-		appendStat(c, "lru_crawler_running", "%d", btoi(statsState.lruCrawlerRunning))
-		appendStat(c, "lru_crawler_starts", "%d", stats.lruCrawlerStarts)
-	}
-	if settings.lruMaintainerThread {
-		appendStat(c, "lru_maintainer_juggles", "%d", stats.lruMaintainerJuggles)
-	}
-	appendStat(c, "malloc_fails", "%d", stats.mallocFails)
-	appendStat(c, "log_worker_dropped", "%d", stats.logWorkerDropped)
-	appendStat(c, "log_worker_written", "%d", stats.logWorkerWritten)
-	appendStat(c, "log_watcher_skipped", "%d", stats.logWatcherSkipped)
-	appendStat(c, "log_watcher_sent", "%d", stats.logWatcherSent)
-	appendStat(c, "log_watchers", "%d", statsState.logWatchers)
-	sslStats(c, now)
-	appendStat(c, "unexpected_napi_ids", "%d", stats.unexpectedNapiIds)
-	appendStat(c, "round_robin_fallback", "%d", stats.roundRobinFallback)
-	statsLock.Unlock()
 	storageStats(c)
+}
+
+// value returns what the line shows.
+func (l *statLine) value(sums *statSums) any {
+	switch v := l.val.(type) {
+	case threadStat:
+		return sums.n[v]
+	case slabStat:
+		n := uint64(0)
+		for id := range sums.slab {
+			n += sums.slab[id][v]
+		}
+		return n
+	case *atomic.Uint64:
+		return v.Load()
+	case *atomic.Int64:
+		return v.Load()
+	case *atomic.Bool:
+		return btoi(v.Load())
+	case *int:
+		return *v
+	case func(*statSums) any:
+		return v(sums)
+	}
+	return l.val
 }
 
 // processStatSettings appends the settings, in C's order. Settings of parts

@@ -152,19 +152,12 @@ func processExtstoreStats(c *conn) {
 	}
 }
 
-// storageStats appends what stats has to say of extstore.
+// storageStats appends what stats has to say of extstore's file. (The rest of
+// C's storage_stats is in statLines.)
 func storageStats(c *conn) {
 	if extStorage == nil {
 		return
 	}
-	statsLock.Lock()
-	appendStat(c, "extstore_memory_pressure", "%.2f", statsState.extstoreMemoryPressure)
-	appendStat(c, "extstore_compact_lost", "%d", stats.extstoreCompactLost)
-	appendStat(c, "extstore_compact_rescues", "%d", stats.extstoreCompactRescues)
-	appendStat(c, "extstore_compact_resc_cold", "%d", stats.extstoreCompactRescCold)
-	appendStat(c, "extstore_compact_resc_old", "%d", stats.extstoreCompactRescOld)
-	appendStat(c, "extstore_compact_skipped", "%d", stats.extstoreCompactSkipped)
-	statsLock.Unlock()
 	st := extstoreGetStats(extStorage)
 	appendStat(c, "extstore_page_allocs", "%d", st.pageAllocs)
 	appendStat(c, "extstore_page_evictions", "%d", st.pageEvictions)
@@ -823,13 +816,11 @@ func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOf
 		}
 		offset += storageLen(rec)
 	}
-	statsLock.Lock()
-	stats.extstoreCompactLost += uint64(wrap.lost)
-	stats.extstoreCompactRescues += uint64(wrap.rescues)
-	stats.extstoreCompactSkipped += uint64(wrap.skipped)
-	stats.extstoreCompactRescCold += uint64(wrap.rescueCold)
-	stats.extstoreCompactRescOld += uint64(wrap.rescueOld)
-	statsLock.Unlock()
+	stats.extstoreCompactLost.Add(uint64(wrap.lost))
+	stats.extstoreCompactRescues.Add(uint64(wrap.rescues))
+	stats.extstoreCompactSkipped.Add(uint64(wrap.skipped))
+	stats.extstoreCompactRescCold.Add(uint64(wrap.rescueCold))
+	stats.extstoreCompactRescOld.Add(uint64(wrap.rescueOld))
 	if loggerEflags.Load()&logSysevents != 0 {
 		loggerLogText(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.rescuesRealloc, wrap.lost, wrap.lostOom, wrap.skipped)
 	}

@@ -1180,8 +1180,8 @@ func TestMaintenanceThread(t *testing.T) {
 	}
 	stopAssocMaintenanceThread()
 	checkStore(t)
-	if statsState.hashIsExpanding || statsState.hashBytes != uint64(refSize<<13) {
-		t.Errorf("hashBytes %d, expanding %v", statsState.hashBytes, statsState.hashIsExpanding)
+	if statsState.hashIsExpanding.Load() || statsState.hashBytes.Load() != int64(refSize<<13) {
+		t.Errorf("hashBytes %d, expanding %v", statsState.hashBytes.Load(), statsState.hashIsExpanding.Load())
 	}
 }
 

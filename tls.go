@@ -39,9 +39,9 @@ const sslPatience = 10 * time.Second
 
 // The part of stats that is about TLS.
 type sslCounters struct {
-	sslProtoErrors     uint64 // errors after the handshake
-	sslHandshakeErrors uint64 // and in it
-	sslNewSessions     uint64 // handshakes that did not resume a session
+	sslProtoErrors     atomic.Uint64 // errors after the handshake
+	sslHandshakeErrors atomic.Uint64 // and in it
+	sslNewSessions     atomic.Uint64 // handshakes that did not resume a session
 }
 
 // The part of a worker that is about TLS.
@@ -134,16 +134,12 @@ func sslAccept(c *conn) {
 	}
 	if err != nil {
 		sslLogError(c, err)
-		statsLock.Lock()
-		stats.sslHandshakeErrors++
-		statsLock.Unlock()
+		stats.sslHandshakeErrors.Add(1)
 		sidethreadConnClose(c)
 		return
 	}
 	if settings.sslSessionCache && !s.tls.ConnectionState().DidResume {
-		statsLock.Lock()
-		stats.sslNewSessions++ // C: ssl_new_session_callback
-		statsLock.Unlock()
+		stats.sslNewSessions.Add(1) // C: ssl_new_session_callback
 	}
 	s.more = true // a request may have arrived with the end of the handshake
 	redispatchConn(c)
@@ -303,9 +299,7 @@ func sslProtoError(c *conn, err error) unix.Errno {
 	if errors.As(err, &e) {
 		return e
 	}
-	statsLock.Lock()
-	stats.sslProtoErrors++
-	statsLock.Unlock()
+	stats.sslProtoErrors.Add(1)
 	return unix.EPROTO
 }
 
@@ -690,18 +684,17 @@ func sslCheckOptions() {
 	}
 }
 
-// sslStats is the part of serverStats that is about TLS. statsLock is held.
-func sslStats(c *conn, now relTime) {
-	if !settings.sslEnabled {
-		return
-	}
-	if settings.sslSessionCache {
-		appendStat(c, "ssl_new_sessions", "%d", stats.sslNewSessions)
-	}
-	appendStat(c, "ssl_handshake_errors", "%d", stats.sslHandshakeErrors)
-	appendStat(c, "ssl_proto_errors", "%d", stats.sslProtoErrors)
-	appendStat(c, "time_since_server_cert_refresh", "%d", now-settings.sslLastCertRefreshTime.Load())
+// The part of stats that is about TLS.
+var sslStatLines = []statLine{
+	{"ssl_new_sessions", func() bool { return settings.sslEnabled && settings.sslSessionCache }, &stats.sslNewSessions},
+	{"ssl_handshake_errors", sslEnabled, &stats.sslHandshakeErrors},
+	{"ssl_proto_errors", sslEnabled, &stats.sslProtoErrors},
+	{"time_since_server_cert_refresh", sslEnabled, func(*statSums) any {
+		return currentTime.Load() - settings.sslLastCertRefreshTime.Load()
+	}},
 }
+
+func sslEnabled() bool { return settings.sslEnabled }
 
 // sslStatSettings is the part of processStatSettings that is about TLS.
 func sslStatSettings(c *conn) {

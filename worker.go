@@ -531,9 +531,7 @@ func selectThreadRoundRobin() *thread {
 func selectThreadByNapiId(sfd int) *thread {
 	id, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_INCOMING_NAPI_ID)
 	if err != nil || id == 0 {
-		statsLock.Lock()
-		stats.roundRobinFallback++
-		statsLock.Unlock()
+		stats.roundRobinFallback.Add(1)
 		return selectThreadRoundRobin()
 	}
 	for _, t := range threads {
@@ -543,9 +541,7 @@ func selectThreadByNapiId(sfd int) *thread {
 		}
 	}
 	// More queues than workers: forget them all and begin again.
-	statsLock.Lock()
-	stats.unexpectedNapiIds++
-	statsLock.Unlock()
+	stats.unexpectedNapiIds.Add(1)
 	for _, t := range threads {
 		t.napiId = 0
 	}
@@ -607,7 +603,7 @@ func memcachedThreadInit(nthreads int) {
 	for i := range threads {
 		threads[i] = &thread{id: i}
 		setupThread(threads[i])
-		statsState.reservedFds += 5 // two of epoll, the ends of the pipe, the ring
+		statsState.reservedFds.Add(5) // two of epoll, the ends of the pipe, the ring
 	}
 	workerHangLock.Lock()
 	for _, t := range threads {
