@@ -153,18 +153,30 @@ type windowData struct {
 }
 
 type slabAutomove struct {
-	version     uint32 // of the settings it was made from
-	window      [][maxNumberOfSlabClasses]windowData
-	windowCur   int // rounds so far
-	maxAgeRatio float64
+	tune      automoveTune
+	window    [][maxNumberOfSlabClasses]windowData
+	windowCur int // rounds so far
 
 	// With extstore only.
-	itemSize            int // bytes of a value that is written
-	freeRatio           float64
 	globalPoolWatermark int // pages that the pool should have
 
 	iamBefore, iamAfter [maxNumberOfSlabClasses]itemStatsAutomove
 	samBefore, samAfter [maxNumberOfSlabClasses]slabStatsAutomove
+}
+
+// The settings that an automover is made from. If one changes, a new one is made.
+type automoveTune struct {
+	maxAgeRatio float64
+	window      uint32 // seconds
+	freeRatio   float64
+	itemSize    int // bytes of a value that is written to extstore
+}
+
+func automoveTuneNow() automoveTune {
+	settings.tuneLock.Lock()
+	defer settings.tuneLock.Unlock()
+	return automoveTune{settings.slabAutomoveRatio, settings.slabAutomoveWindow,
+		settings.slabAutomoveFreeratio, int(settings.extItemSize.Load())}
 }
 
 // slabRebalanceStart picks the first page of the class, which is likely to hold
@@ -424,10 +436,7 @@ func slabRebalanceCheckAutomove() bool {
 	if settings.slabAutomove.Load() == 0 || t.amLast == now {
 		return false
 	}
-	settings.tuneLock.Lock()
-	version := settings.slabAutomoveVersion
-	settings.tuneLock.Unlock()
-	if version != t.am.version {
+	if t.am.tune != automoveTuneNow() {
 		t.am = slabAutomoveInit()
 	}
 	var src, dst int
@@ -586,15 +595,8 @@ func stopSlabMaintenanceThread() {
 }
 
 func slabAutomoveInit() *slabAutomove {
-	settings.tuneLock.Lock()
-	a := &slabAutomove{
-		version:     settings.slabAutomoveVersion,
-		window:      make([][maxNumberOfSlabClasses]windowData, settings.slabAutomoveWindow),
-		maxAgeRatio: settings.slabAutomoveRatio,
-		itemSize:    int(settings.extItemSize.Load()),
-		freeRatio:   settings.slabAutomoveFreeratio,
-	}
-	settings.tuneLock.Unlock()
+	a := &slabAutomove{tune: automoveTuneNow()}
+	a.window = make([][maxNumberOfSlabClasses]windowData, a.tune.window)
 	fillItemStatsAutomove(&a.iamBefore)
 	fillSlabStatsAutomove(&a.samBefore)
 	return a
@@ -671,7 +673,7 @@ func slabAutomoveRun(a *slabAutomove) (src, dst int) {
 	a.samBefore = a.samAfter
 	// Not before the window has been filled once.
 	if youngest != -1 && oldest != -1 && a.windowCur > len(a.window) &&
-		float64(youngestAge) < float64(oldestAge)*a.maxAgeRatio && youngestEvicting {
+		float64(youngestAge) < float64(oldestAge)*a.tune.maxAgeRatio && youngestEvicting {
 		src, dst = oldest, youngest
 	}
 	return src, dst
@@ -695,7 +697,7 @@ func memcheck(a *slabAutomove) {
 	for n := range a.samAfter {
 		totalPages += a.samAfter[n].totalPages
 	}
-	a.globalPoolWatermark = max(int(float64(totalPages)*a.freeRatio), 2)
+	a.globalPoolWatermark = max(int(float64(totalPages)*a.tune.freeRatio), 2)
 }
 
 // windowFillExtstore notes what this round shows of class n. A class of small
@@ -728,7 +730,7 @@ func slabAutomoveExtstoreRun(a *slabAutomove) (src, dst int) {
 	lowPages, highPages := 0, 0 // of classes that are small, and that are not
 	for n := powerSmallest; n < maxNumberOfSlabClasses; n++ {
 		sam := &a.samAfter[n]
-		smallSlab := a.samBefore[n].chunkSize+itemSaved < a.itemSize
+		smallSlab := a.samBefore[n].chunkSize+itemSaved < a.tune.itemSize
 		if smallSlab {
 			lowPages += sam.totalPages
 		} else if sam.totalPages > minPagesForSource {

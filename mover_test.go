@@ -475,7 +475,6 @@ func TestAutomove(t *testing.T) {
 	// When settings change, the thread makes a new automover.
 	slabRebal.am = a
 	settings.slabAutomoveWindow = 5
-	settings.slabAutomoveVersion++
 	settings.slabAutomove.Store(0)
 	if slabRebalanceCheckAutomove() || slabRebal.am != a {
 		t.Error("the automover ran although it is off")

@@ -117,7 +117,6 @@ var settings struct {
 
 	slabAutomoveRatio, slabAutomoveFreeratio float64
 	slabAutomoveWindow                       uint32 // seconds
-	slabAutomoveVersion                      uint32 // bumped when one of these three changes
 }
 
 // Options that only main uses; in C they are its local variables.
