@@ -143,13 +143,19 @@ func assocPrefetch(keys [][]byte, links int) (sum byte) {
 	return sum
 }
 
-// assocExpand starts to grow the table to the next power of 2. All threads
-// are paused.
-func assocExpand() {
+// assocNewTable returns a table of twice the size, or nil if there is no memory:
+// bad news, but we can keep running.
+func assocNewTable() []ref {
 	t, err := tableAlloc[ref](hashsize(hashpower + 1))
 	if err != nil {
-		return // bad news, but we can keep running
+		return nil
 	}
+	tableTouch(t) // or workers would wait for it, page by page
+	return t
+}
+
+// assocExpand starts to grow the table into t. All threads are paused.
+func assocExpand(t []ref) {
 	if settings.verbose.Load() > 1 {
 		fmt.Fprintf(os.Stderr, "Hash table expansion starting\n")
 	}
@@ -280,11 +286,14 @@ func assocMaintenanceThread() {
 		for expanding {
 			assocMoveBucket()
 		}
-		// assocExpand swaps the tables, so no other thread may be using them.
 		maintenanceCond.Wait()
-		if doRunMaintenanceThread {
+		if !doRunMaintenanceThread {
+			break
+		}
+		if t := assocNewTable(); t != nil {
+			// No other thread may be using the tables while they are swapped.
 			pauseThreads(pauseAllThreads)
-			assocExpand()
+			assocExpand(t)
 			pauseThreads(resumeAllThreads)
 		}
 	}

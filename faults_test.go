@@ -46,7 +46,9 @@ func TestNoMemory(t *testing.T) {
 	for i := range items {
 		items[i] = itemAlloc(key, 0, 0, len(value))
 	}
-	assocExpand()
+	if t := assocNewTable(); t != nil {
+		assocExpand(t)
+	}
 	unix.Setrlimit(unix.RLIMIT_DATA, &old)
 
 	if items[len(items)-1] != nil || hashpower != power {
@@ -62,7 +64,7 @@ func TestNoMemory(t *testing.T) {
 			t.Error("still no memory for item ", i)
 		}
 	}
-	assocExpand()
+	assocExpand(assocNewTable())
 	if hashpower != power+1 {
 		t.Errorf("hashpower %d", hashpower)
 	}

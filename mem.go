@@ -14,6 +14,8 @@ import (
 // pointer, and the collector does not follow it.
 type ref uint32
 
+const hugePage = 2 << 20 // bytes; the arena grows in steps of this size
+
 const refSize = int(unsafe.Sizeof(ref(0)))
 
 // The arena. Apart from memOpen, set once at start, before there is a second

@@ -13,7 +13,6 @@ import (
 )
 
 const (
-	hugePage = 2 << 20  // bytes; the arena grows in steps of this size
 	memRoom  = 32 << 30 // bytes to reserve at least, if possible
 	memSpare = 80 << 20 // bytes of address space to leave for Go's heap, which grows by 64 MB
 )
@@ -106,6 +105,9 @@ func memToFile(n int) error { return nil }
 // memPopulate makes it quicker to read all of b.
 func memPopulate(b []byte) { unix.Madvise(b, unix.MADV_POPULATE_READ) }
 
+// memTouch makes it quicker to write all of b.
+func memTouch(b []byte) { unix.Madvise(b, unix.MADV_POPULATE_WRITE) }
+
 // memDiscard returns the memory of b to the system; b then reads as zeroes.
 func memDiscard(b []byte) {
 	if unix.Madvise(b, unix.MADV_DONTNEED) != nil {
@@ -125,6 +127,8 @@ func tableAlloc[T ref | uint64](n int) ([]T, error) {
 	}
 	return unsafe.Slice((*T)(unsafe.Pointer(&b[0])), n), nil
 }
+
+func tableTouch(t []ref) { memTouch(unsafe.Slice((*byte)(unsafe.Pointer(&t[0])), len(t)*refSize)) }
 
 // tableFree undoes tableAlloc.
 func tableFree[T ref | uint64](t []T) {

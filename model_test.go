@@ -1259,7 +1259,7 @@ func modelMove(m *model) {
 	r := &slabRebal.rebal
 	switch {
 	case m.oneIn(20) && !expanding && hashpower < 16:
-		assocExpand()
+		assocExpand(assocNewTable())
 	case m.oneIn(2) && r.sClsid == r.dClsid:
 		var used []int
 		for id := range slabclass {

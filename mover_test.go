@@ -563,7 +563,7 @@ func moverHammer(t *testing.T, roomy bool, moves uint64) {
 		pause.Lock()
 		slabMaintenancePause()
 		lruMaintainerPause()
-		assocExpand()
+		assocExpand(assocNewTable())
 		lruMaintainerResume()
 		slabMaintenanceResume()
 		pause.Unlock()

@@ -455,7 +455,7 @@ func TestRestartStates(t *testing.T) {
 		unlink(restartKey(k))
 		delete(want, restartKey(k))
 	}
-	assocExpand()
+	assocExpand(assocNewTable())
 	for range 1000 {
 		assocMoveBucket()
 	}

@@ -68,6 +68,8 @@ var (
 	memPrealloced bool  // with -L or -e: the limit is fixed from the start
 	memCurrent    int   // the next new page, bytes from the start of the arena
 	memReleased   []int // pages given back to the system
+	memFilled     int   // what memFill has begun to fill ends here, bytes from the start of the arena
+	memFilling    bool  // memFill runs
 	lastPicked    int   // class; for slabsPickAnyForReassign
 )
 
@@ -150,11 +152,14 @@ func slabsFixup(it *item, id int, w *restartWork) {
 // that an item is in the same class here as there. With reuseMem the pages are still to
 // come, from restartFixup.
 func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseMem bool) {
+	slabsLock.Lock()
+	memCurrent = slabsStart // ends memFill of an arena before
+	slabsLock.Unlock()
 	slabsReserve(limit)
 	memLimit = limit
 	memMalloced = 0
-	memCurrent = slabsStart
 	memReleased = nil
+	memFilled = 0
 	memPrealloced = prealloc || memFd >= 0
 	if prealloc && memFd < 0 && memOpenTo(slabsStart+limit) != nil {
 		fmt.Fprintf(os.Stderr, "Warning: Failed to allocate requested memory in"+
@@ -411,7 +416,47 @@ func memoryAllocate(n int) int {
 		memCurrent = end
 	}
 	memMalloced += n
+	if !memFilling && memFillEnd() > memFilled {
+		memFilling = true
+		go memFill()
+	}
 	return off
+}
+
+// memFillEnd returns how far memFill should have gone, in bytes from the start of
+// the arena: half as much again as is in use, at most 8 MB more, and no further
+// than the limit on memory. slabsLock is held.
+func memFillEnd() int {
+	if memPrealloced || options.lockMemory {
+		return 0
+	}
+	ahead := min((memCurrent-slabsStart)/2, 8<<20)
+	if memLimit != 0 {
+		ahead = min(ahead, memLimit-memMalloced)
+	}
+	if ahead < hugePage {
+		return 0
+	}
+	return memCurrent + ahead
+}
+
+// memFill has the system fill the memory that will be needed next with zeroes.
+// Otherwise it does so when a worker first touches a page, for a large page of 2
+// MB at once, with slabsLock held.
+func memFill() {
+	for {
+		slabsLock.Lock()
+		from := max(memFilled, memCurrent&^(hugePage-1))
+		if end := memFillEnd(); from >= end || memOpenTo(min(from+1, end)) != nil {
+			memFilling = false
+			slabsLock.Unlock()
+			return
+		}
+		memFilled = max(memOpen, from)
+		b := memBytes(from, memFilled-from)
+		slabsLock.Unlock()
+		memTouch(b)
+	}
 }
 
 // memoryRelease gives pages of the global pool back to the system while

@@ -907,7 +907,7 @@ func TestAssocWalk(t *testing.T) {
 			}
 			n++
 			if grow > 0 && n%(500*grow) == 0 && !expanding && hashpower < 15 {
-				assocExpand()
+				assocExpand(assocNewTable())
 			}
 			if n%3 == 0 && expanding {
 				assocMoveBucket()
@@ -1009,7 +1009,7 @@ func hammer(t *testing.T, bigPerMil int) {
 		for hashpower < 16 && !done.Load() {
 			pause.Lock()
 			lruMaintainerPause()
-			assocExpand()
+			assocExpand(assocNewTable())
 			lruMaintainerResume()
 			pause.Unlock()
 			for expanding {
