@@ -65,9 +65,7 @@ type thread struct {
 	respCount int      // replies gathered and not sent
 	respLimit int      // maximum of respCount, 0 for no limit
 
-	ring    *ring   // nil if there is none
 	round   []*conn // conns to serve in this round
-	recvs   []*conn // those to receive for before that
 	sends   []*conn // those that have reached connMwrite
 	sending []*conn // those that roundSend is sending to
 	yielded []*conn // used up their turn (-R) with input left; for the next round
@@ -274,9 +272,6 @@ func setupThread(me *thread) {
 func workerLibevent(me *thread) {
 	runtime.LockOSThread()
 	blockPreemptSignal()
-	if settings.ioUring {
-		me.ring = ringInit() // here: only the thread that makes a ring may use it
-	}
 	registerThreadInitialized()
 	for {
 		msec := -1
@@ -349,7 +344,6 @@ func driveRound(me *thread) {
 // read buffers for.
 func roundReceive(me *thread, conns []*conn) int {
 	conns = conns[:min(len(conns), roundMax)]
-	me.recvs = me.recvs[:0]
 	for i, c := range conns {
 		if c.state != connRead || c.transport == udpTransport {
 			continue // driveMachine reads for it, or sends
@@ -363,28 +357,10 @@ func roundReceive(me *thread, conns []*conn) int {
 		}
 		switch {
 		case !rbufAlloc(c) || readRoom(c) == nil: // tryReadNetwork refuses the line
-		case tlsBuild && c.ssl != nil: // not in the ring
+		default:
 			c.io.n, c.io.e = readFd(c, readRoom(c))
 			c.io.done = true
-		default:
-			me.recvs = append(me.recvs, c)
 		}
-	}
-	if r := me.ring; r != nil && len(me.recvs) >= ringLeast {
-		for _, c := range me.recvs {
-			ringPrep(r, ioringOpRecv, c, readRoom(c))
-		}
-		ringSubmit(r)
-		for _, c := range me.recvs {
-			me.stats.pending.n[statBytesRead] += uint64(max(c.io.n, 0))
-		}
-	} else {
-		for _, c := range me.recvs {
-			c.io.n, c.io.e = readFd(c, readRoom(c))
-		}
-	}
-	for _, c := range me.recvs {
-		c.io.done = true
 	}
 	return len(conns)
 }
@@ -416,16 +392,7 @@ func roundSend(me *thread) {
 		me.poll.replies += len(me.sending)
 		statsFold(me) // whoever reads a reply finds it counted
 		for _, c := range me.sending {
-			r := c.resp
-			if me.ring == nil || len(me.sending) < ringLeast || len(r.iov) > 0 || c.io.want == 0 || tlsBuild && c.ssl != nil {
-				transmitStart(c)
-				continue
-			}
-			ringPrep(me.ring, ioringOpSend, c, r.wbuf[r.done:])
-			c.io.done = true
-		}
-		if me.ring != nil {
-			ringSubmit(me.ring)
+			transmitStart(c)
 		}
 		for _, c := range me.sending {
 			driveMachine(c)
@@ -607,7 +574,7 @@ func memcachedThreadInit(nthreads int) {
 	for i := range threads {
 		threads[i] = &thread{id: i}
 		setupThread(threads[i])
-		statsState.reservedFds += 5 // two of epoll, the ends of the pipe, the ring
+		statsState.reservedFds += 4 // two of epoll, the ends of the pipe
 	}
 	workerHangLock.Lock()
 	for _, t := range threads {
@@ -617,11 +584,4 @@ func memcachedThreadInit(nthreads int) {
 	waitForThreadRegistration(nthreads)
 	initLock.Unlock()
 	workerHangLock.Unlock()
-	if settings.verbose.Load() > 0 {
-		what := "off"
-		if threads[0].ring != nil {
-			what = "on"
-		}
-		fmt.Fprintf(os.Stderr, "io_uring is %s\n", what)
-	}
 }
