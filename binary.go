@@ -241,7 +241,7 @@ func tryReadCommandBinary(c *conn) bool {
 	if c.rbytes < min(need, len(c.rbuf)) {
 		return false
 	}
-	if c.rbytes > need && c.rcurr >= c.thread.lookedAhead {
+	if c.rbytes > need && c.rcurr >= c.lookedAhead {
 		lookAhead(c)
 	}
 	if !respStart(c) {

@@ -109,7 +109,7 @@ func tryReadCommandAscii(c *conn) bool {
 		processGetKeys(c, line)
 		return true
 	}
-	if c.rbytes > len(line) && c.rcurr >= c.thread.lookedAhead {
+	if c.rbytes > len(line) && c.rcurr >= c.lookedAhead {
 		lookAhead(c)
 	}
 	c.rcurr += len(line)
