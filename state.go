@@ -5,8 +5,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/binary"
 	"fmt"
 	"os"
 
@@ -101,62 +99,6 @@ func tryReadCommand(c *conn) bool {
 		return tryReadCommandAsciiauth(c)
 	}
 	return tryReadCommandAscii(c)
-}
-
-// lookAhead prefetches items for the next commands in the read buffer.
-func lookAhead(c *conn) {
-	var keys [assocBatch][]byte
-	n, unlinks := 0, 0
-	at, end := c.rcurr, c.rcurr+c.rbytes
-	for n < assocBatch {
-		key, size, unlink := peekCommand(c.rbuf[at:end])
-		if size == 0 {
-			break
-		}
-		at += size
-		if len(key) > 0 {
-			keys[n] = key
-			if unlink {
-				unlinks |= 1 << n
-			}
-			n++
-		}
-	}
-	c.lookedAhead = at
-	assocPrefetch(keys[:n], unlinks)
-}
-
-// peekCommand guesses which key the command at the front of b is about, whether
-// it will unlink an item, and how many bytes it takes, 0 if it is not complete.
-// A wrong guess costs a useless prefetch.
-func peekCommand(b []byte) (key []byte, size int, unlink bool) {
-	if len(b) >= binHeaderSize && b[0] == protocolBinaryReq {
-		size = binHeaderSize + int(binary.BigEndian.Uint32(b[8:]))
-		start := binHeaderSize + int(b[4])
-		end := start + int(binary.BigEndian.Uint16(b[2:]))
-		if end > len(b) {
-			return nil, 0, false
-		}
-		switch b[1] {
-		case protocolBinaryCmdSet, protocolBinaryCmdSetq, protocolBinaryCmdDelete, protocolBinaryCmdDeleteq:
-			unlink = true
-		}
-		return b[start:end], min(size, len(b)), unlink
-	}
-	el := bytes.IndexByte(b, '\n')
-	if el < 0 {
-		return nil, 0, false
-	}
-	line := lineText(b[:el+1])
-	if i := bytes.IndexByte(line, ' '); i > 0 {
-		key = firstWord(line[i+1:])
-		cmd := line[0]
-		if cmd == 'm' {
-			cmd = line[1]
-		}
-		unlink = cmd == 's' || cmd == 'd' // set, delete, ms and md
-	}
-	return key, el + 1, unlink
 }
 
 // tryReadCommandNegotiate tells the protocol from the first byte of a

@@ -248,23 +248,6 @@ func getLater(c *conn, line []byte, i int) {
 	connSetState(c, connMwrite)
 }
 
-// prefetchKeys prefetches items for the next keys of a get, unless there is
-// only one. It returns how many bytes of the line these keys take.
-func prefetchKeys(line []byte) int {
-	var keys [assocBatch][]byte
-	n, i := 0, 0
-	for n < assocBatch && i < len(line) {
-		key := firstWord(line[i:])
-		keys[n] = key
-		n++
-		i += len(key) + 1
-	}
-	if n > 1 {
-		assocPrefetch(keys[:n], 0)
-	}
-	return i
-}
-
 // processUpdateCommand begins to read the value of a storage command.
 func processUpdateCommand(c *conn, pr *parser, comm int, handleCas bool) {
 	it := processUpdateCmdStart(c, pr, comm, handleCas)
