@@ -71,9 +71,8 @@ const respGrows = math.MaxInt
 // A respIov is n bytes, maybe 0, at offset off of an item's value, or of wbuf if
 // there is no item.
 type respIov struct {
-	it     *item      // holds a reference but not the lock; nil for wbuf
-	data   []byte     // the value of an item that is not chunked
-	chunk  *itemChunk // the first chunk of one that is
+	it     *item // holds a reference but not the lock; nil for wbuf
+	value  itemParts
 	off, n int
 	io     *ioPending // the read that is to fill it; while there is one nothing is sent
 }
@@ -93,6 +92,23 @@ func respPieces(r *resp) []respIov { return r.iov[r.iovs:min(r.iovEnd, len(r.iov
 
 // respTail returns what follows the pieces.
 func respTail(r *resp) []byte { return r.wbuf[r.done:min(r.end, len(r.wbuf))] }
+
+// parts calls yield with what of r is not sent yet, part by part, until that
+// returns false.
+func (r *resp) parts(yield func([]byte) bool) {
+	for _, v := range respPieces(r) {
+		value := v.value
+		if v.it == nil {
+			value.data = r.wbuf
+		}
+		if !value.parts(v.off, v.n, yield) {
+			return
+		}
+	}
+	if b := respTail(r); len(b) > 0 {
+		yield(b)
+	}
+}
 
 // respLen returns how many bytes of r are not sent yet.
 func respLen(r *resp) int {
@@ -140,13 +156,7 @@ func respCut(r *resp, end int) {
 func respAddItem(c *conn, it *item, n int) {
 	r := c.resp
 	respCut(r, len(r.wbuf))
-	v := respIov{it: it, n: n}
-	if it.itFlags&itemChunked == 0 {
-		v.data = it.data()
-	} else {
-		v.chunk = it.schunk()
-	}
-	r.iov = append(r.iov, v)
+	r.iov = append(r.iov, respIov{it: it, value: it.value(), n: n})
 }
 
 // respAddValue appends the first n bytes of an item's value. It copies a small
@@ -340,45 +350,15 @@ func outOfMemory(c *conn, asciiError string) {
 
 // transmitPre fills t.iov with as much of r as one writev takes, and returns
 // how many bytes that is.
-func transmitPre(t *thread, r *resp) int {
+func transmitPre(t *thread, r *resp) (total int) {
 	t.iov = t.iov[:0]
-	total := 0
-	add := func(b []byte) {
-		iov := unix.Iovec{Base: &b[0]}
-		iov.SetLen(len(b))
-		t.iov = append(t.iov, iov)
-		total += len(b)
-	}
-	for _, v := range respPieces(r) {
+	for b := range r.parts {
 		if len(t.iov) == iovMax {
-			return total
+			break
 		}
-		switch {
-		case v.n == 0:
-		case v.it == nil:
-			add(r.wbuf[v.off : v.off+v.n])
-		case v.chunk == nil:
-			add(v.data[v.off : v.off+v.n])
-		default:
-			off, n := v.off, v.n
-			for ch := v.chunk; ch != nil && n > 0; ch = ch.next.chunk() {
-				used := int(ch.used)
-				if off >= used {
-					off -= used
-					continue
-				}
-				if len(t.iov) == iovMax {
-					return total
-				}
-				b := ch.data()[off:min(used, off+n)]
-				add(b)
-				n -= len(b)
-				off = 0
-			}
-		}
-	}
-	if b := respTail(r); len(b) > 0 && len(t.iov) < iovMax {
-		add(b)
+		t.iov = append(t.iov, unix.Iovec{Base: &b[0]})
+		t.iov[len(t.iov)-1].SetLen(len(b))
+		total += len(b)
 	}
 	return total
 }

@@ -84,24 +84,10 @@ func transmitUdp(c *conn) transmitResult {
 // respCopy fills b from the start of what r holds, and returns the number of
 // bytes copied.
 func respCopy(b []byte, r *resp) (n int) {
-	for _, v := range respPieces(r) {
-		switch {
-		case v.it == nil:
-			n += copy(b[n:], r.wbuf[v.off:v.off+v.n])
-		case v.chunk == nil:
-			n += copy(b[n:], v.data[v.off:v.off+v.n])
-		default:
-			off, rest := v.off, v.n
-			for ch := v.chunk; ch != nil && rest > 0 && n < len(b); ch = ch.next.chunk() {
-				part := ch.data()[min(off, int(ch.used)):min(int(ch.used), off+rest)]
-				n += copy(b[n:], part)
-				off = max(0, off-int(ch.used))
-				rest -= len(part)
-			}
-		}
-		if n == len(b) {
-			return n
+	for part := range r.parts {
+		if n += copy(b[n:], part); n == len(b) {
+			break
 		}
 	}
-	return n + copy(b[n:], respTail(r))
+	return n
 }
