@@ -81,7 +81,7 @@ func roundServe(me *thread) {
 	for rest := me.served; len(rest) > 0; {
 		batch := rest[:roundReceive(me, rest)]
 		rest = rest[len(batch):]
-		for len(batch) > 0 {
+		for len(batch) > 0 { // again for conns that go on when their replies are sent
 			for _, c := range batch {
 				if roundFull(me) {
 					roundSend(me)

@@ -42,7 +42,6 @@ func completeNreadAscii(c *conn) {
 		itemRemove(it)
 		return
 	}
-	c.thread.curSfd = c.sfd
 	itemLock(hv)
 	cas := c.cas
 	if cas == 0 {
@@ -201,7 +200,6 @@ func processGetKeys(c *conn, line []byte) {
 	keys := lineText(line)
 	prefetched := 0 // bytes of keys
 	errstr := ""
-	c.thread.curSfd = c.sfd
 	for i, n := 0, 0; errstr == "" && i < len(keys); {
 		if keys[i] == ' ' {
 			i++
@@ -683,7 +681,6 @@ func processCommandAscii(c *conn, line []byte) {
 		fmt.Fprintf(os.Stderr, "<%d %s\n", c.sfd, lineText(line))
 	}
 	t := c.thread
-	t.curSfd = c.sfd
 	pr := &t.pr
 	pr.request = line
 	pr.ntokens = 0

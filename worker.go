@@ -67,7 +67,7 @@ type thread struct {
 	round  []*conn // conns to serve in the next round
 	served []*conn // those of this one
 	sends  []*conn // of these, those that have reached connMwrite
-	sent   []*conn // those that go on as their replies are sent
+	sent   []*conn // those that go on, as their replies are sent
 	goOn   []*conn // scratch of roundServe
 
 	bufs  respBufs     // replies of the round, back to back
