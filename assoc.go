@@ -45,8 +45,6 @@ var (
 	maintenanceDone        chan struct{} // closed when the thread has ended
 )
 
-const assocBatch = 16 // keys for assocPrefetch
-
 // hash is seeded at random at start, so that nobody can choose keys that
 // collide.
 func hash(key []byte) uint32 { return uint32(hash64(key)) }
@@ -102,45 +100,6 @@ func assocFind(key []byte, hv uint32) *item {
 		it = it.hNext.item()
 	}
 	return nil
-}
-
-// assocPrefetch loads into the processor's cache what lookups of these keys,
-// at most assocBatch, will read, so that the cache misses overlap: buckets,
-// items, and the beginnings of their values; and for keys whose bit in links is
-// set the neighbours in the LRU, as the item is about to be unlinked. It takes no
-// lock: what it reads may be wrong, and is discarded. The sum is returned so
-// that the loads are not optimized away.
-//
-//go:noinline
-func assocPrefetch(keys [][]byte, links int) (sum byte) {
-	if !memPeek {
-		return 0
-	}
-	var refs [assocBatch]ref
-	for i, key := range keys {
-		refs[i] = ref(hash(key) & uint32(len(primaryHashtable)-1))
-	}
-	for i := range keys {
-		refs[i] = primaryHashtable[refs[i]]
-	}
-	for i, key := range keys {
-		it := refs[i].item()
-		for n := 0; n < 4 && it != nil; n++ {
-			if int(it.nkey) == len(key) && bytes.Equal(it.key(), key) {
-				sum += it.peek()
-				if links>>i&1 != 0 {
-					sum += it.peekLinks()
-				}
-				break
-			}
-			r := it.hNext
-			if !r.inArena() {
-				break
-			}
-			it = r.item()
-		}
-	}
-	return sum
 }
 
 // assocNewTable returns a table of twice the size, or nil if there is no memory:

@@ -79,13 +79,12 @@ func benchConn(tb testing.TB) (c *conn, client int) {
 // drive runs one round of c's worker, with an event for c only, and waits for
 // its reads from extstore.
 func drive(c *conn) {
-	if !c.yielded {
-		c.thread.round = append(c.thread.round, c)
-	}
-	driveRound(c.thread)
+	roundAdd(c.thread, c)
+	roundServe(c.thread)
 	for c.thread.ios > 0 {
 		threadIoQueueSubmit(c.thread)
 		threadLibeventProcess(c.thread)
+		roundServe(c.thread)
 		runtime.Gosched()
 	}
 }
@@ -288,7 +287,7 @@ func BenchmarkConns(b *testing.B) {
 				for i := range events {
 					eventHandler(th, int(events[i].Fd))
 				}
-				driveRound(th)
+				roundServe(th)
 				rawRead(client, reply)
 			}
 		})

@@ -163,7 +163,6 @@ func completeNreadBinary(c *conn) {
 		itemRemove(it)
 		return
 	}
-	t.curSfd = c.sfd
 	hv := hash(it.key())
 	itemLock(hv)
 	switch doStoreItem(it, c.cmd, t, hv, nil, &c.cas, getCasId(), false) {
@@ -241,7 +240,7 @@ func tryReadCommandBinary(c *conn) bool {
 	if c.rbytes < min(need, len(c.rbuf)) {
 		return false
 	}
-	if c.rbytes > need && c.rcurr >= c.thread.lookedAhead {
+	if c.rbytes > need && c.rcurr >= c.lookedAhead {
 		lookAhead(c)
 	}
 	if !respStart(c) {
@@ -423,7 +422,6 @@ func incrBinCreate(c *conn, key []byte, initial uint64, expiration uint32) {
 	}
 	copy(it.data(), num)
 	copy(it.data()[len(num):], "\r\n")
-	c.thread.curSfd = c.sfd
 	if storeItem(it, nreadAdd, c.thread, nil, &c.cas, getCasId(), false) == stored {
 		writeBinNumber(c, initial)
 	} else { // another worker added one first
@@ -570,7 +568,6 @@ func dispatchBinCommand(c *conn, ext []byte) {
 	vlen := int(h.bodylen) - extlen - keylen
 	c.cmd = int(b.cmd)
 	c.noreply = b.quiet
-	c.thread.curSfd = c.sfd
 	switch {
 	case vlen < 0:
 		binErrorClose(c, protocolBinaryResponseUnknownCommand)

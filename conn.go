@@ -47,8 +47,7 @@ type conn struct {
 	noreply         bool // of the command being served
 	closeAfterWrite bool
 	rbufMalloced    bool // rbuf has grown for a long get; it is not from the cache
-	inRound         bool // c is in its worker's round
-	yielded         bool // c is on its worker's list yielded
+	inRound         bool // c is in its worker's next round
 	getRest         bool // the line at rcurr is the rest of a get; see processGetKeys
 	evFlags         uint32
 	lastCmdTime     relTime
@@ -58,13 +57,14 @@ type conn struct {
 	rbytes  int    // length of that part
 	rlooked int    // bytes of that part already searched for a line end
 
+	lookedAhead int // how far lookAhead has looked in rbuf
+
 	resp *resp // replies not sent yet; nil while there are none
 
 	respsSuspended atomic.Int32 // reads from extstore that resp waits for; other threads may look
 	recacheCounter uint32       // fetches counted by recacheOrFree
 
-	nreqs int      // commands left in its turn (-R)
-	io    ioResult // result of what the round has received or sent
+	nreqs int // commands left in its turn (-R)
 
 	// A value being read: its item, the chunk being filled if the item is
 	// chunked, how many bytes are still to come, and how many more the item
@@ -281,7 +281,7 @@ func connCloseIdle(t *thread, sfd int) {
 	t.stats.pending.n[statIdleKicks]++
 	c.closeReason = idleTimeoutClose
 	connSetState(c, connClosing)
-	driveMachine(c)
+	roundAdd(t, c)
 }
 
 // connHandOver lends c to a side thread, which writes to it. What the client
@@ -344,7 +344,7 @@ func connWorkerReadd(c *conn) {
 	default:
 		// It is reading a value, or is to close.
 	}
-	driveConn(c)
+	roundAdd(c.thread, c)
 }
 
 // threadIoQueueSubmit has what t's connections wait for read.
@@ -391,8 +391,6 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 	c.state = initState
 	c.thread = t
 	c.cmd = -1
-	c.inRound = false
-	c.io.done = false
 	c.rbytes = 0
 	c.rcurr = 0
 	c.closeAfterWrite = false
@@ -461,7 +459,6 @@ func connClose(c *conn) {
 	if tlsBuild && c.ssl != nil {
 		sslConnClose(c)
 	}
-	connUnyield(c)
 	connSetState(c, connClosed)
 	c.closeReason = errorClose
 	if c.thread != nil {

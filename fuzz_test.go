@@ -304,7 +304,7 @@ func FuzzUdp(f *testing.F) {
 				datagram = append([]byte{0, 1, 0, 0, 0, 1, 0, 0}, datagram...)
 			}
 			unix.Sendto(client, datagram, 0, sa)
-			for drive(c); c.yielded; drive(c) {
+			for drive(c); c.inRound; drive(c) {
 			}
 			for {
 				n, err := unix.Read(client, buf[:])

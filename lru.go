@@ -315,21 +315,6 @@ func lruBumpAsync(b *lruBumpBuf, it *item, hv uint32) bool {
 	return ok
 }
 
-// lruBumpPrefetch loads into the processor's cache the LRU neighbours of the
-// items in n entries from i on. See assocPrefetch.
-//
-//go:noinline
-func lruBumpPrefetch(b *lruBumpBuf, i, n int) (sum byte) {
-	if !memPeek {
-		return 0
-	}
-	for range n {
-		sum += b.ring[i%lruBumpBufSize].it.item().peekLinks()
-		i++
-	}
-	return sum
-}
-
 // lruMaintainerBumps does the bumps that the workers queued. It returns
 // whether there were any.
 func lruMaintainerBumps() bool {

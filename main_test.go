@@ -58,16 +58,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite testdata from memcached's replies, and READING.md's states from state.go")
 
-// Runs all tests with other suboptions, for example
-//
-//	go test -with no_io_uring
-var with = flag.String("with", "", "suboptions (-o) that each mc9 is started with")
-
 func TestMain(m *testing.M) {
 	if os.Getenv("MC9_MAIN") != "" {
-		if with := os.Getenv("MC9_WITH"); with != "" {
-			os.Args = slices.Insert(os.Args, 1, "-o", with)
-		}
 		reportFootprint()
 		privMain()
 		main()
@@ -77,7 +69,6 @@ func TestMain(m *testing.M) {
 	// the command line is parsed later and wins.)
 	flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
 	flag.Parse()
-	os.Setenv("MC9_WITH", *with)
 	if *dropPriv {
 		os.Setenv("MC9_DROP", "1")
 	}

@@ -251,6 +251,39 @@ func (it *item) schunk() *itemChunk {
 	return (*itemChunk)(unsafe.Add(unsafe.Pointer(it), memAlign(it.dataOff())))
 }
 
+// itemParts is where the value of an item is, for readers without its lock.
+type itemParts struct {
+	data  []byte     // if the item is not chunked
+	chunk *itemChunk // the first chunk if it is
+}
+
+func (it *item) value() itemParts {
+	if it.itFlags&itemChunked == 0 {
+		return itemParts{data: it.data()}
+	}
+	return itemParts{chunk: it.schunk()}
+}
+
+// parts calls yield with n bytes of the value from off on, part by part, until
+// that returns false, and then returns false as well.
+func (v itemParts) parts(off, n int, yield func([]byte) bool) bool {
+	if v.chunk == nil {
+		return n == 0 || yield(v.data[off:off+n])
+	}
+	for ch := v.chunk; ch != nil && n > 0; ch = ch.next.chunk() {
+		used := int(ch.used)
+		if off < used {
+			b := ch.data()[off:min(used, off+n)]
+			if !yield(b) {
+				return false
+			}
+			n -= len(b)
+		}
+		off = max(0, off-used)
+	}
+	return true
+}
+
 // data is the chunk's whole capacity; the first used bytes are filled.
 func (ch *itemChunk) data() []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(ch), itemChunkSize)), int(ch.size))

@@ -47,7 +47,6 @@ func privCalls() []privCall {
 		// Workers and the main thread: connections, and the pipes between threads.
 		{nr: unix.SYS_RECVFROM},
 		{nr: unix.SYS_SENDTO},
-		{nr: unix.SYS_IO_URING_ENTER, off: !settings.ioUring}, // ringRestrict says for what
 		{nr: unix.SYS_EPOLL_PWAIT},
 		{nr: unix.SYS_WRITEV},
 		{nr: unix.SYS_READ},

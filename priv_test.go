@@ -210,24 +210,6 @@ func TestBehave(t *testing.T) {
 	}
 }
 
-// A ring, whose operations bypass the filter, may only receive and send.
-func TestRingRestrict(t *testing.T) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	r := ringInit()
-	if r == nil {
-		t.Skip("the system refuses a ring")
-	}
-	defer unix.Close(r.fd)
-	const ioringOpOpenat = 18
-	c := &conn{sfd: unix.AT_FDCWD}
-	ringPrep(r, ioringOpOpenat, c, []byte("/dev/null\x00"))
-	ringSubmit(r)
-	if c.io.n != -1 || c.io.e != unix.EACCES {
-		t.Errorf("openat: %d, %v", c.io.n, c.io.e)
-	}
-}
-
 // A call missing from the table is named.
 func TestRefusedCall(t *testing.T) {
 	t.Setenv("MC9_DROP", "1")

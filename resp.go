@@ -1,13 +1,14 @@
 // Replies: gathering them and sending them. From memcached.c: resp_*,
 // out_string, transmit. Not as in C, where each reply is an object with a
-// buffer of its own: all replies to one read form one resp.
+// buffer of its own: all replies to one read form one resp, and all those of a
+// round lie back to back in the worker's buffers.
 
 package main
 
 import (
 	"fmt"
+	"math"
 	"os"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -46,23 +47,32 @@ const (
 	errNoMemoryGet     = "SERVER_ERROR out of memory writing get response"
 )
 
-// A resp is what is to be sent to a client: the pieces of iov in order, then
-// wbuf[done:].
-type resp struct {
-	lent  bool // wbuf and iov are parts of the worker's; otherwise they are its own
-	wbuf  []byte
-	done  int       // bytes of wbuf that are sent, or that iov covers
-	iov   []respIov // pieces not sent yet
-	count int       // replies in it
-	mark  respMark  // where the reply to the current command begins
+// respBufs hold replies: those of a worker's round, or those of a connection
+// that waits until it can send them.
+type respBufs struct {
+	wbuf []byte
+	iov  []respIov
 }
+
+// A resp is what is to be sent to a client: the pieces iov[iovs:iovEnd] in order,
+// then wbuf[done:end].
+type resp struct {
+	*respBufs             // t.bufs, or its own; see respKeep
+	off          int      // where it begins in wbuf
+	done         int      // end of what is sent of wbuf, or that pieces cover
+	end          int      // respGrows while it is the last in wbuf
+	iovs, iovEnd int      // pieces not sent yet; iovEnd as end
+	count        int      // replies in it
+	mark         respMark // where the reply to the current command begins
+}
+
+const respGrows = math.MaxInt
 
 // A respIov is n bytes, maybe 0, at offset off of an item's value, or of wbuf if
 // there is no item.
 type respIov struct {
-	it     *item      // holds a reference but not the lock; nil for wbuf
-	data   []byte     // the value of an item that is not chunked
-	chunk  *itemChunk // the first chunk of one that is
+	it     *item // holds a reference but not the lock; nil for wbuf
+	value  itemParts
 	off, n int
 	io     *ioPending // the read that is to fill it; while there is one nothing is sent
 }
@@ -72,11 +82,42 @@ type respMark struct{ wbuf, iov, done, count int }
 type transmitResult int
 
 const (
-	transmitComplete   transmitResult = iota // all is sent
-	transmitIncomplete                       // there is more to send
-	transmitSoftError                        // the socket takes no more for now
-	transmitHardError                        // the state is set to connClosing
+	transmitComplete  transmitResult = iota // all is sent
+	transmitSoftError                       // the socket takes no more for now
+	transmitHardError                       // c is to close
 )
+
+// respPieces returns the pieces of r that are not sent yet.
+func respPieces(r *resp) []respIov { return r.iov[r.iovs:min(r.iovEnd, len(r.iov))] }
+
+// respTail returns what follows the pieces.
+func respTail(r *resp) []byte { return r.wbuf[r.done:min(r.end, len(r.wbuf))] }
+
+// parts calls yield with what of r is not sent yet, part by part, until that
+// returns false.
+func (r *resp) parts(yield func([]byte) bool) {
+	for _, v := range respPieces(r) {
+		value := v.value
+		if v.it == nil {
+			value.data = r.wbuf
+		}
+		if !value.parts(v.off, v.n, yield) {
+			return
+		}
+	}
+	if b := respTail(r); len(b) > 0 {
+		yield(b)
+	}
+}
+
+// respLen returns how many bytes of r are not sent yet.
+func respLen(r *resp) int {
+	n := len(respTail(r))
+	for _, v := range respPieces(r) {
+		n += v.n
+	}
+	return n
+}
 
 // respReset drops the current command's reply, except what has been sent of it.
 func respReset(c *conn) {
@@ -115,13 +156,7 @@ func respCut(r *resp, end int) {
 func respAddItem(c *conn, it *item, n int) {
 	r := c.resp
 	respCut(r, len(r.wbuf))
-	v := respIov{it: it, n: n}
-	if it.itFlags&itemChunked == 0 {
-		v.data = it.data()
-	} else {
-		v.chunk = it.schunk()
-	}
-	r.iov = append(r.iov, v)
+	r.iov = append(r.iov, respIov{it: it, value: it.value(), n: n})
 }
 
 // respAddValue appends the first n bytes of an item's value. It copies a small
@@ -147,9 +182,9 @@ func respAddValue(c *conn, it *item, hv uint32, n, head int, miss []byte) bool {
 func respAddIo(c *conn, p *ioPending, n, head int, miss []byte) {
 	r := c.resp
 	respCut(r, head)
-	p.iov = len(r.iov)
+	p.iov = len(r.iov) - r.iovs
 	respAddItem(c, p.it, n)
-	r.iov[p.iov+1].io = p
+	r.iov[len(r.iov)-1].io = p
 	p.nmiss = len(miss)
 	r.iov = append(r.iov, respIov{off: r.done})
 	r.wbuf = append(r.wbuf, miss...)
@@ -158,7 +193,7 @@ func respAddIo(c *conn, p *ioPending, n, head int, miss []byte) {
 
 // respFillIo completes what respAddIo has begun: p has come back.
 func respFillIo(c *conn, p *ioPending) {
-	iov := c.resp.iov[p.iov:]
+	iov := respPieces(c.resp)[p.iov:]
 	iov[1].io = nil
 	if p.miss {
 		iov[0].n = 0
@@ -171,56 +206,45 @@ func respFillIo(c *conn, p *ioPending) {
 // respFull tells whether to send what is gathered before more is added.
 func respFull(c *conn) bool {
 	r := c.resp
-	return r != nil && (len(r.wbuf) > wbufSize-2*respCopyMax || len(r.iov) > respIovMax-4 || c.transport == udpTransport)
+	return r != nil && (len(r.wbuf)-r.off > wbufSize-2*respCopyMax || len(r.iov)-r.iovs > respIovMax-4 || c.transport == udpTransport)
 }
 
-// respLend returns an empty resp whose buffers begin where those of the resp
-// lent before end: all replies of a round lie back to back.
+// respLend returns an empty resp at the end of t's buffers.
 func respLend(t *thread) *resp {
-	respClose(t)
 	var r *resp
 	if n := len(t.resps); n > 0 {
 		r, t.resps = t.resps[n-1], t.resps[:n-1]
 	} else {
 		r = new(resp)
 	}
-	*r = resp{lent: true, wbuf: t.wbuf[len(t.wbuf):], iov: t.riov[len(t.riov):]}
-	t.lastLent = r
-	t.respsLent++
+	n := len(t.bufs.wbuf)
+	*r = resp{respBufs: &t.bufs, off: n, done: n, end: respGrows, iovs: len(t.bufs.iov), iovEnd: respGrows}
 	return r
 }
 
-// respClose ends the room of the resp lent last: if that still grows, append
-// moves it elsewhere. It is elsewhere already if it does not begin where the
-// worker's buffers end.
-func respClose(t *thread) {
-	r := t.lastLent
-	if r == nil {
-		return
-	}
-	t.lastLent = nil
-	n := len(t.wbuf)
-	if m := n + len(r.wbuf); len(r.wbuf) > 0 && m <= cap(t.wbuf) && &r.wbuf[0] == &t.wbuf[:m][n] {
-		t.wbuf = t.wbuf[:m]
-		r.wbuf = slices.Clip(r.wbuf)
-	}
-	n = len(t.riov)
-	if m := n + len(r.iov); len(r.iov) > 0 && m <= cap(t.riov) && &r.iov[0] == &t.riov[:m][n] {
-		t.riov = t.riov[:m]
-		r.iov = slices.Clip(r.iov)
+// respClose ends c's resp, if it is in the worker's buffers: others follow it.
+func respClose(c *conn) {
+	if r := c.resp; r.respBufs == &c.thread.bufs {
+		r.end, r.iovEnd = len(r.wbuf), len(r.iov)
 	}
 }
 
-// respReturn takes back a lent resp. With the last one, the worker's buffers
-// are empty again.
-func respReturn(t *thread, r *resp) {
-	if t.lastLent == r {
-		t.lastLent = nil
+// respBufsReset empties t's buffers. A large reply may have made them grow; they
+// get their size back.
+func respBufsReset(t *thread) {
+	t.bufs = respBufs{t.bufs.wbuf[:0], t.bufs.iov[:0]}
+	if cap(t.bufs.wbuf) != roundBufs*wbufSize {
+		t.bufs.wbuf = make([]byte, 0, roundBufs*wbufSize)
 	}
-	t.resps = append(t.resps, r)
-	if t.respsLent--; t.respsLent == 0 {
-		t.wbuf = t.wbuf[:0]
-		t.riov = t.riov[:0]
+	if cap(t.bufs.iov) != 2*respIovMax {
+		t.bufs.iov = make([]respIov, 0, 2*respIovMax)
+	}
+}
+
+// respLeave frees r's part of t's buffers, if it is the last.
+func respLeave(t *thread, r *resp) {
+	if r.respBufs == &t.bufs && r.end == respGrows {
+		t.bufs = respBufs{t.bufs.wbuf[:r.off], t.bufs.iov[:r.iovs]}
 	}
 }
 
@@ -228,28 +252,26 @@ func respReturn(t *thread, r *resp) {
 // are sent: the next round needs the worker's buffers.
 func respKeep(c *conn) {
 	r := c.resp
-	if !r.lent {
+	if r.respBufs != &c.thread.bufs {
 		return
 	}
-	own := &resp{count: r.count, iov: append([]respIov(nil), r.iov...)}
 	// Keep only what is not sent.
-	skip := len(r.wbuf)
+	own := &respBufs{iov: append([]respIov(nil), respPieces(r)...)}
+	skip := r.done
 	for _, v := range own.iov {
 		if v.it == nil {
 			skip = min(skip, v.off)
 		}
 	}
-	skip = min(skip, r.done)
-	own.wbuf = append([]byte(nil), r.wbuf[skip:]...)
-	own.done = r.done - skip
 	for i := range own.iov {
 		if own.iov[i].it == nil {
 			own.iov[i].off -= skip
 		}
 	}
-	respSetMark(own)
-	respReturn(c.thread, r)
-	c.resp = own
+	own.wbuf = append([]byte(nil), r.wbuf[skip:r.done+len(respTail(r))]...)
+	respLeave(c.thread, r)
+	*r = resp{respBufs: own, done: r.done - skip, end: respGrows, iovEnd: respGrows, count: r.count}
+	respSetMark(r)
 }
 
 // respStart begins the reply to a command. It returns false if too many replies
@@ -265,7 +287,7 @@ func respStart(c *conn) bool {
 
 func respSetMark(r *resp) { r.mark = respMark{len(r.wbuf), len(r.iov), r.done, r.count} }
 
-// respCount counts one more reply; each key of a get is one, too. It returns
+// respCount counts one more reply; each key of a get is one. It returns
 // false at the limit.
 func respCount(c *conn) bool {
 	t := c.thread
@@ -280,17 +302,17 @@ func respCount(c *conn) bool {
 
 // respRelease drops c's resp and all references that it holds.
 func respRelease(c *conn) {
-	r := c.resp
+	r, t := c.resp, c.thread
 	if r == nil {
 		return
 	}
-	for _, v := range r.iov {
+	for _, v := range respPieces(r) {
 		respIovFree(v)
 	}
-	c.thread.respCount -= r.count
-	if r.lent {
-		respReturn(c.thread, r)
-	}
+	t.respCount -= r.count
+	respLeave(t, r)
+	r.respBufs = nil
+	t.resps = append(t.resps, r)
 	c.resp = nil
 }
 
@@ -328,45 +350,15 @@ func outOfMemory(c *conn, asciiError string) {
 
 // transmitPre fills t.iov with as much of r as one writev takes, and returns
 // how many bytes that is.
-func transmitPre(t *thread, r *resp) int {
+func transmitPre(t *thread, r *resp) (total int) {
 	t.iov = t.iov[:0]
-	total := 0
-	add := func(b []byte) {
-		iov := unix.Iovec{Base: &b[0]}
-		iov.SetLen(len(b))
-		t.iov = append(t.iov, iov)
-		total += len(b)
-	}
-	for _, v := range r.iov {
+	for b := range r.parts {
 		if len(t.iov) == iovMax {
-			return total
+			break
 		}
-		switch {
-		case v.n == 0:
-		case v.it == nil:
-			add(r.wbuf[v.off : v.off+v.n])
-		case v.chunk == nil:
-			add(v.data[v.off : v.off+v.n])
-		default:
-			off, n := v.off, v.n
-			for ch := v.chunk; ch != nil && n > 0; ch = ch.next.chunk() {
-				used := int(ch.used)
-				if off >= used {
-					off -= used
-					continue
-				}
-				if len(t.iov) == iovMax {
-					return total
-				}
-				b := ch.data()[off:min(used, off+n)]
-				add(b)
-				n -= len(b)
-				off = 0
-			}
-		}
-	}
-	if r.done < len(r.wbuf) && len(t.iov) < iovMax {
-		add(r.wbuf[r.done:])
+		t.iov = append(t.iov, unix.Iovec{Base: &b[0]})
+		t.iov[len(t.iov)-1].SetLen(len(b))
+		total += len(b)
 	}
 	return total
 }
@@ -374,105 +366,83 @@ func transmitPre(t *thread, r *resp) int {
 // transmitPost removes the n bytes just sent from r. It returns true if nothing
 // is left.
 func transmitPost(r *resp, n int) bool {
-	i := 0
-	for i < len(r.iov) {
-		v := &r.iov[i]
+	for pieces := respPieces(r); len(pieces) > 0; pieces = pieces[1:] {
+		v := &pieces[0]
 		if n < v.n {
 			v.off += n
 			v.n -= n
-			n = 0
-			break
+			return false
 		}
 		n -= v.n
 		respIovFree(*v)
-		i++
-	}
-	r.iov = r.iov[:copy(r.iov, r.iov[i:])]
-	if len(r.iov) > 0 {
-		return false
+		r.iovs++
 	}
 	r.done += n
-	return r.done == len(r.wbuf)
-}
-
-// An ioResult is the result of a receive or send that was made for a connection
-// before its state machine needs it.
-type ioResult struct {
-	done bool // made, and the result not used yet
-	n    int  // bytes moved, or -1
-	want int  // bytes to send; only for a send
-	e    unix.Errno
+	return len(respTail(r)) == 0
 }
 
 // transmitCount counts all of c's replies as written, in advance, so that
 // whoever reads them finds them counted. What is not sent is subtracted later.
 func transmitCount(c *conn) {
-	r := c.resp
-	c.io.want = len(r.wbuf) - r.done
-	for i := range r.iov {
-		c.io.want += r.iov[i].n
-	}
-	c.thread.stats.pending.n[statBytesWritten] += uint64(c.io.want)
+	c.thread.stats.pending.n[statBytesWritten] += uint64(respLen(c.resp))
 }
 
-// transmitStart sends what transmitCount has counted, with one system call.
-func transmitStart(c *conn) {
+// transmitOnce sends, with one system call, as much as that takes of c's replies.
+// If the socket does not take as much, the error is EAGAIN.
+func transmitOnce(c *conn) (n int, e unix.Errno) {
 	r, t := c.resp, c.thread
-	c.io.done = true
-	c.io.n, c.io.e = 0, 0
+	var want int
 	switch {
-	case c.io.want == 0:
+	case respLen(r) == 0:
+		return 0, 0
 	case tlsBuild && c.ssl != nil:
 		b := sslSendmsg(t, r)
-		t.stats.pending.n[statBytesWritten] -= uint64(c.io.want - len(b))
-		c.io.want = len(b)
-		c.io.n, c.io.e = sslWrite(c, b)
-	case len(r.iov) > 0:
-		total := transmitPre(t, r)
-		t.stats.pending.n[statBytesWritten] -= uint64(c.io.want - total)
-		c.io.want = total
-		c.io.n, c.io.e = rawWritev(c.sfd, t.iov)
+		want = len(b)
+		n, e = sslWrite(c, b)
+	case len(respPieces(r)) > 0:
+		want = transmitPre(t, r)
+		n, e = rawWritev(c.sfd, t.iov)
 	default:
-		c.io.n, c.io.e = rawSend(c.sfd, r.wbuf[r.done:])
+		want = len(respTail(r))
+		n, e = rawSend(c.sfd, respTail(r))
 	}
+	if n >= 0 && n < want {
+		e = unix.EAGAIN
+	}
+	return max(n, 0), e
 }
 
-// transmit handles the result of the send. If some is left, respReset can no
-// longer drop what the current command has answered so far.
+// transmit sends what transmitCount has counted. If some is left, respReset can
+// no longer drop what the current command has answered so far, and c gets
+// buffers of its own.
 func transmit(c *conn) transmitResult {
 	r, t := c.resp, c.thread
-	n, e, want := c.io.n, c.io.e, c.io.want
-	c.io.done = false
-	if n < want {
-		t.stats.pending.n[statBytesWritten] -= uint64(want - max(n, 0))
-	}
-	switch {
-	case n >= 0:
+	for {
+		n, e := transmitOnce(c)
 		if transmitPost(r, n) {
 			respRelease(c)
 			return transmitComplete
 		}
-		respSetMark(r)
-		c.lastCmdTime = currentTime.Load() // c is not idle
-		if n == want {
-			return transmitIncomplete
+		if n > 0 {
+			respSetMark(r)
+			c.lastCmdTime = currentTime.Load() // c is not idle
 		}
-	case e == unix.EINTR:
-		return transmitIncomplete
-	case e != unix.EAGAIN:
+		switch e {
+		case 0, unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			t.stats.pending.n[statBytesWritten] -= uint64(respLen(r))
+			respKeep(c)
+			if settings.idleTimeout != 0 {
+				c.outq = socketOutq(c.sfd)
+			}
+			return transmitSoftError
+		}
 		// Any other error closes the connection.
+		t.stats.pending.n[statBytesWritten] -= uint64(respLen(r))
 		if settings.verbose.Load() > 0 {
 			perror("Failed to write, and not due to blocking", e)
 		}
-		connSetState(c, connClosing)
 		return transmitHardError
 	}
-	respKeep(c)
-	if settings.idleTimeout != 0 {
-		c.outq = socketOutq(c.sfd)
-	}
-	if !updateEvent(c, evWrite) {
-		return transmitHardError
-	}
-	return transmitSoftError
 }

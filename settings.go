@@ -96,7 +96,6 @@ var settings struct {
 	dropPrivileges       bool
 	relaxedPrivileges    bool // of debug builds
 	numNapiIds           int
-	ioUring              bool
 	sockCookieId         uint32        // mark for the listening sockets, 0 for none
 	extItemSize          atomic.Uint32 // bytes; smaller values stay in memory
 	extItemAge           atomic.Uint32 // seconds without access before a value is written
@@ -232,7 +231,6 @@ func settingsInit() {
 	settings.loggerWatcherBufSize = 256 << 10
 	settings.loggerBufSize = 64 << 10
 	settings.watchEnabled = true
-	settings.ioUring = true
 	sslInitSettings()
 
 	options.startLruMaintainer = true
@@ -364,8 +362,6 @@ func usage() {
                           no_slab_reassign, no_slab_automove, no_maxconns_fast,
                           slab_chunk_max=1024
    - sock_cookie_id:      mark for listening sockets, for packet filters
-   - no_io_uring:         receive and send with a system call for each connection,
-                          even where io_uring takes those of several in one
    - ext_path:            file to move values to when memory is short, and its size, as in
                           /mnt/d1/extstore:64g; another colon and default, compact,
                           chunked, lowttl, coldcompact or old say what its pages are for;
@@ -391,7 +387,8 @@ func usage() {
    - ext_max_sleep:       longest sleep of the thread that writes, in microseconds
                           (default: %d)
    - slab_automove_freeratio: part of memory to keep free with ext_path (default: %.3f)
-   - [no_]inline_ascii_resp, resp_obj_mem_limit: of other versions, no effect here`+sslHelp+`
+   - [no_]inline_ascii_resp, no_io_uring, resp_obj_mem_limit: of other versions, no
+                          effect here`+sslHelp+`
 -N, --napi-ids=<num>      choose a connection's worker by network receive queue (NAPI
                           ID); the number of queues
 --check[=<addr>]          do not serve, but check whether a server answers at this address,
@@ -773,7 +770,7 @@ func parseSuboption(opt string) {
 	case "no_maxconns_fast":
 		settings.maxconnsFast = false
 	case "no_io_uring":
-		settings.ioUring = false
+		fmt.Fprintf(os.Stderr, "DEPRECATED: no_io_uring no longer used: mc9 makes plain system calls\n")
 	case "no_lru_crawler":
 		settings.lruCrawler.Store(false)
 		options.startLruCrawler = false

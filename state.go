@@ -1,13 +1,10 @@
 // The state machine of a connection. From memcached.h: conn_states;
 // memcached.c: conn_set_state, try_read_network, update_event,
-// drive_machine, event_handler. drive_machine's longer states are functions
-// of their own here.
+// drive_machine. drive_machine's longer states are functions of their own here.
 
 package main
 
 import (
-	"bytes"
-	"encoding/binary"
 	"fmt"
 	"os"
 
@@ -104,62 +101,6 @@ func tryReadCommand(c *conn) bool {
 	return tryReadCommandAscii(c)
 }
 
-// lookAhead prefetches items for the next commands in the read buffer.
-func lookAhead(c *conn) {
-	var keys [assocBatch][]byte
-	n, unlinks := 0, 0
-	at, end := c.rcurr, c.rcurr+c.rbytes
-	for n < assocBatch {
-		key, size, unlink := peekCommand(c.rbuf[at:end])
-		if size == 0 {
-			break
-		}
-		at += size
-		if len(key) > 0 {
-			keys[n] = key
-			if unlink {
-				unlinks |= 1 << n
-			}
-			n++
-		}
-	}
-	c.thread.lookedAhead = at
-	assocPrefetch(keys[:n], unlinks)
-}
-
-// peekCommand guesses which key the command at the front of b is about, whether
-// it will unlink an item, and how many bytes it takes, 0 if it is not complete.
-// A wrong guess costs a useless prefetch.
-func peekCommand(b []byte) (key []byte, size int, unlink bool) {
-	if len(b) >= binHeaderSize && b[0] == protocolBinaryReq {
-		size = binHeaderSize + int(binary.BigEndian.Uint32(b[8:]))
-		start := binHeaderSize + int(b[4])
-		end := start + int(binary.BigEndian.Uint16(b[2:]))
-		if end > len(b) {
-			return nil, 0, false
-		}
-		switch b[1] {
-		case protocolBinaryCmdSet, protocolBinaryCmdSetq, protocolBinaryCmdDelete, protocolBinaryCmdDeleteq:
-			unlink = true
-		}
-		return b[start:end], min(size, len(b)), unlink
-	}
-	el := bytes.IndexByte(b, '\n')
-	if el < 0 {
-		return nil, 0, false
-	}
-	line := lineText(b[:el+1])
-	if i := bytes.IndexByte(line, ' '); i > 0 {
-		key = firstWord(line[i+1:])
-		cmd := line[0]
-		if cmd == 'm' {
-			cmd = line[1]
-		}
-		unlink = cmd == 's' || cmd == 'd' // set, delete, ms and md
-	}
-	return key, el + 1, unlink
-}
-
 // tryReadCommandNegotiate tells the protocol from the first byte of a
 // connection or of a datagram. With -Y or -S it is never called: each of them
 // allows only one protocol.
@@ -219,33 +160,70 @@ func readRoom(c *conn) []byte {
 	return c.rbuf[c.rbytes:]
 }
 
-// tryReadNetwork takes what the round has received for c; if the round has
-// not, it receives once.
+// tryReadNetwork receives once for c.
 func tryReadNetwork(c *conn) tryReadResult {
-	if !c.io.done {
-		room := readRoom(c)
-		if room == nil {
-			stats.mallocFails.Add(1)
-			c.rbytes = 0
-			respStart(c)
-			outErrstring(c, "SERVER_ERROR out of memory reading request")
-			c.closeAfterWrite = true
-			return readMemoryError
-		}
-		c.io.n, c.io.e = readFd(c, room)
+	if !rbufAlloc(c) {
+		return readError
 	}
-	c.io.done = false
-	switch n, e := c.io.n, c.io.e; {
+	room := readRoom(c)
+	if room == nil {
+		stats.mallocFails.Add(1)
+		c.rbytes = 0
+		respStart(c)
+		outErrstring(c, "SERVER_ERROR out of memory reading request")
+		c.closeAfterWrite = true
+		return readMemoryError
+	}
+	return readInto(c, room)
+}
+
+// readInto receives into room, the free part of c's read buffer.
+func readInto(c *conn, room []byte) tryReadResult {
+	n, e := readFd(c, room)
+	switch {
 	case n > 0:
 		c.rbytes += n
 		return readDataReceived
 	case e == 0:
 		c.closeReason = normalClose
 		return readError
-	case e == unix.EAGAIN, e == unix.EINTR:
+	case e == unix.EAGAIN:
 		return readNoDataReceived
 	}
 	return readError
+}
+
+// connReceived leads c on from connRead, by the result of a receive.
+func connReceived(c *conn, res tryReadResult) {
+	switch res {
+	case readNoDataReceived:
+		connSetState(c, connWaiting)
+	case readDataReceived:
+		c.lookedAhead = 0
+		connSetState(c, connParseCmd)
+	case readError:
+		connSetState(c, connClosing)
+	case readMemoryError:
+		// tryReadNetwork has set the state.
+	}
+}
+
+// connSent leads c on from connMwrite, by the result of a send. It returns false
+// if c must wait.
+func connSent(c *conn, res transmitResult) bool {
+	switch res {
+	case transmitComplete:
+		connReleaseItems(c)
+		connSetState(c, connNewCmd)
+		if c.closeAfterWrite {
+			connSetState(c, connClosing)
+		}
+	case transmitSoftError:
+		return !updateEvent(c, evWrite)
+	case transmitHardError:
+		connSetState(c, connClosing)
+	}
+	return true
 }
 
 // updateEvent makes epoll watch c for events. On failure it sets connClosing
@@ -332,23 +310,10 @@ func driveMachine(c *conn) {
 			}
 
 		case connRead:
-			var res tryReadResult
 			if c.transport == udpTransport {
-				res = tryReadUdp(c)
-			} else if rbufAlloc(c) {
-				res = tryReadNetwork(c)
+				connReceived(c, tryReadUdp(c))
 			} else {
-				res = readError
-			}
-			switch res {
-			case readNoDataReceived:
-				connSetState(c, connWaiting)
-			case readDataReceived:
-				connSetState(c, connParseCmd)
-			case readError:
-				connSetState(c, connClosing)
-			case readMemoryError:
-				// tryReadNetwork has set the state.
+				connReceived(c, tryReadNetwork(c))
 			}
 
 		case connParseCmd:
@@ -375,7 +340,7 @@ func driveMachine(c *conn) {
 				if c.rbytes > 0 || sslPending(c) {
 					// Not as in C, which waits until the socket is writable:
 					// epoll does not report input that we have read already.
-					connYield(c)
+					roundAdd(c.thread, c)
 					stop = true
 				} else {
 					connSetState(c, connWaiting)
@@ -389,20 +354,24 @@ func driveMachine(c *conn) {
 			stop = driveSwallow(c)
 
 		case connWrite, connMwrite:
-			if c.respsSuspended.Load() > 0 {
+			switch {
+			case c.respsSuspended.Load() > 0:
 				park(c)
 				stop = true
-				break
-			}
-			if c.resp != nil && c.transport != udpTransport && !c.io.done {
+			case c.resp == nil:
+				connSent(c, transmitComplete)
+			case c.transport == udpTransport:
+				stop = !connSent(c, transmitUdp(c))
+			default:
+				respClose(c)
 				c.thread.sends = append(c.thread.sends, c)
-				return // roundSend goes on
+				return // c goes on when roundSend has sent
 			}
-			stop = driveMwrite(c)
 
 		case connClosing:
 			if c.respsSuspended.Load() > 0 {
 				// An I/O thread writes to what its replies refer to.
+				respKeep(c)
 				connEventDel(c)
 			} else if c.transport == udpTransport {
 				connCleanup(c)
@@ -480,15 +449,12 @@ func waitForValue(c *conn) bool {
 		respKeep(c) // they leave when the reads have come back
 		return updateEvent(c, evRead)
 	}
-	for c.resp != nil {
+	if c.resp != nil {
 		transmitCount(c)
 		statsFold(c.thread)
-		transmitStart(c)
-		switch transmit(c) {
-		case transmitHardError:
+		if transmit(c) == transmitHardError {
+			connSetState(c, connClosing)
 			return false
-		case transmitSoftError:
-			return updateEvent(c, evRead)
 		}
 	}
 	return updateEvent(c, evRead)
@@ -565,32 +531,6 @@ func driveSwallow(c *conn) bool {
 	return driveReadNothing(c, e)
 }
 
-// driveMwrite completes the send that the round has made for c; over UDP it
-// sends the replies itself. It returns true if c must wait.
-func driveMwrite(c *conn) bool {
-	res := transmitComplete
-	if c.resp != nil {
-		if c.transport == udpTransport {
-			res = transmitUdp(c)
-		} else {
-			res = transmit(c)
-		}
-	}
-	switch res {
-	case transmitComplete:
-		connReleaseItems(c)
-		connSetState(c, connNewCmd)
-		if c.closeAfterWrite {
-			connSetState(c, connClosing)
-		}
-	case transmitIncomplete, transmitHardError:
-		// Go on with the state machine.
-	case transmitSoftError:
-		return true
-	}
-	return false
-}
-
 // park makes c, and its replies, wait for reads from extstore.
 func park(c *conn) {
 	respKeep(c)
@@ -599,22 +539,5 @@ func park(c *conn) {
 	t := c.thread
 	if t.connsTosubmit++; t.connsTosubmit > 20 {
 		threadIoQueueSubmit(t) // else when the others have been served
-	}
-}
-
-// eventHandler adds the connection on fd, for which t's epoll has reported an
-// event, to the round.
-func eventHandler(t *thread, fd int) {
-	c := conns[fd].Load()
-	// The event may be stale. Not as in C, no event_del precedes close(2), and
-	// epoll drops a socket only when its last user is done: "stats conns" on
-	// another worker may still be in getpeername(2). By then fd may belong to
-	// another connection, of another worker or of this one.
-	if s := connSeen(c); s.threadId != t.id || s.state == connClosed {
-		return
-	}
-	if !c.inRound && !c.yielded { // a conn that has yielded joins in driveRound
-		c.inRound = true
-		t.round = append(t.round, c)
 	}
 }

@@ -234,17 +234,10 @@ func storeItemCopyChunks(dIt, sIt *item, n int) bool {
 	for dch.size == dch.used && dch.next != 0 {
 		dch = dch.next.chunk()
 	}
-	if sIt.itFlags&itemChunked == 0 {
-		return storeItemCopyBytes(&dch, sIt.data()[:n], 0)
-	}
-	for sch := sIt.schunk(); n > 0; sch = sch.next.chunk() {
-		b := sch.data()[:min(int(sch.used), n)]
+	return sIt.value().parts(0, n, func(b []byte) bool {
 		n -= len(b)
-		if !storeItemCopyBytes(&dch, b, n) {
-			return false
-		}
-	}
-	return true
+		return storeItemCopyBytes(&dch, b, n)
+	})
 }
 
 // storeItemCopyBytes appends b to the chunk *dch. When that is full it chains a
@@ -287,13 +280,10 @@ func storeItemCopyData(comm int, oldIt, newIt, addIt *item) bool {
 // result of the append is not: the result takes its flags from the old item;
 // with none it is 4 bytes smaller.
 func storeItemCopyOut(b []byte, it *item) {
-	if it.itFlags&itemChunked == 0 {
-		copy(b, it.data())
-		return
-	}
-	for ch := it.schunk(); len(b) > 0; ch = ch.next.chunk() {
-		b = b[copy(b, ch.data()[:ch.used]):]
-	}
+	it.value().parts(0, len(b), func(part []byte) bool {
+		b = b[copy(b, part):]
+		return true
+	})
 }
 
 // doStoreItem stores an item as comm says. If the item has a unique, that is the

@@ -39,7 +39,6 @@ func completeNreadAscii(c *conn) {
 		itemRemove(it)
 		return
 	}
-	c.thread.curSfd = c.sfd
 	itemLock(hv)
 	cas := c.cas
 	if cas == 0 {
@@ -106,7 +105,7 @@ func tryReadCommandAscii(c *conn) bool {
 		processGetKeys(c, line)
 		return true
 	}
-	if c.rbytes > len(line) && c.rcurr >= c.thread.lookedAhead {
+	if c.rbytes > len(line) && c.rcurr >= c.lookedAhead {
 		lookAhead(c)
 	}
 	c.rcurr += len(line)
@@ -198,7 +197,6 @@ func processGetKeys(c *conn, line []byte) {
 	keys := lineText(line)
 	prefetched := 0 // bytes of keys
 	errstr := ""
-	c.thread.curSfd = c.sfd
 	for i, n := 0, 0; errstr == "" && i < len(keys); {
 		if keys[i] == ' ' {
 			i++
@@ -243,23 +241,6 @@ func getLater(c *conn, line []byte, i int) {
 	c.rlooked = len(line) - i - 1
 	c.lastCmdTime = currentTime.Load() // c is not idle
 	connSetState(c, connMwrite)
-}
-
-// prefetchKeys prefetches items for the next keys of a get, unless there is
-// only one. It returns how many bytes of the line these keys take.
-func prefetchKeys(line []byte) int {
-	var keys [assocBatch][]byte
-	n, i := 0, 0
-	for n < assocBatch && i < len(line) {
-		key := firstWord(line[i:])
-		keys[n] = key
-		n++
-		i += len(key) + 1
-	}
-	if n > 1 {
-		assocPrefetch(keys[:n], 0)
-	}
-	return i
 }
 
 // processUpdateCommand begins to read the value of a storage command.
@@ -338,7 +319,6 @@ func processCommandAscii(c *conn, line []byte) {
 		fmt.Fprintf(os.Stderr, "<%d %s\n", c.sfd, lineText(line))
 	}
 	t := c.thread
-	t.curSfd = c.sfd
 	pr := &t.pr
 	pr.request = line
 	pr.ntokens = 0

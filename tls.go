@@ -331,8 +331,8 @@ func sslWrite(c *conn, b []byte) (int, unix.Errno) {
 
 // sslSendmsg returns the beginning of r, for sslWrite.
 func sslSendmsg(t *thread, r *resp) []byte {
-	if len(r.iov) == 0 {
-		b := r.wbuf[r.done:]
+	if len(respPieces(r)) == 0 {
+		b := respTail(r)
 		return b[:min(len(b), settings.sslWbufSize)]
 	}
 	if t.sslWbuf == nil {

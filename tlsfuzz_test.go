@@ -73,9 +73,10 @@ func fuzzEvents(th *thread, msec int) bool {
 			eventHandler(th, fd)
 		}
 	}
-	did := len(events)+len(th.yielded) > 0
-	driveRound(th)
+	did := len(events)+len(th.round) > 0
+	roundServe(th)
 	threadLibeventProcess(th)
+	roundServe(th)
 	statsFold(th)
 	return did
 }

@@ -52,11 +52,7 @@ func transmitUdp(c *conn) transmitResult {
 	const dataSize = udpMaxPayloadSize - udpHeaderSize
 	u, r := c.udp, c.resp
 	if u.sequence == 0 {
-		n := len(r.wbuf) - r.done
-		for _, v := range r.iov {
-			n += v.n
-		}
-		u.total = (n + dataSize - 1) / dataSize
+		u.total = (respLen(r) + dataSize - 1) / dataSize
 	}
 	statsFold(c.thread)
 	for u.sequence < u.total {
@@ -71,16 +67,12 @@ func transmitUdp(c *conn) transmitResult {
 		case unix.EINTR:
 		case unix.EAGAIN:
 			respKeep(c)
-			if !updateEvent(c, evWrite) {
-				return transmitHardError
-			}
 			return transmitSoftError
 		default:
 			if settings.verbose.Load() > 0 {
 				perror("Failed to write, and not due to blocking", err)
 			}
 			u.sequence = 0
-			connSetState(c, connClosing)
 			return transmitHardError
 		}
 	}
@@ -92,24 +84,10 @@ func transmitUdp(c *conn) transmitResult {
 // respCopy fills b from the start of what r holds, and returns the number of
 // bytes copied.
 func respCopy(b []byte, r *resp) (n int) {
-	for _, v := range r.iov {
-		switch {
-		case v.it == nil:
-			n += copy(b[n:], r.wbuf[v.off:v.off+v.n])
-		case v.chunk == nil:
-			n += copy(b[n:], v.data[v.off:v.off+v.n])
-		default:
-			off, rest := v.off, v.n
-			for ch := v.chunk; ch != nil && rest > 0 && n < len(b); ch = ch.next.chunk() {
-				part := ch.data()[min(off, int(ch.used)):min(int(ch.used), off+rest)]
-				n += copy(b[n:], part)
-				off = max(0, off-int(ch.used))
-				rest -= len(part)
-			}
-		}
-		if n == len(b) {
-			return n
+	for part := range r.parts {
+		if n += copy(b[n:], part); n == len(b) {
+			break
 		}
 	}
-	return n + copy(b[n:], r.wbuf[r.done:])
+	return n
 }

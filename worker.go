@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -65,24 +64,19 @@ type thread struct {
 	respCount int      // replies gathered and not sent
 	respLimit int      // maximum of respCount, 0 for no limit
 
-	ring    *ring   // nil if there is none
-	round   []*conn // conns to serve in this round
-	recvs   []*conn // those to receive for before that
-	sends   []*conn // those that have reached connMwrite
-	sending []*conn // those that roundSend is sending to
-	yielded []*conn // used up their turn (-R) with input left; for the next round
+	round  []*conn // conns to serve in the next round
+	served []*conn // those of this one
+	sends  []*conn // of these, those that have reached connMwrite
+	sent   []*conn // those that go on, as their replies are sent
+	goOn   []*conn // scratch of roundServe
 
-	wbuf      []byte       // replies of the round, back to back; see respLend
-	riov      []respIov    // their pieces, likewise
-	lastLent  *resp        // the last resp in both, which may still grow
-	respsLent int          // resps lent and not returned
-	resps     []*resp      // free ones
-	iov       []unix.Iovec // scratch of transmitPre
+	bufs  respBufs     // replies of the round, back to back
+	resps []*resp      // free ones
+	iov   []unix.Iovec // scratch of transmitPre
 
 	sslThread //lint:ignore U1000 used with -tags tls
 
-	pr          parser // the line being parsed
-	lookedAhead int    // how far lookAhead has looked in the read buffer
+	pr parser // the line being parsed
 
 	ioQueue       *objIo // reads from extstore to be submitted
 	ioQueueTail   *objIo
@@ -262,197 +256,24 @@ func setupThread(me *thread) {
 		me.rbufLimit = max(limit/settings.numThreads/readBufferSize, 1)
 		me.respLimit = me.rbufLimit * respPerBuffer
 	}
-	me.wbuf = make([]byte, 0, roundBufs*wbufSize)
-	me.riov = make([]respIov, 0, 2*respIovMax)
+	respBufsReset(me)
 	me.iov = make([]unix.Iovec, 0, 16)
 	me.l = loggerCreate()
 	me.bumpBuf = itemLruBumpBufCreate()
 }
 
-// workerLibevent is the loop of a worker: each round waits for events, then
-// serves them.
+// workerLibevent is the loop of a worker.
 func workerLibevent(me *thread) {
 	runtime.LockOSThread()
 	blockPreemptSignal()
-	if settings.ioUring {
-		me.ring = ringInit() // here: only the thread that makes a ring may use it
-	}
 	registerThreadInitialized()
 	for {
-		msec := -1
-		if len(me.yielded) > 0 {
-			msec = 0
-		}
-		events, err := pollWait(&me.poll, msec)
-		if err != nil {
-			panic(fmt.Sprintf("epoll_wait: %v", err))
-		}
-		notified := false
-		for i := range events {
-			fd := int(events[i].Fd)
-			if fd == me.notifyReceiveFd {
-				notified = true
-				continue
-			}
-			eventHandler(me, fd)
-		}
 		driveRound(me)
-		// The pipe comes last: what it asks for may close or begin a connection
-		// on a descriptor that one of the events above is for.
-		if notified {
-			threadLibeventProcess(me)
-		}
-		threadIoQueueSubmit(me)
-		if me.stats.dirty != 0 || me.stats.pending.n != [numThreadStats]uint64{} {
-			statsFold(me)
-		}
-		if extStorage != nil {
-			pollYield(&me.poll)
-		}
 	}
 }
 
-// How many connections are received for, served and sent to together. If there
-// are more, they take turns within the round.
-const roundMax = 64
-
-// driveRound serves the connections of a round: those with events, and those
-// that yielded in the previous round. It receives for all, serves all, then
-// sends to all, so that clients wake up together.
-func driveRound(me *thread) {
-	for _, c := range me.yielded {
-		if c != nil { // connUnyield leaves nil
-			c.yielded = false
-			me.round = append(me.round, c)
-		}
-	}
-	me.yielded = me.yielded[:0]
-	for _, c := range me.round {
-		c.inRound = false
-	}
-	for rest := me.round; len(rest) > 0; {
-		n := roundReceive(me, rest)
-		for _, c := range rest[:n] {
-			if roundFull(me) {
-				roundSend(me)
-			}
-			driveConn(c)
-		}
-		roundSend(me)
-		rest = rest[n:]
-	}
-	me.round = me.round[:0]
-}
-
-// roundReceive receives for those of conns that wait for a command. It returns
-// how many of conns to serve now: at most roundMax, and no more than there are
-// read buffers for.
-func roundReceive(me *thread, conns []*conn) int {
-	conns = conns[:min(len(conns), roundMax)]
-	me.recvs = me.recvs[:0]
-	for i, c := range conns {
-		if c.state != connRead || c.transport == udpTransport {
-			continue // driveMachine reads for it, or sends
-		}
-		if !rbufAvailable(c) {
-			if i == 0 {
-				continue // driveMachine closes it
-			}
-			conns = conns[:i]
-			break
-		}
-		switch {
-		case !rbufAlloc(c) || readRoom(c) == nil: // tryReadNetwork refuses the line
-		case tlsBuild && c.ssl != nil: // not in the ring
-			c.io.n, c.io.e = readFd(c, readRoom(c))
-			c.io.done = true
-		default:
-			me.recvs = append(me.recvs, c)
-		}
-	}
-	if r := me.ring; r != nil && len(me.recvs) >= ringLeast {
-		for _, c := range me.recvs {
-			ringPrep(r, ioringOpRecv, c, readRoom(c))
-		}
-		ringSubmit(r)
-		for _, c := range me.recvs {
-			me.stats.pending.n[statBytesRead] += uint64(max(c.io.n, 0))
-		}
-	} else {
-		for _, c := range me.recvs {
-			c.io.n, c.io.e = readFd(c, readRoom(c))
-		}
-	}
-	for _, c := range me.recvs {
-		c.io.done = true
-	}
-	return len(conns)
-}
-
-// driveConn gives c a turn of up to -R commands.
-func driveConn(c *conn) {
-	c.nreqs = settings.reqsPerEvent
-	c.thread.lookedAhead = 0
-	driveMachine(c)
-}
-
-// roundFull tells whether to send before another connection is served: its
-// replies may not fit or, with -o read_buf_mem_limit, replies are waiting. The
-// connection served last gets no more room.
-func roundFull(me *thread) bool {
-	respClose(me)
-	return cap(me.wbuf)-len(me.wbuf) < wbufSize || cap(me.riov)-len(me.riov) < respIovMax ||
-		me.respLimit != 0 && len(me.sends) > 0
-}
-
-// roundSend sends to the connections that have reached connMwrite, then runs
-// each on, until none reaches connMwrite again.
-func roundSend(me *thread) {
-	for len(me.sends) > 0 {
-		me.sends, me.sending = me.sending[:0], me.sends
-		for _, c := range me.sending {
-			transmitCount(c)
-		}
-		me.poll.replies += len(me.sending)
-		statsFold(me) // whoever reads a reply finds it counted
-		for _, c := range me.sending {
-			r := c.resp
-			if me.ring == nil || len(me.sending) < ringLeast || len(r.iov) > 0 || c.io.want == 0 || tlsBuild && c.ssl != nil {
-				transmitStart(c)
-				continue
-			}
-			ringPrep(me.ring, ioringOpSend, c, r.wbuf[r.done:])
-			c.io.done = true
-		}
-		if me.ring != nil {
-			ringSubmit(me.ring)
-		}
-		for _, c := range me.sending {
-			driveMachine(c)
-		}
-	}
-}
-
-// connYield puts c on its worker's list of conns that go on once the others
-// have had their turn.
-func connYield(c *conn) {
-	if !c.yielded {
-		c.yielded = true
-		c.thread.yielded = append(c.thread.yielded, c)
-	}
-}
-
-// connUnyield takes c off that list.
-func connUnyield(c *conn) {
-	if c.yielded {
-		c.yielded = false
-		yielded := c.thread.yielded
-		yielded[slices.Index(yielded, c)] = nil
-	}
-}
-
-// threadLibeventIonotify goes on with the connections whose reads from extstore
-// have come back.
+// threadLibeventIonotify adds the connections whose reads from extstore have all
+// come back to the round.
 func threadLibeventIonotify(me *thread) {
 	me.ionLock.Lock()
 	p := me.ionHead
@@ -460,9 +281,6 @@ func threadLibeventIonotify(me *thread) {
 	me.ionLock.Unlock()
 	for p != nil {
 		next := p.next
-		if roundFull(me) {
-			roundSend(me)
-		}
 		storageReturnCb(p)
 		p = next
 	}
@@ -494,15 +312,16 @@ func threadLibeventProcess(me *thread) {
 				unix.Close(item.sfd)
 			} else if tlsBuild && item.ssl != sslDisabled {
 				sslInitConn(c, item.ssl)
+			} else {
+				roundAdd(me, c) // at once: C waits for an event, and then for a second
 			}
 		case queuePause:
-			for stopMainLoop.Load() == int32(graceStop) && (len(me.yielded) > 0 || me.ios > 0) {
+			for stopMainLoop.Load() == int32(graceStop) && (len(me.round) > 0 || me.ios > 0) {
 				// Answer what has been read.
-				driveRound(me)
+				roundServe(me)
 				threadIoQueueSubmit(me)
 				usleep(100)
 				threadLibeventIonotify(me)
-				roundSend(me)
 			}
 			registerThreadInitialized()
 		case queueTimeout:
@@ -514,9 +333,8 @@ func threadLibeventProcess(me *thread) {
 		case queueClose:
 			c := conns[item.sfd].Load()
 			connSetState(c, connClosing)
-			driveMachine(c)
+			roundAdd(me, c)
 		}
-		roundSend(me)
 		cqiFree(&me.evQueue, item)
 	}
 }
@@ -603,7 +421,7 @@ func memcachedThreadInit(nthreads int) {
 	for i := range threads {
 		threads[i] = &thread{id: i}
 		setupThread(threads[i])
-		statsState.reservedFds.Add(5) // two of epoll, the ends of the pipe, the ring
+		statsState.reservedFds.Add(4) // two of epoll, the ends of the pipe
 	}
 	workerHangLock.Lock()
 	for _, t := range threads {
@@ -613,11 +431,4 @@ func memcachedThreadInit(nthreads int) {
 	waitForThreadRegistration(nthreads)
 	initLock.Unlock()
 	workerHangLock.Unlock()
-	if settings.verbose.Load() > 0 {
-		what := "off"
-		if threads[0].ring != nil {
-			what = "on"
-		}
-		fmt.Fprintf(os.Stderr, "io_uring is %s\n", what)
-	}
 }

@@ -1,0 +1,138 @@
+// Prefetches: what lookups will read soon is loaded into the processor's cache,
+// for several keys at once, so that their cache misses overlap. All of this reads
+// memory of the store without a lock, and so may read anything; what it reads is
+// discarded. With the race detector (memPeek) none of it is done. Not in C.
+
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+const assocBatch = 16 // keys for assocPrefetch
+
+// lookAhead prefetches items for the next commands in the read buffer.
+func lookAhead(c *conn) {
+	var keys [assocBatch][]byte
+	n, unlinks := 0, 0
+	at, end := c.rcurr, c.rcurr+c.rbytes
+	for n < assocBatch {
+		key, size, unlink := peekCommand(c.rbuf[at:end])
+		if size == 0 {
+			break
+		}
+		at += size
+		if len(key) > 0 {
+			keys[n] = key
+			if unlink {
+				unlinks |= 1 << n
+			}
+			n++
+		}
+	}
+	c.lookedAhead = at
+	assocPrefetch(keys[:n], unlinks)
+}
+
+// peekCommand guesses which key the command at the front of b is about, whether
+// it will unlink an item, and how many bytes it takes, 0 if it is not complete.
+// A wrong guess costs a useless prefetch.
+func peekCommand(b []byte) (key []byte, size int, unlink bool) {
+	if len(b) >= binHeaderSize && b[0] == protocolBinaryReq {
+		size = binHeaderSize + int(binary.BigEndian.Uint32(b[8:]))
+		start := binHeaderSize + int(b[4])
+		end := start + int(binary.BigEndian.Uint16(b[2:]))
+		if end > len(b) {
+			return nil, 0, false
+		}
+		switch b[1] {
+		case protocolBinaryCmdSet, protocolBinaryCmdSetq, protocolBinaryCmdDelete, protocolBinaryCmdDeleteq:
+			unlink = true
+		}
+		return b[start:end], min(size, len(b)), unlink
+	}
+	el := bytes.IndexByte(b, '\n')
+	if el < 0 {
+		return nil, 0, false
+	}
+	line := lineText(b[:el+1])
+	if i := bytes.IndexByte(line, ' '); i > 0 {
+		key = firstWord(line[i+1:])
+		cmd := line[0]
+		if cmd == 'm' {
+			cmd = line[1]
+		}
+		unlink = cmd == 's' || cmd == 'd' // set, delete, ms and md
+	}
+	return key, el + 1, unlink
+}
+
+// prefetchKeys prefetches items for the next keys of a get, unless there is
+// only one. It returns how many bytes of the line these keys take.
+func prefetchKeys(line []byte) int {
+	var keys [assocBatch][]byte
+	n, i := 0, 0
+	for n < assocBatch && i < len(line) {
+		key := firstWord(line[i:])
+		keys[n] = key
+		n++
+		i += len(key) + 1
+	}
+	if n > 1 {
+		assocPrefetch(keys[:n], 0)
+	}
+	return i
+}
+
+// assocPrefetch loads what lookups of these keys, at most assocBatch, will read:
+// buckets, items, and the beginnings of their values; and for keys whose bit in
+// links is set the neighbours in the LRU, as the item is about to be unlinked. The
+// sum is returned so that the loads are not optimized away.
+//
+//go:noinline
+func assocPrefetch(keys [][]byte, links int) (sum byte) {
+	if !memPeek {
+		return 0
+	}
+	var refs [assocBatch]ref
+	for i, key := range keys {
+		refs[i] = ref(hash(key) & uint32(len(primaryHashtable)-1))
+	}
+	for i := range keys {
+		refs[i] = primaryHashtable[refs[i]]
+	}
+	for i, key := range keys {
+		it := refs[i].item()
+		for n := 0; n < 4 && it != nil; n++ {
+			if int(it.nkey) == len(key) && bytes.Equal(it.key(), key) {
+				sum += it.peek()
+				if links>>i&1 != 0 {
+					sum += it.peekLinks()
+				}
+				break
+			}
+			r := it.hNext
+			if !r.inArena() {
+				break
+			}
+			it = r.item()
+		}
+	}
+	return sum
+}
+
+// lruBumpPrefetch loads the LRU neighbours of the items in n entries of b from i
+// on, as assocPrefetch does.
+//
+//go:noinline
+func lruBumpPrefetch(b *lruBumpBuf, i, n int) (sum byte) {
+	if !memPeek {
+		return 0
+	}
+	for range n {
+		sum += b.ring[i%lruBumpBufSize].it.item().peekLinks()
+		i++
+	}
+	return sum
+}

@@ -1,0 +1,148 @@
+// A worker's turn, which is a round: all that one wait for events brings. C serves
+// one event after the other instead. From memcached.c: event_handler; the rest
+// stands in for libevent's loop.
+
+package main
+
+import "fmt"
+
+// Most connections that are received for, served and sent to together.
+const roundMax = 64
+
+// driveRound is a turn of worker me.
+func driveRound(me *thread) {
+	// Wait, unless conns of the last round are left.
+	msec := -1
+	if len(me.round) > 0 {
+		msec = 0
+	}
+	events, err := pollWait(&me.poll, msec)
+	if err != nil {
+		panic(fmt.Sprintf("epoll_wait: %v", err))
+	}
+
+	// Receive for, serve and send to the conns with events.
+	notified := false
+	for i := range events {
+		if fd := int(events[i].Fd); fd == me.notifyReceiveFd {
+			notified = true
+		} else {
+			eventHandler(me, fd)
+		}
+	}
+	roundServe(me)
+
+	// The pipe comes last: what it asks for may close or begin a connection
+	// on a descriptor that one of the events above is for.
+	if notified {
+		threadLibeventProcess(me)
+		roundServe(me)
+	}
+
+	// What is left over: reads from extstore, statistics.
+	threadIoQueueSubmit(me)
+	if me.stats.dirty != 0 || me.stats.pending.n != [numThreadStats]uint64{} {
+		statsFold(me)
+	}
+	if extStorage != nil {
+		pollYield(&me.poll)
+	}
+}
+
+// eventHandler adds the connection on fd, for which t's epoll has reported an
+// event, to the round.
+func eventHandler(t *thread, fd int) {
+	c := conns[fd].Load()
+	// The event may be stale. Not as in C, no event_del precedes close(2), and
+	// epoll drops a socket only when its last user is done: "stats conns" on
+	// another worker may still be in getpeername(2). By then fd may belong to
+	// another connection, of another worker or of this one.
+	if s := connSeen(c); s.threadId == t.id && s.state != connClosed {
+		roundAdd(t, c)
+	}
+}
+
+// roundAdd adds c to the conns of t's next round.
+func roundAdd(t *thread, c *conn) {
+	if !c.inRound {
+		c.inRound = true
+		t.round = append(t.round, c)
+	}
+}
+
+// roundServe serves the conns of the round, a batch at a time. It receives for
+// all, serves all, then sends to all, so that clients wake up together.
+func roundServe(me *thread) {
+	me.served, me.round = me.round, me.served[:0]
+	for _, c := range me.served {
+		c.inRound = false
+		c.nreqs = settings.reqsPerEvent
+	}
+	for rest := me.served; len(rest) > 0; {
+		batch := rest[:roundReceive(me, rest)]
+		rest = rest[len(batch):]
+		for len(batch) > 0 { // again for conns that go on when their replies are sent
+			for _, c := range batch {
+				if roundFull(me) {
+					roundSend(me)
+				}
+				me.curSfd = c.sfd
+				driveMachine(c)
+			}
+			roundSend(me)
+			me.sent, me.goOn = me.goOn[:0], me.sent
+			batch = me.goOn
+		}
+	}
+}
+
+// roundReceive receives for those of conns that wait for a command. It returns
+// how many of conns to serve now: at most roundMax, and no more than there are
+// read buffers for.
+func roundReceive(me *thread, conns []*conn) int {
+	for i, c := range conns {
+		switch {
+		case i == roundMax:
+			return i
+		case c.state != connRead || c.transport == udpTransport:
+			continue // driveMachine reads for it, or sends
+		case !rbufAvailable(c) && i > 0:
+			return i
+		case !rbufAlloc(c):
+			continue // driveMachine closes it
+		}
+		if room := readRoom(c); room != nil { // else driveMachine refuses the line
+			connReceived(c, readInto(c, room))
+		}
+	}
+	return len(conns)
+}
+
+// roundFull reports whether to send before another connection is served: its
+// replies may not fit or, with -o read_buf_mem_limit, replies are waiting.
+func roundFull(me *thread) bool {
+	b := &me.bufs
+	return cap(b.wbuf)-len(b.wbuf) < wbufSize || cap(b.iov)-len(b.iov) < respIovMax ||
+		me.respLimit != 0 && len(me.sends) > 0
+}
+
+// roundSend sends to the connections that have reached connMwrite.
+func roundSend(me *thread) {
+	if len(me.sends) == 0 {
+		return
+	}
+	for _, c := range me.sends {
+		transmitCount(c)
+	}
+	me.poll.replies += len(me.sends)
+	statsFold(me) // whoever reads a reply finds it counted
+	for _, c := range me.sends {
+		if connSent(c, transmit(c)) {
+			me.sent = append(me.sent, c)
+		} else {
+			connPublish(c)
+		}
+	}
+	me.sends = me.sends[:0]
+	respBufsReset(me)
+}
