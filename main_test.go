@@ -70,6 +70,7 @@ func TestMain(m *testing.M) {
 		}
 		reportFootprint()
 		privMain()
+		schedMain()
 		main()
 		os.Exit(0)
 	}

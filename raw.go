@@ -1,7 +1,7 @@
 // System calls that do not block, for the workers. Unlike those of x/sys/unix
 // they do not announce themselves to Go's scheduler, which could think that the
 // worker is blocked and give its P to another thread; nor do they allocate. Also
-// here: what poll.go needs of the scheduler. Not in C.
+// here: what sched.go needs of the scheduler. Not in C.
 
 package main
 
@@ -67,6 +67,13 @@ func rawNanosleep(ts *unix.Timespec) {
 
 func rawEpollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno) {
 	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])),
+		uintptr(len(events)), uintptr(msec), 0, 0)
+	return int(n), e
+}
+
+// epollWait is not raw.
+func epollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno) {
+	n, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])),
 		uintptr(len(events)), uintptr(msec), 0, 0)
 	return int(n), e
 }

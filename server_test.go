@@ -296,8 +296,10 @@ func reportFootprint() {
 // heapAlloc returns how many bytes of Go's heap are reachable.
 func heapAlloc() uint64 {
 	var m runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&m)
+	stopsWorld(func() {
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+	})
 	return m.HeapAlloc
 }
 

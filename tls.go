@@ -21,7 +21,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -80,11 +79,6 @@ var (
 	sslCtx     atomic.Pointer[[sslModes]*tls.Config] // one for each sslMode
 
 	sslSlots chan struct{} // room for the handshakes that may compute at once
-
-	// Each handshake leaves garbage. This is never touched, so it takes no
-	// memory, but makes the collector run after 16 MB and half of the heap, not
-	// after 4 MB. It runs for long, as it waits for workers; see pollWait.
-	sslBallast []byte //lint:ignore U1000 it only has to be there
 )
 
 // An sslConn is the TLS of a conn. It is also the net.Conn below crypto/tls,
@@ -521,8 +515,6 @@ func sslInit() {
 		sysfatal(exUsage, "%s", problem)
 	}
 	sslSlots = make(chan struct{}, sslThreads())
-	debug.SetGCPercent(50)
-	sslBallast = make([]byte, 32<<20)
 }
 
 // sslThreads returns how many handshakes may compute at once.
