@@ -70,3 +70,5 @@ func tableAlloc[T ref | uint64](n int) ([]T, error) { return make([]T, n), nil }
 func tableFree[T ref | uint64](t []T) {}
 
 func bufAlloc(n int) ([]byte, error) { return make([]byte, n), nil }
+
+func bufFree(b []byte) {}

@@ -26,6 +26,8 @@ const (
 	// in C they take as much memory.
 	respPerBuffer = 13
 
+	respsOwnMax = 16 // how many resps with their own buffers a worker keeps
+
 	respIovMax = 256  // most pieces gathered for one connection before they are sent
 	iovMax     = 1024 // most pieces that writev(2) takes
 )
@@ -231,7 +233,9 @@ func respKeep(c *conn) {
 	if !r.lent {
 		return
 	}
-	own := &resp{count: r.count, iov: append([]respIov(nil), r.iov...)}
+	own := respOwn(c.thread)
+	own.count = r.count
+	own.iov = append(own.iov, r.iov...)
 	// Keep only what is not sent.
 	skip := len(r.wbuf)
 	for _, v := range own.iov {
@@ -240,7 +244,7 @@ func respKeep(c *conn) {
 		}
 	}
 	skip = min(skip, r.done)
-	own.wbuf = append([]byte(nil), r.wbuf[skip:]...)
+	own.wbuf = append(own.wbuf, r.wbuf[skip:]...)
 	own.done = r.done - skip
 	for i := range own.iov {
 		if own.iov[i].it == nil {
@@ -250,6 +254,28 @@ func respKeep(c *conn) {
 	respSetMark(own)
 	respReturn(c.thread, r)
 	c.resp = own
+}
+
+// respOwn returns an empty resp with buffers of its own, which may have been
+// another's.
+func respOwn(t *thread) *resp {
+	if n := len(t.respsOwn); n > 0 {
+		r := t.respsOwn[n-1]
+		t.respsOwn = t.respsOwn[:n-1]
+		*r = resp{wbuf: r.wbuf[:0], iov: r.iov[:0]}
+		return r
+	}
+	return new(resp)
+}
+
+// respDisown keeps a resp for respOwn, unless there are enough or it is large: then
+// it is garbage.
+func respDisown(t *thread, r *resp) {
+	if len(t.respsOwn) < respsOwnMax && cap(r.wbuf) <= 2*wbufSize {
+		t.respsOwn = append(t.respsOwn, r)
+	} else {
+		gcAllocated(cap(r.wbuf))
+	}
 }
 
 // respStart begins the reply to a command. It returns false if too many replies
@@ -289,7 +315,12 @@ func respRelease(c *conn) {
 	}
 	c.thread.respCount -= r.count
 	if r.lent {
+		if cap(r.wbuf) > roundBufs*wbufSize {
+			gcAllocated(2 * cap(r.wbuf)) // it has outgrown the worker's buffer
+		}
 		respReturn(c.thread, r)
+	} else {
+		respDisown(c.thread, r)
 	}
 	c.resp = nil
 }

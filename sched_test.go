@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"runtime/metrics"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -153,5 +154,82 @@ func TestGarbage(t *testing.T) {
 			}
 			t.Log(m[0])
 		})
+	}
+}
+
+// TestNoGarbage: what clients can repeat makes no garbage, or little.
+func TestNoGarbage(t *testing.T) {
+	t.Parallel()
+	if !memPeek {
+		t.Skip("with the race detector all buffers are on the heap")
+	}
+	s := mc9(t, "-t", "1", "-m", "64")
+	c := s.client()
+	keys := make([]string, 1000)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("%0200d", i)
+		c.want(t, fmt.Sprintf("set %s 0 0 1000\r\n%01000d\r\n", keys[i], i), "STORED\r\n")
+	}
+	get := func(n int) func() {
+		return func() { c.until(t, "get "+strings.Join(keys[:n], " ")+"\r\n", "END\r\n") }
+	}
+	for _, tt := range []struct {
+		name string
+		most int // bytes each
+		ask  func()
+	}{
+		{"get of 24 KB", 500, get(120)},
+		{"get of 100 KB", 5000, get(500)},
+		{"get of 200 KB", 5000, get(1000)},
+		{"metadump", 500, func() { c.until(t, "lru_crawler metadump all\r\n", "END\r\n") }},
+		{"mgdump", 500, func() { c.until(t, "lru_crawler mgdump hash\r\n", "EN\r\n") }},
+		{"watch", 128 << 10, func() { // and a few times stats
+			w := s.client()
+			w.until(t, "watch fetchers\r\n", "OK\r\n")
+			w.Close()
+			for c.stat("", "log_watchers") != "0" {
+				time.Sleep(20 * time.Millisecond)
+			}
+		}},
+		{"stats", 4000, func() { c.until(t, "stats\r\n", "END\r\n") }},
+		{"stats conns", 4000, func() { c.until(t, "stats conns\r\n", "END\r\n") }},
+		{"connect", 1000, func() {
+			nc := s.client()
+			nc.want(t, "mn\r\n", "MN\r\n")
+			nc.Close()
+		}},
+		{"gets of a slow reader", 2000, func() {
+			c.write(strings.Repeat("get "+strings.Join(keys[:50], " ")+"\r\n", 10))
+			time.Sleep(10 * time.Millisecond)
+			for range 10 {
+				c.until(t, "", "END\r\n")
+			}
+		}},
+	} {
+		const times = 50
+		tt.ask()
+		before := s.footprint().allocated
+		for range times {
+			tt.ask()
+		}
+		each := (s.footprint().allocated - before) << 10 / times
+		if each > tt.most {
+			t.Errorf("%s leaves %d bytes each", tt.name, each)
+		}
+	}
+}
+
+// until sends a request and reads lines until one that ends the answer.
+func (c *client) until(t *testing.T, request, end string) {
+	t.Helper()
+	c.write(request)
+	for {
+		line := c.line()
+		if line == end {
+			return
+		}
+		if !strings.HasSuffix(line, "\n") {
+			t.Fatalf("%.20q: %q", request, line)
+		}
 	}
 }

@@ -157,7 +157,7 @@ func (s *threadStats) lruHit(it *item) {
 func statsFold(t *thread) {
 	s := &t.stats
 	s.mutex.Lock()
-	s.respCount, s.readBufCount, s.readBufFree = t.respCount, t.rbufs, len(t.rbufCache)
+	s.respCount, s.readBufCount, s.readBufFree = t.respCount, t.rbufs, len(t.rbufCache)+t.longFree/readBufferSize
 	for i, n := range s.pending.n {
 		s.total.n[i] += n
 	}
@@ -251,7 +251,9 @@ func appendStats(c *conn, key, val string) {
 		c.resp.wbuf = append(c.resp.wbuf, "END\r\n"...)
 		return
 	}
-	c.resp.wbuf = fmt.Appendf(c.resp.wbuf, "STAT %s %s\r\n", key, val)
+	b := append(append(c.resp.wbuf, "STAT "...), key...)
+	c.resp.wbuf = append(append(append(b, ' '), val...), "\r\n"...)
+	gcAllocated(len(val) + 32)
 }
 
 func appendStat(c *conn, name, format string, args ...any) {

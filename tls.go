@@ -46,6 +46,7 @@ type sslCounters struct {
 // The part of a worker that is about TLS.
 type sslThread struct {
 	sslWbuf []byte // scratch of sslSendmsg
+	sslMade int    // bytes that gcAllocated is to be told of
 }
 
 // The part of settings that is about TLS.
@@ -117,6 +118,7 @@ func sslAccept(c *conn) {
 	sslSlots <- struct{}{}
 	s.tls = tls.Server(s, sslCtx.Load()[s.mode])
 	err := s.tls.Handshake()
+	gcAllocated(64 << 10)
 	<-sslSlots
 	s.timer.Stop()
 	s.accepting = false
@@ -270,7 +272,11 @@ func sslGetPeerCn(c *conn) string {
 
 // sslRead is recv(2), decrypted.
 func sslRead(c *conn, b []byte) (int, unix.Errno) {
-	s := c.ssl
+	s, t := c.ssl, c.thread
+	if t.sslMade += 512; t.sslMade >= 1<<20 { // for what it receives and sends
+		gcAllocated(t.sslMade)
+		t.sslMade = 0
+	}
 	n, err := s.tls.Read(b)
 	if n > 0 {
 		if n < len(b) {

@@ -60,8 +60,10 @@ type thread struct {
 	bumpBuf *lruBumpBuf // lru.go
 
 	rbufCache [][]byte // read buffers not lent to a connection
-	rbufs     int      // read buffers allocated
+	rbufs     int      // read buffers allocated; a long one counts as several
 	rbufLimit int      // maximum of rbufs, 0 for no limit
+	longBufs  [][]byte // long read buffers not lent to a connection
+	longFree  int      // bytes of these
 	respCount int      // replies gathered and not sent
 	respLimit int      // maximum of respCount, 0 for no limit
 
@@ -77,6 +79,7 @@ type thread struct {
 	lastLent  *resp        // the last resp in both, which may still grow
 	respsLent int          // resps lent and not returned
 	resps     []*resp      // free ones
+	respsOwn  []*resp      // free ones with buffers of their own
 	iov       []unix.Iovec // scratch of transmitPre
 
 	sslThread //lint:ignore U1000 used with -tags tls
@@ -286,6 +289,9 @@ func workerLibevent(me *thread) {
 		events, err := pollWait(&me.poll, msec)
 		if err != nil {
 			panic(fmt.Sprintf("epoll_wait: %v", err))
+		}
+		if me.poll.idle {
+			rbufTrim(me)
 		}
 		notified := false
 		for i := range events {
