@@ -34,6 +34,22 @@ func rawSend(fd int, b []byte) (int, unix.Errno) {
 	return int(n), e
 }
 
+// rawRecvfrom and rawSendto are for datagrams. They leave the address as the kernel
+// has it.
+
+func rawRecvfrom(fd int, b []byte, from *udpAddr) (int, unix.Errno) {
+	from.len = uint32(unsafe.Sizeof(from.sa))
+	n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0,
+		uintptr(unsafe.Pointer(&from.sa)), uintptr(unsafe.Pointer(&from.len)))
+	return int(n), e
+}
+
+func rawSendto(fd int, b []byte, to *udpAddr) unix.Errno {
+	_, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0,
+		uintptr(unsafe.Pointer(&to.sa)), uintptr(to.len))
+	return e
+}
+
 func rawWritev(fd int, iov []unix.Iovec) (int, unix.Errno) {
 	n, _, e := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
 	return int(n), e

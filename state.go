@@ -318,7 +318,7 @@ func driveMachine(c *conn) {
 
 		case connWaiting:
 			rbufRelease(c)
-			if sslPending(c) {
+			if sslPending(c) || c.transport == udpTransport && c.udp.more && c.nreqs > 0 {
 				connSetState(c, connRead)
 			} else if updateEvent(c, evRead) {
 				connSetState(c, connRead)
