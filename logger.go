@@ -673,7 +673,7 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 		loggerStack.lock.Unlock()
 		return false
 	}
-	data, err := bufAlloc(settings.loggerWatcherBufSize)
+	data, err := bufAlloc(max(settings.loggerWatcherBufSize, 1)) // a mapping is never empty
 	if err != nil {
 		loggerStack.lock.Unlock()
 		return false
