@@ -527,8 +527,7 @@ func connClose(c *conn) {
 	connSetState(c, connClosed)
 	c.closeReason = errorClose
 	if c.thread != nil {
-		c.thread.poll.replies = 0 // clients that come and go are better served in one turn
-		statsFold(c.thread)       // whoever sees the close finds its commands counted
+		statsFold(c.thread) // whoever sees the close finds its commands counted
 	}
 	connPublish(c)
 	statsLock.Lock()

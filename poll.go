@@ -6,7 +6,6 @@ package main
 
 import (
 	"os"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -18,13 +17,6 @@ const (
 	evWrite = unix.EPOLLOUT // EV_WRITE | EV_PERSIST
 )
 
-// Of all workers together: a long yield adds 8 to the score, a short one takes 1
-// away.
-var longYields struct {
-	second atomic.Uint32 // that the score is for
-	score  atomic.Int32
-}
-
 type poll struct {
 	epfd   int
 	idle   bool     // nothing has happened for pollRawMsec: so park
@@ -32,8 +24,6 @@ type poll struct {
 	park   *os.File // the same, watched by Go's own poller
 	raw    syscall.RawConn
 	events [128]unix.EpollEvent
-
-	replies int // sent since pollYield last yielded, or a client went
 }
 
 func pollInit(p *poll) (err error) {
@@ -131,38 +121,4 @@ func pollPark(p *poll, msec int) (n int, err error) {
 		err = nil
 	}
 	return max(n, 0), err
-}
-
-// pollYield lets other threads run on this processor. Workers that share one take
-// turns of a round each by it, in place of the system's slices of some
-// milliseconds. When all are busy the 99th percentile of latency so falls to a
-// fourth, but half of the clients, those whose worker has the processor, wait three
-// times longer. It is for extstore, where reads that come back from the I/O threads
-// have waited already. But another program may keep the processor for a whole
-// slice: then the workers stop to yield for the rest of the second.
-func pollYield(p *poll) {
-	const (
-		pays = 4                    // replies since the last time
-		long = 2 * time.Millisecond // workers seldom take that long
-		most = 4 * 8                // of the score: four long ones in a row
-	)
-	if p.replies < pays {
-		return
-	}
-	p.replies = 0
-	if now := currentTime.Load(); longYields.second.Load() != now {
-		longYields.second.Store(now)
-		longYields.score.Store(0)
-	}
-	score := longYields.score.Load()
-	if score >= most {
-		return
-	}
-	start := time.Now()
-	rawSchedYield()
-	if time.Since(start) > long {
-		longYields.score.Add(8)
-	} else if score > 0 {
-		longYields.score.Add(-1)
-	}
 }

@@ -94,8 +94,6 @@ func epollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno) {
 	return int(n), e
 }
 
-func rawSchedYield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
-
 // procPin disables preemption until procUnpin: this goroutine keeps its thread
 // and its P.
 //

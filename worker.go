@@ -312,9 +312,6 @@ func workerLibevent(me *thread) {
 		if me.stats.dirty != 0 || me.stats.pending.n != [numThreadStats]uint64{} {
 			statsFold(me)
 		}
-		if extStorage != nil {
-			pollYield(&me.poll)
-		}
 	}
 }
 
@@ -419,7 +416,6 @@ func roundSend(me *thread) {
 		for _, c := range me.sending {
 			transmitCount(c)
 		}
-		me.poll.replies += len(me.sending)
 		statsFold(me) // whoever reads a reply finds it counted
 		for _, c := range me.sending {
 			r := c.resp
