@@ -1,17 +1,12 @@
 // The main thread: it waits for connections, accepts them and hands them to
-// the workers, and keeps the clock. From memcached.c: conn_listening of
-// drive_machine, do_accept_new_conns, maxconns_handler, clock_handler, the
-// event loop of main.
+// the workers, and moves the clock. From memcached.c: conn_listening of
+// drive_machine, do_accept_new_conns, maxconns_handler, the event loop of main.
 
 package main
 
 import (
 	"fmt"
 	"os"
-	"runtime"
-	"runtime/debug"
-	"runtime/metrics"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,15 +26,6 @@ var (
 	stopMainLoop atomic.Int32 // a stopReasons
 	stopSendFd   int          // a byte written here wakes the main thread
 
-	currentTime    atomic.Uint32 // relTime; written by the main thread once a second
-	processStarted int64         // Unix time of relTime 0, seconds
-	clockBase      time.Time     // the same moment by the monotonic clock
-	clockTick      relTime       // last second that clockHandler saw
-
-	clockLock  sync.Mutex
-	clockCond  = sync.NewCond(&clockLock)
-	clockTicks int // ticks so far, one a second; guarded by clockLock
-
 	maxconnsEntered time.Time // when we last stopped listening
 	maxconnsPolling bool      // we have stopped listening; see maxconnsHandler
 )
@@ -47,13 +33,6 @@ var (
 // Most connections accepted for one event of a listening socket. The others wait
 // for the next round, behind the other sockets and the clock.
 const acceptsPerEvent = 64
-
-// When to collect Go's garbage: when the heap has doubled. A collection stops
-// the world, and would have to wait for each worker that is in epoll_wait; so
-// the workers are paused first.
-var gcDue uint64 // bytes of heap; 0 leaves it to Go
-
-const gcLeast = 16 << 20 // bytes of heap below which there is no collection
 
 // maxconnsHandler runs every 10 ms while we have stopped listening, and starts
 // again once a connection has been closed.
@@ -121,77 +100,6 @@ func driveListening(c *conn) {
 	}
 }
 
-// clockHandler advances the clock and does the work due once a second. It goes
-// by the monotonic clock: items do not expire because somebody sets the
-// machine's time.
-func clockHandler() {
-	now := relTime(time.Since(clockBase) / time.Second)
-	if now == clockTick {
-		return
-	}
-	clockTick = now
-	_, currItems, _ := itemStatsCurr()
-	assocStartExpand(currItems)
-	currentTime.Store(clockAdjust(now))
-	gcHandler()
-	clockLock.Lock()
-	clockTicks++
-	clockCond.Broadcast()
-	clockLock.Unlock()
-	if slabRebal.resting.Load() {
-		slabMaintenanceWake()
-	}
-}
-
-// clockWait waits for n ticks of the clock, one a second. Background threads use
-// it while they have nothing to do.
-func clockWait(n int) {
-	clockLock.Lock()
-	for until := clockTicks + n; clockTicks < until; {
-		clockCond.Wait()
-	}
-	clockLock.Unlock()
-}
-
-// gcInit turns Go's own collections off, unless GOGC is set in the environment
-// or there is TLS, which makes garbage with each record. A memory limit remains:
-// it makes Go collect if the heap grows too fast for gcHandler.
-func gcInit() {
-	if os.Getenv("GOGC") != "" || sslThreads() > 0 {
-		pollRawMsec = 2 // a collection waits for so long
-		return
-	}
-	debug.SetGCPercent(-1)
-	gcLimit(0)
-}
-
-// gcLimit sets when to collect next, after a collection that left live bytes.
-func gcLimit(live uint64) {
-	gcDue = max(2*live, gcLeast)
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(int64(4*gcDue + 64<<20))
-	}
-}
-
-// gcHandler collects garbage if a collection is due. The main thread calls it
-// once a second.
-func gcHandler() {
-	if gcDue == 0 {
-		return
-	}
-	heap := [1]metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
-	metrics.Read(heap[:])
-	if heap[0].Value.Uint64() < gcDue || !maintenanceLock.TryLock() {
-		return
-	}
-	pauseThreads(pauseWorkerThreads)
-	runtime.GC()
-	pauseThreads(resumeWorkerThreads)
-	maintenanceLock.Unlock()
-	metrics.Read(heap[:])
-	gcLimit(heap[0].Value.Uint64())
-}
-
 // mainInit makes the main thread's epoll and its pipe. On failure it ends the
 // process.
 func mainInit() {
@@ -201,21 +109,6 @@ func mainInit() {
 		sysfatal(1, "Can't allocate event base")
 	}
 	stopSendFd = fds[1]
-}
-
-// clockBegin is where relTime begins: high enough that now less
-// itemUpdateInterval is not below 0 (doItemUpdate), that 1 is always in the past
-// (realtime), and that the previous second is never 0, which to
-// settings.oldestLive and others means none.
-const clockBegin = itemUpdateInterval + 2
-
-// clockInit starts the clock at begin. Its seconds begin with those of the wall
-// clock, so that a date expires on time.
-func clockInit(begin relTime) {
-	now := time.Now()
-	processStarted = now.Unix() - int64(begin)
-	clockBase = now.Add(-time.Duration(begin)*time.Second - time.Duration(now.Nanosecond()))
-	currentTime.Store(begin)
 }
 
 // acceptorLoop is the main thread's event loop. It returns when acceptorStop

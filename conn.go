@@ -7,6 +7,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -46,7 +47,7 @@ type conn struct {
 	saslStarted     bool // the first half of that is done
 	noreply         bool // of the command being served
 	closeAfterWrite bool
-	rbufMalloced    bool // rbuf has grown for a long get; it is not from the cache
+	rbufGrows       bool // rbuf may grow: a long get is arriving
 	inRound         bool // c is in its worker's next round
 	getRest         bool // the line at rcurr is the rest of a get; see processGetKeys
 	evFlags         uint32
@@ -111,11 +112,11 @@ type connSight struct {
 // that does not take its replies is idle, too.
 func connTimeoutThread() {
 	const connsPerSlice = 100
-	slices := len(conns) / connsPerSlice
-	if slices == 0 {
-		slices = connsPerSlice
+	nslices := len(conns) / connsPerSlice
+	if nslices == 0 {
+		nslices = connsPerSlice
 	}
-	slice := 1000000 / slices // microseconds
+	slice := 1000000 / nslices // microseconds
 	for {
 		if settings.verbose.Load() > 2 {
 			fmt.Fprintf(os.Stderr, "idle timeout thread at top of connection list\n")
@@ -161,10 +162,17 @@ func rbufRelease(c *conn) {
 	if c.rbuf == nil || c.rbytes != 0 || c.transport == udpTransport {
 		return
 	}
-	if !c.rbufMalloced {
-		c.thread.rbufCache = append(c.thread.rbufCache, c.rbuf)
+	t := c.thread
+	if n := len(c.rbuf); n == readBufferSize {
+		t.rbufCache = append(t.rbufCache, c.rbuf)
+	} else if t.rbufLimit == 0 && t.longFree+n <= rbufKeep {
+		t.longBufs = append(t.longBufs, c.rbuf)
+		t.longFree += n
+	} else {
+		bufFree(c.rbuf)
+		t.rbufs -= n / readBufferSize
 	}
-	c.rbufMalloced = false
+	c.rbufGrows = false
 	c.rbuf = nil
 	c.rcurr = 0
 	c.rlooked = 0
@@ -197,15 +205,65 @@ func rbufAlloc(c *conn) bool {
 	return true
 }
 
-// rbufSwitchToMalloc gives c a buffer that can grow, for a get with more keys
-// than a read buffer holds.
-func rbufSwitchToMalloc(c *conn) {
-	b := make([]byte, 2*len(c.rbuf))
-	copy(b, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
-	n := c.rbytes
+const (
+	maxGetLine = 64 << 20  // longest line of a get that we accept, in bytes; C has no limit
+	rbufKeep   = 256 << 10 // bytes of long read buffers that a worker keeps for the next lines
+)
+
+// rbufSwitchToMalloc gives c a read buffer of at least twice the size, for a get
+// with more keys than the one that it has can hold. It returns false if the line
+// is too long, or if that would exceed -o read_buf_mem_limit.
+func rbufSwitchToMalloc(c *conn) bool {
+	n := 2 * len(c.rbuf)
+	if n > maxGetLine {
+		return false
+	}
+	b := rbufLong(c.thread, n)
+	if b == nil {
+		return false
+	}
+	n = copy(b, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
 	c.rbytes = 0
 	rbufRelease(c)
-	c.rbuf, c.rcurr, c.rbytes, c.rbufMalloced = b, 0, n, true
+	c.rbuf, c.rbytes, c.rbufGrows = b, n, true
+	return true
+}
+
+// rbufLong returns a buffer of at least n bytes, or nil.
+func rbufLong(t *thread, n int) []byte {
+	for i, b := range t.longBufs {
+		if len(b) >= n {
+			t.longBufs = slices.Delete(t.longBufs, i, i+1)
+			t.longFree -= len(b)
+			return b
+		}
+	}
+	if t.rbufLimit != 0 {
+		for t.rbufs+n/readBufferSize > t.rbufLimit && len(t.rbufCache) > 0 {
+			t.rbufCache = slices.Delete(t.rbufCache, 0, 1)
+			t.rbufs--
+		}
+		if t.rbufs+n/readBufferSize > t.rbufLimit {
+			t.stats.pending.n[statReadBufOom]++
+			return nil
+		}
+	}
+	b, err := bufAlloc(n)
+	if err != nil {
+		return nil
+	}
+	t.rbufs += n / readBufferSize
+	return b
+}
+
+// rbufTrim gives memory that t keeps for long lines back to the system: t has
+// nothing to do.
+func rbufTrim(t *thread) {
+	for _, b := range t.longBufs {
+		bufFree(b)
+	}
+	t.rbufs -= t.longFree / readBufferSize
+	t.longBufs, t.longFree = t.longBufs[:0], 0
 }
 
 // connInit makes the table. Its size is -c: limitFiles has made sure that all
@@ -462,8 +520,7 @@ func connClose(c *conn) {
 	connSetState(c, connClosed)
 	c.closeReason = errorClose
 	if c.thread != nil {
-		c.thread.poll.replies = 0 // clients that come and go are better served in one turn
-		statsFold(c.thread)       // whoever sees the close finds its commands counted
+		statsFold(c.thread) // whoever sees the close finds its commands counted
 	}
 	connPublish(c)
 	statsState.currConns.Add(-1)

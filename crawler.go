@@ -72,6 +72,7 @@ type crawlerExpiredData struct {
 type crawlerClient struct {
 	c   *conn // nil if there is none, or it was dropped
 	buf []byte
+	mem []byte // where buf begins, for bufFree
 }
 
 type crawlerModuleReg struct {
@@ -151,12 +152,14 @@ var crawlSchedule struct{ next, wait [powerLargest]relTime }
 // lruCrawlerCloseClient drops the client; its worker closes the conn.
 func lruCrawlerCloseClient(c *crawlerClient) {
 	sidethreadConnClose(c.c)
+	bufFree(c.mem)
 	*c = crawlerClient{}
 }
 
 // lruCrawlerReleaseClient gives the conn back to its worker.
 func lruCrawlerReleaseClient(c *crawlerClient) {
 	redispatchConn(c.c)
+	bufFree(c.mem)
 	*c = crawlerClient{}
 }
 
@@ -210,7 +213,8 @@ func crawlerExpiredEval(cm *crawlerModule, it *item, i int) {
 }
 
 func crawlerMetadumpInit(cm *crawlerModule) {
-	cm.c.buf = append(make([]byte, 0, 16*lruCrawlerMinbufspace), "OK\r\n"...)
+	cm.c.mem, _ = bufAlloc(16 * lruCrawlerMinbufspace)
+	cm.c.buf = append(cm.c.mem[:0], "OK\r\n"...)
 }
 
 func crawlerMetadumpEval(cm *crawlerModule, it *item, i int) {

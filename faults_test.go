@@ -5,6 +5,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -205,6 +206,17 @@ func TestReadBufMemLimit(t *testing.T) {
 	if c.stat("", "read_buf_oom") == "0" {
 		t.Error("read_buf_oom is 0")
 	}
+	c.want(t, "get k1\r\n", "VALUE k1 0 1\r\n1\r\nEND\r\n")
+
+	// A long line counts for what it takes.
+	key := " " + strings.Repeat("k", 250)
+	for range 10 {
+		c.want(t, "get"+strings.Repeat(key, 800)+"\r\n", "END\r\n")
+	}
+	oom := c.statN("read_buf_oom")
+	nc := s.client()
+	io.WriteString(nc, "get"+strings.Repeat(key, 8000)) // it may be closed meanwhile
+	c.wantStat(t, "read_buf_oom", strconv.Itoa(oom+1))
 	c.want(t, "get k1\r\n", "VALUE k1 0 1\r\n1\r\nEND\r\n")
 }
 

@@ -134,6 +134,7 @@ func fuzzCheck(t testing.TB, th *thread, c *conn) {
 	if c.item != nil || c.resp != nil || c.rbuf != nil && c.transport != udpTransport {
 		t.Fatalf("still held: item %v, resp %v, %d bytes of rbuf", c.item, c.resp, len(c.rbuf))
 	}
+	rbufTrim(th)
 	if len(th.rbufCache) != th.rbufs {
 		t.Fatalf("%d read buffers were made and %d are back", th.rbufs, len(th.rbufCache))
 	}

@@ -489,6 +489,7 @@ func itemCachedump(clsid, limit uint32) []byte {
 		}
 	}
 	l.lock.Unlock()
+	gcAllocated(2 * cap(buf))
 	return append(buf, "END\r\n"...)
 }
 

@@ -313,6 +313,9 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 	set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	if transport == udpTransport {
 		maximizeSndbuf(sfd)
+		// The system makes less of it if it allows less. Unlike in C: a burst of
+		// requests waits here until the workers have woken up.
+		set(unix.SOL_SOCKET, unix.SO_RCVBUF, maxSendbufSize)
 		return nil
 	}
 	set(unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)

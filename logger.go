@@ -469,6 +469,8 @@ func loggerThreadCloseWatcher(w *loggerWatcher) {
 	loggerStack.count--
 	statsState.logWatchers.Add(-1)
 	loggerSetFlags()
+	bufFree(w.buf.data)
+	w.buf = bipbuf{}
 	sidethreadConnClose(w.c)
 }
 
@@ -659,11 +661,16 @@ func loggerLog(l *logger, e *logentry) {
 }
 
 // loggerAddWatcher makes a watcher of c, which belongs to the logger thread
-// from now on. It returns false if there are too many.
+// from now on. It returns false if there are too many, or no memory.
 func loggerAddWatcher(c *conn, f uint32) bool {
 	loggerStack.lock.Lock()
 	x := slices.Index(loggerStack.watchers[:], nil)
 	if x < 0 {
+		loggerStack.lock.Unlock()
+		return false
+	}
+	data, err := bufAlloc(max(settings.loggerWatcherBufSize, 1)) // a mapping is never empty
+	if err != nil {
 		loggerStack.lock.Unlock()
 		return false
 	}
@@ -672,7 +679,7 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 		id:     x,
 		eflags: f,
 		minGid: loggerGetGid(),
-		buf:    bipbufNew(settings.loggerWatcherBufSize),
+		buf:    bipbuf{data: data},
 	}
 	bipbufOffer(&w.buf, []byte("OK\r\n"))
 	loggerStack.watchers[x] = w

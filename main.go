@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -612,12 +611,9 @@ func stopThreads() {
 
 // startThreads starts the workers and the background threads.
 func startThreads() {
-	// A thread in a raw wait keeps its P (see poll.go), so there have to be
-	// enough for all.
-	spare := min(spareThreads(), max(runtime.GOMAXPROCS(0)-settings.numThreads, backgroundThreads+sslThreads()+storageThreads()))
-	runtime.GOMAXPROCS(settings.numThreads + spare)
-
+	maxprocs(settings.numThreads, backgroundThreads+sslThreads()+storageThreads())
 	memcachedThreadInit(settings.numThreads)
+	go gcThread()
 	initLruCrawler()
 	if options.startAssocMaint {
 		startAssocMaintenanceThread()

@@ -62,6 +62,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("MC9_MAIN") != "" {
 		reportFootprint()
 		privMain()
+		schedMain()
 		main()
 		os.Exit(0)
 	}

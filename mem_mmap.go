@@ -135,7 +135,11 @@ func tableFree[T ref | uint64](t []T) {
 	unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(&t[0])), len(t)*int(unsafe.Sizeof(t[0]))))
 }
 
-// bufAlloc returns n zero bytes that are aligned to a page.
+// bufAlloc returns n zero bytes that are aligned to a page. They are no garbage when
+// they are given back; see bufFree.
 func bufAlloc(n int) ([]byte, error) {
 	return unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 }
+
+// bufFree undoes bufAlloc. It does nothing if b is nil.
+func bufFree(b []byte) { unix.Munmap(b) }

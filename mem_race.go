@@ -74,3 +74,5 @@ func tableTouch(t []ref) {}
 func tableFree[T ref | uint64](t []T) {}
 
 func bufAlloc(n int) ([]byte, error) { return make([]byte, n), nil }
+
+func bufFree(b []byte) {}

@@ -1,7 +1,7 @@
 // System calls that do not block, for the workers. Unlike those of x/sys/unix
 // they do not announce themselves to Go's scheduler, which could think that the
 // worker is blocked and give its P to another thread; nor do they allocate. Also
-// here: what poll.go needs of the scheduler. Not in C.
+// here: what sched.go needs of the scheduler. Not in C.
 
 package main
 
@@ -32,6 +32,22 @@ func rawRecv(fd int, b []byte) (int, unix.Errno) {
 func rawSend(fd int, b []byte) (int, unix.Errno) {
 	n, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, 0, 0)
 	return int(n), e
+}
+
+// rawRecvfrom and rawSendto are for datagrams. They leave the address as the kernel
+// has it.
+
+func rawRecvfrom(fd int, b []byte, from *udpAddr) (int, unix.Errno) {
+	from.len = uint32(unsafe.Sizeof(from.sa))
+	n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0,
+		uintptr(unsafe.Pointer(&from.sa)), uintptr(unsafe.Pointer(&from.len)))
+	return int(n), e
+}
+
+func rawSendto(fd int, b []byte, to *udpAddr) unix.Errno {
+	_, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0,
+		uintptr(unsafe.Pointer(&to.sa)), uintptr(to.len))
+	return e
 }
 
 func rawWritev(fd int, iov []unix.Iovec) (int, unix.Errno) {
@@ -71,7 +87,12 @@ func rawEpollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno
 	return int(n), e
 }
 
-func rawSchedYield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+// epollWait is not raw.
+func epollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno) {
+	n, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])),
+		uintptr(len(events)), uintptr(msec), 0, 0)
+	return int(n), e
+}
 
 // procPin disables preemption until procUnpin: this goroutine keeps its thread
 // and its P.

@@ -27,6 +27,8 @@ const (
 	// in C they take as much memory.
 	respPerBuffer = 13
 
+	bufsOwnMax = 16 // how many respBufs a worker keeps for connections
+
 	respIovMax = 256  // most pieces gathered for one connection before they are sent
 	iovMax     = 1024 // most pieces that writev(2) takes
 )
@@ -234,6 +236,7 @@ func respClose(c *conn) {
 func respBufsReset(t *thread) {
 	t.bufs = respBufs{t.bufs.wbuf[:0], t.bufs.iov[:0]}
 	if cap(t.bufs.wbuf) != roundBufs*wbufSize {
+		gcAllocated(2 * cap(t.bufs.wbuf))
 		t.bufs.wbuf = make([]byte, 0, roundBufs*wbufSize)
 	}
 	if cap(t.bufs.iov) != 2*respIovMax {
@@ -255,8 +258,9 @@ func respKeep(c *conn) {
 	if r.respBufs != &c.thread.bufs {
 		return
 	}
+	own := respOwn(c.thread)
+	own.iov = append(own.iov, respPieces(r)...)
 	// Keep only what is not sent.
-	own := &respBufs{iov: append([]respIov(nil), respPieces(r)...)}
 	skip := r.done
 	for _, v := range own.iov {
 		if v.it == nil {
@@ -268,10 +272,32 @@ func respKeep(c *conn) {
 			own.iov[i].off -= skip
 		}
 	}
-	own.wbuf = append([]byte(nil), r.wbuf[skip:r.done+len(respTail(r))]...)
+	own.wbuf = append(own.wbuf, r.wbuf[skip:r.done+len(respTail(r))]...)
 	respLeave(c.thread, r)
 	*r = resp{respBufs: own, done: r.done - skip, end: respGrows, iovEnd: respGrows, count: r.count}
 	respSetMark(r)
+}
+
+// respOwn returns empty buffers for the replies of one connection, which may have
+// been another's.
+func respOwn(t *thread) *respBufs {
+	if n := len(t.bufsOwn); n > 0 {
+		b := t.bufsOwn[n-1]
+		t.bufsOwn = t.bufsOwn[:n-1]
+		return b
+	}
+	return new(respBufs)
+}
+
+// respDisown keeps buffers for respOwn, unless there are enough or they are large:
+// then they are garbage.
+func respDisown(t *thread, b *respBufs) {
+	if len(t.bufsOwn) < bufsOwnMax && cap(b.wbuf) <= 2*wbufSize {
+		*b = respBufs{b.wbuf[:0], b.iov[:0]}
+		t.bufsOwn = append(t.bufsOwn, b)
+	} else {
+		gcAllocated(cap(b.wbuf))
+	}
 }
 
 // respStart begins the reply to a command. It returns false if too many replies
@@ -311,6 +337,9 @@ func respRelease(c *conn) {
 	}
 	t.respCount -= r.count
 	respLeave(t, r)
+	if r.respBufs != &t.bufs {
+		respDisown(t, r.respBufs)
+	}
 	r.respBufs = nil
 	t.resps = append(t.resps, r)
 	c.resp = nil

@@ -21,6 +21,10 @@ func driveRound(me *thread) {
 		panic(fmt.Sprintf("epoll_wait: %v", err))
 	}
 
+	if me.poll.idle {
+		rbufTrim(me)
+	}
+
 	// Receive for, serve and send to the conns with events.
 	notified := false
 	for i := range events {
@@ -43,9 +47,6 @@ func driveRound(me *thread) {
 	threadIoQueueSubmit(me)
 	if me.stats.dirty != 0 || me.stats.pending.n != [numThreadStats]uint64{} {
 		statsFold(me)
-	}
-	if extStorage != nil {
-		pollYield(&me.poll)
 	}
 }
 
@@ -134,7 +135,6 @@ func roundSend(me *thread) {
 	for _, c := range me.sends {
 		transmitCount(c)
 	}
-	me.poll.replies += len(me.sends)
 	statsFold(me) // whoever reads a reply finds it counted
 	for _, c := range me.sends {
 		if connSent(c, transmit(c)) {

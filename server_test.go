@@ -278,6 +278,7 @@ type footprint struct {
 	heap       int // KB of Go's heap that are reachable
 	buffers    int // KB of that in read buffers, which are kept for reuse
 	goroutines int
+	allocated  int // KB of Go's heap that were ever allocated
 }
 
 // reportFootprint has mc9 print its heap and goroutines whenever it gets
@@ -288,7 +289,7 @@ func reportFootprint() {
 	go func() {
 		for range asked {
 			heap := heapAlloc()
-			fmt.Fprintf(os.Stderr, "footprint %d %d\n", heap>>10, runtime.NumGoroutine())
+			fmt.Fprintf(os.Stderr, "footprint %d %d %d\n", heap>>10, runtime.NumGoroutine(), gcRead("/gc/heap/allocs:bytes")[0]>>10)
 		}
 	}()
 }
@@ -296,12 +297,14 @@ func reportFootprint() {
 // heapAlloc returns how many bytes of Go's heap are reachable.
 func heapAlloc() uint64 {
 	var m runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&m)
+	stopsWorld(func() {
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+	})
 	return m.HeapAlloc
 }
 
-var footprints = regexp.MustCompile(`(?m)^footprint (\d+) (\d+)$`)
+var footprints = regexp.MustCompile(`(?m)^footprint (\d+) (\d+) (\d+)$`)
 
 // footprint returns the server's footprint.
 func (s *server) footprint() (f footprint) {
@@ -313,7 +316,7 @@ func (s *server) footprint() (f footprint) {
 		if len(all) == n {
 			return false
 		}
-		f.heap, f.goroutines = atoi(all[n][1]), atoi(all[n][2])
+		f.heap, f.goroutines, f.allocated = atoi(all[n][1]), atoi(all[n][2]), atoi(all[n][3])
 		return true
 	})
 	c := s.client()

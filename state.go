@@ -40,9 +40,6 @@ const (
 	readMemoryError // the line is too long to keep; an error is being sent
 )
 
-// Longest line of a get that we accept, in bytes. C has no limit.
-const maxGetLine = 64 << 20
-
 func stateText(state connState) string {
 	return [...]string{"conn_listening", "conn_new_cmd", "conn_waiting", "conn_read",
 		"conn_parse_cmd", "conn_write", "conn_nread", "conn_swallow", "conn_closing",
@@ -143,19 +140,14 @@ func readFd(c *conn, b []byte) (int, unix.Errno) {
 
 // readRoom moves what is left of the last read to the front of c's read buffer,
 // and returns the part behind it, for the next bytes. It returns nil if a line
-// has reached maxGetLine.
+// has become too long.
 func readRoom(c *conn) []byte {
 	if c.rcurr != 0 {
 		copy(c.rbuf, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
 		c.rcurr = 0
 	}
-	if c.rbytes == len(c.rbuf) && c.rbufMalloced {
-		if len(c.rbuf) >= maxGetLine {
-			return nil
-		}
-		b := make([]byte, 2*len(c.rbuf))
-		copy(b, c.rbuf)
-		c.rbuf = b
+	if c.rbytes == len(c.rbuf) && c.rbufGrows && !rbufSwitchToMalloc(c) {
+		return nil
 	}
 	return c.rbuf[c.rbytes:]
 }
@@ -302,7 +294,7 @@ func driveMachine(c *conn) {
 
 		case connWaiting:
 			rbufRelease(c)
-			if sslPending(c) {
+			if sslPending(c) || c.transport == udpTransport && c.udp.more && c.nreqs > 0 {
 				connSetState(c, connRead)
 			} else if updateEvent(c, evRead) {
 				connSetState(c, connRead)

@@ -161,7 +161,7 @@ func (s *threadStats) lruHit(it *item) {
 func statsFold(t *thread) {
 	s := &t.stats
 	s.mutex.Lock()
-	s.bufs = threadBufs{t.respCount, t.rbufs, len(t.rbufCache)}
+	s.bufs = threadBufs{t.respCount, t.rbufs, len(t.rbufCache) + t.longFree/readBufferSize}
 	for i, n := range s.pending.n {
 		s.total.n[i] += n
 	}
@@ -259,7 +259,9 @@ func appendStats(c *conn, key, val string) {
 		c.resp.wbuf = append(c.resp.wbuf, "END\r\n"...)
 		return
 	}
-	c.resp.wbuf = fmt.Appendf(c.resp.wbuf, "STAT %s %s\r\n", key, val)
+	b := append(append(c.resp.wbuf, "STAT "...), key...)
+	c.resp.wbuf = append(append(append(b, ' '), val...), "\r\n"...)
+	gcAllocated(len(val) + 32)
 }
 
 func appendStat(c *conn, name, format string, args ...any) {

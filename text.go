@@ -128,9 +128,7 @@ func tooLongLine(c *conn, line []byte) bool {
 	if c.transport == udpTransport {
 		return false // a datagram has no rest to wait for
 	}
-	if !c.rbufMalloced {
-		rbufSwitchToMalloc(c)
-	}
+	c.rbufGrows = true
 	// Not as in C, which searches from the start of the line each time: the
 	// rest may arrive byte by byte.
 	c.rlooked = len(line)

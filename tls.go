@@ -21,7 +21,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,6 +46,7 @@ type sslCounters struct {
 // The part of a worker that is about TLS.
 type sslThread struct {
 	sslWbuf []byte // scratch of sslSendmsg
+	sslMade int    // bytes that gcAllocated is to be told of
 }
 
 // The part of settings that is about TLS.
@@ -80,11 +80,6 @@ var (
 	sslCtx     atomic.Pointer[[sslModes]*tls.Config] // one for each sslMode
 
 	sslSlots chan struct{} // room for the handshakes that may compute at once
-
-	// Each handshake leaves garbage. This is never touched, so it takes no
-	// memory, but makes the collector run after 16 MB and half of the heap, not
-	// after 4 MB. It runs for long, as it waits for workers; see pollWait.
-	sslBallast []byte //lint:ignore U1000 it only has to be there
 )
 
 // An sslConn is the TLS of a conn. It is also the net.Conn below crypto/tls,
@@ -123,6 +118,7 @@ func sslAccept(c *conn) {
 	sslSlots <- struct{}{}
 	s.tls = tls.Server(s, sslCtx.Load()[s.mode])
 	err := s.tls.Handshake()
+	gcAllocated(64 << 10)
 	<-sslSlots
 	s.timer.Stop()
 	s.accepting = false
@@ -272,7 +268,11 @@ func sslGetPeerCn(c *conn) string {
 
 // sslRead is recv(2), decrypted.
 func sslRead(c *conn, b []byte) (int, unix.Errno) {
-	s := c.ssl
+	s, t := c.ssl, c.thread
+	if t.sslMade += 512; t.sslMade >= 1<<20 { // for what it receives and sends
+		gcAllocated(t.sslMade)
+		t.sslMade = 0
+	}
 	n, err := s.tls.Read(b)
 	if n > 0 {
 		if n < len(b) {
@@ -515,8 +515,6 @@ func sslInit() {
 		sysfatal(exUsage, "%s", problem)
 	}
 	sslSlots = make(chan struct{}, sslThreads())
-	debug.SetGCPercent(50)
-	sslBallast = make([]byte, 32<<20)
 }
 
 // sslThreads returns how many handshakes may compute at once.

@@ -114,7 +114,6 @@ func fuzzTlsInit(f *testing.F) {
 	settings.sslEnabled = true
 	settings.sslChainCert, settings.sslKey = cert.pem, cert.key
 	sslInit()
-	sslBallast = nil // fuzzCheck looks at the heap
 }
 
 // fuzzTlsSettings redoes the settings that fuzzInit has reset.

@@ -13,24 +13,33 @@ import (
 // What a UDP conn knows about the request that it is serving.
 type udpConn struct {
 	requestId   uint16
-	requestAddr unix.Sockaddr
-	sequence    int // number of the reply's next packet
-	total       int // packets in the reply
+	requestAddr udpAddr
+	more        bool // there may be another request: read on before waiting
+	sequence    int  // number of the reply's next packet
+	total       int  // packets in the reply
 	packet      [udpMaxPayloadSize]byte
+}
+
+// A udpAddr is a client's address, in the kernel's form.
+type udpAddr struct {
+	sa  unix.RawSockaddrAny
+	len uint32
 }
 
 // tryReadUdp receives a request. A request in several packets is dropped.
 func tryReadUdp(c *conn) tryReadResult {
-	n, from, err := unix.Recvfrom(c.sfd, c.rbuf, 0)
-	if err != nil || n <= udpHeaderSize {
+	u := c.udp
+	n, e := rawRecvfrom(c.sfd, c.rbuf, &u.requestAddr)
+	u.more = false
+	if e != 0 || n <= udpHeaderSize {
 		return readNoDataReceived
 	}
 	c.thread.stats.pending.n[statBytesRead] += uint64(n)
-	c.udp.requestId = binary.BigEndian.Uint16(c.rbuf)
+	u.requestId = binary.BigEndian.Uint16(c.rbuf)
 	if binary.BigEndian.Uint16(c.rbuf[4:]) != 1 {
 		return readNoDataReceived
 	}
-	c.udp.requestAddr = from
+	u.more = true
 	c.rcurr = udpHeaderSize
 	c.rbytes = n - udpHeaderSize
 	return readDataReceived
@@ -58,9 +67,9 @@ func transmitUdp(c *conn) transmitResult {
 	for u.sequence < u.total {
 		buildUdpHeader(u.packet[:], u)
 		n := respCopy(u.packet[udpHeaderSize:], r)
-		err := unix.Sendto(c.sfd, u.packet[:udpHeaderSize+n], 0, u.requestAddr)
-		switch err {
-		case nil:
+		e := rawSendto(c.sfd, u.packet[:udpHeaderSize+n], &u.requestAddr)
+		switch e {
+		case 0:
 			c.thread.stats.pending.n[statBytesWritten] += uint64(udpHeaderSize + n)
 			transmitPost(r, n)
 			u.sequence++
@@ -70,7 +79,7 @@ func transmitUdp(c *conn) transmitResult {
 			return transmitSoftError
 		default:
 			if settings.verbose.Load() > 0 {
-				perror("Failed to write, and not due to blocking", err)
+				perror("Failed to write, and not due to blocking", e)
 			}
 			u.sequence = 0
 			return transmitHardError

@@ -59,8 +59,10 @@ type thread struct {
 	bumpBuf *lruBumpBuf // lru.go
 
 	rbufCache [][]byte // read buffers not lent to a connection
-	rbufs     int      // read buffers allocated
+	rbufs     int      // read buffers allocated; a long one counts as several
 	rbufLimit int      // maximum of rbufs, 0 for no limit
+	longBufs  [][]byte // long read buffers not lent to a connection
+	longFree  int      // bytes of these
 	respCount int      // replies gathered and not sent
 	respLimit int      // maximum of respCount, 0 for no limit
 
@@ -70,9 +72,10 @@ type thread struct {
 	sent   []*conn // those that go on, as their replies are sent
 	goOn   []*conn // scratch of roundServe
 
-	bufs  respBufs     // replies of the round, back to back
-	resps []*resp      // free ones
-	iov   []unix.Iovec // scratch of transmitPre
+	bufs    respBufs     // replies of the round, back to back
+	resps   []*resp      // free ones
+	bufsOwn []*respBufs  // free ones for connections
+	iov     []unix.Iovec // scratch of transmitPre
 
 	sslThread //lint:ignore U1000 used with -tags tls
 

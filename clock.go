@@ -1,0 +1,88 @@
+// The clock, which moves once a second, and the ways of background threads to wait
+// for it. From memcached.c: clock_handler.
+
+package main
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	currentTime    atomic.Uint32 // relTime; written by the main thread once a second
+	processStarted int64         // Unix time of relTime 0, seconds
+	clockBase      time.Time     // the same moment by the monotonic clock
+	clockTick      relTime       // last second that clockHandler saw
+
+	clockLock  sync.Mutex
+	clockCond  = sync.NewCond(&clockLock)
+	clockTicks int // ticks so far, one a second; guarded by clockLock
+)
+
+// clockBegin is where relTime begins: high enough that now less
+// itemUpdateInterval is not below 0 (doItemUpdate), that 1 is always in the past
+// (realtime), and that the previous second is never 0, which to
+// settings.oldestLive and others means none.
+const clockBegin = itemUpdateInterval + 2
+
+// clockInit starts the clock at begin. Its seconds begin with those of the wall
+// clock, so that a date expires on time.
+func clockInit(begin relTime) {
+	now := time.Now()
+	processStarted = now.Unix() - int64(begin)
+	clockBase = now.Add(-time.Duration(begin)*time.Second - time.Duration(now.Nanosecond()))
+	currentTime.Store(begin)
+}
+
+// clockHandler advances the clock and does the work due once a second. It goes
+// by the monotonic clock: items do not expire because somebody sets the
+// machine's time.
+func clockHandler() {
+	now := relTime(time.Since(clockBase) / time.Second)
+	if now == clockTick {
+		return
+	}
+	clockTick = now
+	_, currItems, _ := itemStatsCurr()
+	assocStartExpand(currItems)
+	currentTime.Store(clockAdjust(now))
+	gcHandler()
+	clockLock.Lock()
+	clockTicks++
+	clockCond.Broadcast()
+	clockLock.Unlock()
+	if slabRebal.resting.Load() {
+		slabMaintenanceWake()
+	}
+}
+
+// clockWait waits for n ticks of the clock, one a second. Background threads use
+// it while they have nothing to do.
+func clockWait(n int) {
+	clockLock.Lock()
+	for until := clockTicks + n; clockTicks < until; {
+		clockCond.Wait()
+	}
+	clockLock.Unlock()
+}
+
+// usleep is usleep(3), for background threads. A sleep below 10 ms is a system
+// call: for time.Sleep the scheduler would wake a second thread to keep the
+// time. A signal ends that sleep early, and it is not resumed: the signal may be
+// the collector's, which wants this thread to stop. A sleep of a second or more
+// waits for ticks of the clock: each timer of Go's costs some ten context
+// switches.
+func usleep(usec int) {
+	switch {
+	case usec >= 1000000:
+		clockWait(usec / 1000000)
+	case usec >= 10000:
+		time.Sleep(time.Duration(usec) * time.Microsecond)
+	default:
+		ts := unix.NsecToTimespec(int64(usec) * 1000)
+		rawNanosleep(&ts)
+	}
+}
