@@ -1,6 +1,6 @@
 // The layout of items and chunks in the arena, and the refs that link them.
 // From memcached.h: struct _stritem, struct _strchunk and the ITEM_ macros.
-// Only mem*.go and raw.go import unsafe.
+// In the program only mem*.go, raw.go and ring.go import unsafe.
 
 package main
 
@@ -66,7 +66,7 @@ type item struct {
 	next, prev ref // of the LRU or free list; guarded by that LRU's lock, or by slabsLock when free
 	// The rest, except lock, is guarded by the item lock.
 	hNext      ref     // hash chain
-	time       relTime // of the last access
+	time       relTime // of the last access; see itemTime
 	exptime    relTime // 0 for never
 	nbytes     int32   // size of the value, \r\n included, wherever it is
 	refcount   uint16

@@ -177,7 +177,7 @@ func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
 // metaExptime reads an expiry time, the argument of a flag.
 func metaExptime(arg []byte) (relTime, bool) {
 	exptime, ok := tokto64(arg)
-	return realtime(exptimeToPositiveTime(exptime)), ok
+	return realtime(exptime), ok
 }
 
 // Each of the following appends a part of a reply to b.
@@ -355,7 +355,7 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 		case 'f':
 			b = metaUint(b, 'f', uint64(it.clientFlags()))
 		case 'l':
-			b = metaUint(b, 'l', uint64(currentTime.Load()-it.time))
+			b = metaUint(b, 'l', uint64(itemAge(it)))
 		case 'h':
 			fetched := uint64(0)
 			if it.itFlags&itemFetched != 0 {
@@ -707,7 +707,7 @@ func processMetaCommand(c *conn, pr *parser) {
 			fetch = "yes"
 		}
 		c.resp.wbuf = fmt.Appendf(b, " exp=%d la=%d cas=%d fetch=%s cls=%d size=%d\r\n",
-			exp, currentTime.Load()-it.time, it.cas(), fetch, it.clsid(), it.ntotal())
+			exp, itemAge(it), it.cas(), fetch, it.clsid(), it.ntotal())
 		doItemRemove(it)
 		connSetState(c, connNewCmd)
 	} else {

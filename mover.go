@@ -23,7 +23,7 @@
 //     lock does not yet allow reading the item: one that was never linked is
 //     written without any lock, by whoever allocated it. Its time field,
 //     however, may be read. slabsAlloc sets time to 0, under slabsLock;
-//     doItemLink is the first to set it to anything else, under the item lock.
+//     linkItem is the first to set it to anything else, under the item lock.
 //     Without slabsLock the chunk could be turning into an itemChunk, which has
 //     its size where an item has its time.
 //   - If time is not 0 the item has been linked: all of it but next and prev is

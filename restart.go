@@ -349,6 +349,9 @@ type restartPage struct {
 var (
 	restartPages   []restartPage // in the order of slabLists, class by class
 	restartStopped relTime       // when the process before was stopped
+
+	restartItemTime    relTime // its itemTime then
+	restartFlushedTime relTime // its flushedTime
 )
 
 // restartPeek has the processor fetch b.
@@ -557,7 +560,9 @@ func restartItemOk(it *item, id int) bool {
 
 // restartGone tells whether an item has expired, or was flushed, meanwhile.
 func restartGone(it *item) bool {
-	return itemIsExpired(it, currentTime.Load()) || itemIsFlushed(it)
+	now, oldest := currentTime.Load(), settings.oldestLive.Load()
+	return itemIsExpired(it, now) || it.time <= restartFlushedTime || it.time > restartItemTime ||
+		restartStopped <= oldest && oldest < now // as in clockSet
 }
 
 // restartFixupPage takes up the items of a page, or gives it up.
