@@ -92,6 +92,7 @@ type globalStats struct {
 	slabReassignBusyItems      uint64
 	slabReassignBusyDeletes    uint64
 	slabReassignBusyNomem      uint64
+	slabReassignBusyReturns    uint64 // pages
 	slabReassignLastBusyStatus string
 	lruCrawlerStarts           uint64
 	lruMaintainerJuggles       uint64
@@ -374,6 +375,9 @@ func serverStats(c *conn) {
 		appendStat(c, "slab_reassign_busy_items", "%d", stats.slabReassignBusyItems)
 		appendStat(c, "slab_reassign_busy_deletes", "%d", stats.slabReassignBusyDeletes)
 		appendStat(c, "slab_reassign_busy_nomem", "%d", stats.slabReassignBusyNomem)
+		if stats.slabReassignBusyReturns > 0 { // not in C
+			appendStat(c, "slab_reassign_busy_returns", "%d", stats.slabReassignBusyReturns)
+		}
 		appendStat(c, "slab_reassign_last_busy_status", "%s", busy)
 		appendStat(c, "slab_reassign_running", "%d", btoi(statsState.slabReassignRunning))
 		appendStat(c, "slabs_moved", "%d", stats.slabsMoved)
