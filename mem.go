@@ -45,7 +45,11 @@ const (
 	itemStale     // marked stale by a meta command
 	itemKeyBinary // the key came in base64
 	itemCooled    // has come from WARM to COLD
+	itemFlagsEnd
 )
+
+// Flags that an item in memory may have, whose value is not in extstore.
+const itemMemoryFlags = (itemFlagsEnd - 1) &^ (itemSlabbed | itemChunk_ | itemHdr | itemTokenReserved)
 
 // Flags that an item keeps when its value goes to extstore and comes back.
 const itemPreserveFlags = itemFetched | itemTokenSent | itemStale | itemKeyBinary
