@@ -469,8 +469,9 @@ func lruMaintainerThread() {
 			toSleep = min(toSleep, jugglers[i].next)
 		}
 
-		// After bumps sleep no longer than that.
-		if settings.lruSegmented.Load() && lruMaintainerBumps() {
+		// After bumps sleep no longer than that. Unlike in C, the rings are emptied
+		// in flat mode as well: they hold items.
+		if lruMaintainerBumps() {
 			toSleep = min(toSleep, minLruMaintainerSleep)
 		}
 

@@ -556,6 +556,31 @@ func TestExpire(t *testing.T) {
 	checkStore(t)
 }
 
+// No item stays in a bump ring when the LRU is flat.
+func TestFlatBumps(t *testing.T) {
+	storeInit(t, 64, nil)
+	th := testThread()
+	set(th, nreadSet, "k", "v", 0)
+	it := itemGet([]byte("k"), th, dontUpdate)
+	hv := hash([]byte("k"))
+	refs := func() uint16 {
+		itemLock(hv)
+		defer itemUnlock(hv)
+		return it.refcount
+	}
+	itemLock(hv)
+	if !lruBumpAsync(th.bumpBuf, it, hv) {
+		t.Fatal("the ring is full")
+	}
+	itemUnlock(hv)
+	settings.lruSegmented.Store(false)
+	startLruMaintainerThread()
+	eventually(t, "the ring holds no item", func() bool { return refs() == 2 })
+	stopLruMaintainerThread()
+	itemRemove(it)
+	checkStore(t)
+}
+
 // An item is never used later than its seconds after it was stored, whenever in
 // a second that was.
 func TestExpireOnTime(t *testing.T) {
