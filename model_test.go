@@ -1311,6 +1311,7 @@ func modelMove(m *model) {
 		}
 		if r.sClsid != r.dClsid {
 			slabRebalanceStep()
+			r.waited = 0 // an impatient mover deletes items
 		}
 	}
 }

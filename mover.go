@@ -124,7 +124,7 @@ var slabRebal struct {
 // has waited for slabMovePatience it starts to evict items; when it has once more,
 // it gives the page back.
 const (
-	slabMovePatience = 5 * time.Second
+	slabMovePatience = 10 * time.Second
 	slabMoveMaxSleep = 250 * time.Millisecond
 )
 
