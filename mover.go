@@ -125,7 +125,11 @@ var slabRebal struct {
 // it gives the page back.
 const (
 	slabMovePatience = 10 * time.Second
-	slabMoveMaxSleep = 250 * time.Millisecond
+	slabMoveMaxSleep = 5 * time.Millisecond
+
+	// It takes more rest when it has waited for slabMoveBrisk.
+	slabMoveBrisk     = 3 * time.Second
+	slabMoveRestSleep = 250 * time.Millisecond
 )
 
 // The chunk that slabsLockedCb is to look at, and what it finds.
@@ -410,7 +414,9 @@ func slabRebalanceBusy() int {
 	if r.busyItems != r.lastBusyItems {
 		r.wait, r.waited = 0, 0
 	}
-	r.wait = min(max(2*r.wait, time.Microsecond), slabMoveMaxSleep)
+	if r.wait = min(max(2*r.wait, time.Microsecond), slabMoveMaxSleep); r.waited > slabMoveBrisk || r.stuck {
+		r.wait = slabMoveRestSleep
+	}
 	r.waited += r.wait
 	r.lastBusyItems = r.busyItems
 	r.slabPos = 0
