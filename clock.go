@@ -12,7 +12,7 @@ import (
 )
 
 var (
-	currentTime    atomic.Uint32 // relTime; written by the main thread once a second
+	currentTime    atomic.Uint32 // relTime; written by the main thread once a second, with flushLock held
 	processStarted int64         // Unix time of relTime 0, seconds
 	clockBase      time.Time     // the same moment by the monotonic clock
 	clockTick      relTime       // last second that clockHandler saw
@@ -35,6 +35,8 @@ func clockInit(begin relTime) {
 	processStarted = now.Unix() - int64(begin)
 	clockBase = now.Add(-time.Duration(begin)*time.Second - time.Duration(now.Nanosecond()))
 	currentTime.Store(begin)
+	flushes.Store(0)
+	flushedTime.Store(0)
 }
 
 // clockHandler advances the clock and does the work due once a second. It goes
@@ -48,7 +50,7 @@ func clockHandler() {
 	clockTick = now
 	_, currItems, _ := itemStatsCurr()
 	assocStartExpand(currItems)
-	currentTime.Store(clockAdjust(now))
+	clockSet(clockAdjust(now))
 	gcHandler()
 	clockLock.Lock()
 	clockTicks++
@@ -57,6 +59,17 @@ func clockHandler() {
 	if slabRebal.resting.Load() {
 		slabMaintenanceWake()
 	}
+}
+
+// clockSet sets the clock, and flushes all items if that has been asked for at a
+// time that has come.
+func clockSet(now relTime) {
+	flushLock.Lock()
+	last := currentTime.Swap(now)
+	if oldest := settings.oldestLive.Load(); last <= oldest && oldest < now {
+		doItemFlush()
+	}
+	flushLock.Unlock()
 }
 
 // clockWait waits for n ticks of the clock, one a second. Background threads use

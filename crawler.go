@@ -230,7 +230,7 @@ func crawlerMetadumpEval(cm *crawlerModule, it *item, i int) {
 	} else {
 		b = strconv.AppendInt(append(b, " exp="...), int64(it.exptime)+processStarted, 10)
 	}
-	b = strconv.AppendInt(append(b, " la="...), int64(it.time)+processStarted, 10)
+	b = strconv.AppendInt(append(b, " la="...), int64(currentTime.Load()-itemAge(it))+processStarted, 10)
 	b = strconv.AppendUint(append(b, " cas="...), it.cas(), 10)
 	if it.itFlags&itemFetched != 0 {
 		b = append(b, " fetch=yes"...)

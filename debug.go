@@ -36,16 +36,6 @@ func clockAdjust(now relTime) relTime {
 	return now + relTime(delta.Load())
 }
 
-// clockWhole returns 1 if the clock has been moved or stopped, else 0.
-// debugtime moves it by whole seconds, so a time to live of n is over exactly
-// n seconds later.
-func clockWhole() relTime {
-	if isPaused.Load() || delta.Load() != 0 {
-		return 1
-	}
-	return 0
-}
-
 // processDebugCommand returns false if the line is none of these commands.
 func processDebugCommand(c *conn, pr *parser) bool {
 	switch string(pr.token(commandToken)) {
@@ -90,7 +80,7 @@ func processDebugtimeCommand(c *conn, pr *parser) {
 			outString(c, "ERROR")
 			return
 		}
-		currentTime.Add(relTime(delta.Add(n)))
+		clockSet(currentTime.Load() + relTime(delta.Add(n)))
 	}
 	outString(c, "OK")
 }

@@ -5,7 +5,9 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
+	"sync"
 	"sync/atomic"
 )
 
@@ -19,6 +21,10 @@ const (
 // link and unlink would take a lock: itemStatsCurr sums up the LRUs'.
 var (
 	casId atomic.Uint64
+
+	flushLock   sync.Mutex    // held to change currentTime and what follows
+	flushes     atomic.Uint32 // since the start; see itemTime
+	flushedTime atomic.Uint32 // items with a time up to this are flushed
 
 	// Items by size, in steps of 32 bytes. nil unless -o track_sizes.
 	statsSizesHist []atomic.Uint32
@@ -86,17 +92,46 @@ func getCasId() uint64 { return casId.Add(1) + 1 }
 // setCasId sets what getCasId returned last.
 func setCasId(newCas uint64) { casId.Store(newCas - 1) }
 
-// itemIsExpired reports whether an item has expired at the time now. Not as
-// in C, the item lives through the second exptime, since the second in which
-// its time to live began was not a whole one.
+// itemIsExpired reports whether an item has expired at the time now.
 func itemIsExpired(it *item, now relTime) bool {
-	return it.exptime != 0 && it.exptime < now+clockWhole()
+	return it.exptime != 0 && it.exptime <= now
+}
+
+// itemTime returns the current time on the clock of item.time. Unlike C's, that
+// advances by one with each flush, as well as once a second. So the item stored
+// last before a flush and the first one after it never have the same time.
+func itemTime() relTime { return currentTime.Load() + flushes.Load() }
+
+// itemAge returns the seconds since the last access to an item that is not
+// flushed. The item need not be locked.
+func itemAge(it *item) relTime { return itemTime() - atomic.LoadUint32(&it.time) }
+
+// itemAccess returns the time of an access to the item, which is locked; but if
+// the item is flushed, the time it has, so that no access revives it. An item
+// that replaces it gets the same time: a flush between looking up an item and
+// replacing it must cover both.
+func itemAccess(it *item) relTime {
+	now := itemTime() // first: if a flush comes in between, now is not later than that
+	if itemIsFlushed(it) {
+		return it.time
+	}
+	return now
 }
 
 // itemIsFlushed is called with the item locked.
-func itemIsFlushed(it *item) bool {
-	oldestLive := settings.oldestLive.Load()
-	return it.time <= oldestLive && oldestLive <= currentTime.Load()
+func itemIsFlushed(it *item) bool { return it.time <= flushedTime.Load() }
+
+// doItemFlush flushes all items, and returns the latest time that they can have.
+// flushLock is held, so the clock stands still.
+func doItemFlush() relTime {
+	now := itemTime()
+	flushedTime.Store(now)
+	// Only now may the clock advance. After a billion flushes it does not:
+	// items set later in the same second are then flushed, too.
+	if flushes.Load() < math.MaxUint32/4 {
+		flushes.Add(1)
+	}
+	return now
 }
 
 // doGetLruSize is called with the LRU locked.
@@ -262,7 +297,8 @@ func doItemLinkFixup(it *item, hv64 uint64, w *restartWork) bool {
 	if !assocInsertOnce(w.table, it, hv64) {
 		return false
 	}
-	it.time = min(it.time, restartStopped)
+	age := min(restartItemTime-it.time, restartStopped-1)
+	it.time = restartStopped - age
 	if !settings.lruSegmented.Load() || it.lruid() == tempLru && !settings.tempLru.Load() {
 		it.slabsClsid = it.clsid() | coldLru // where they are looked for
 	}
@@ -270,7 +306,7 @@ func doItemLinkFixup(it *item, hv64 uint64, w *restartWork) bool {
 	if w.lrus[i] == nil {
 		w.lrus[i] = new([restartAges]restartList)
 	}
-	restartPush(&w.lrus[i][restartAge(restartStopped-it.time)], it)
+	restartPush(&w.lrus[i][restartAge(age)], it)
 	w.bytes[i] += uint64(it.ntotal())
 	itemStatsSizesAdd(it)
 	return true
@@ -323,12 +359,15 @@ func itemUnlinkQ(it *item) {
 
 // doItemLink publishes the item in the hash table and its LRU. From now on it
 // is guarded by its item lock, which the caller holds.
-func doItemLink(it *item, hv uint32, cas uint64) {
+func doItemLink(it *item, hv uint32, cas uint64) { linkItem(it, hv, cas, itemTime()) }
+
+// linkItem links an item that was last accessed at the given time.
+func linkItem(it *item, hv uint32, cas uint64, time relTime) {
 	if it.itFlags&itemLinked != 0 {
 		panic("doItemLink: item is linked")
 	}
 	it.itFlags |= itemLinked
-	it.time = currentTime.Load()
+	it.time = time
 	it.setCas(cas)
 	assocInsert(it, hv)
 	l := &lrus[it.slabsClsid]
@@ -390,7 +429,7 @@ func doItemRemove(it *item) {
 // COLD to WARM. Without segments it moves the item to the head of its LRU, at
 // most once per itemUpdateInterval.
 func doItemUpdate(it *item) {
-	now := currentTime.Load()
+	now := itemAccess(it)
 	linked := it.itFlags&itemLinked != 0
 	if settings.lruSegmented.Load() {
 		if !linked {
@@ -416,24 +455,21 @@ func doItemUpdate(it *item) {
 // doItemReplace puts newIt in the place of it, which is linked. A value in a
 // file stays there, for newIt may tell where it is, too.
 func doItemReplace(it, newIt *item, hv uint32, cas uint64) {
+	time := itemAccess(it)
 	unlinkItem(it, hv)
-	doItemLink(newIt, hv, cas)
+	linkItem(newIt, hv, cas, time)
 }
 
-// itemFlushExpired unlinks the items that were accessed at
-// settings.oldestLive or later. Older ones are unlinked when they are found:
-// see itemIsFlushed. The caller holds no locks.
-func itemFlushExpired() {
-	oldestLive := settings.oldestLive.Load()
-	if oldestLive == 0 {
-		return
-	}
+// itemFlushExpired unlinks flushed items that were accessed last in the second
+// before flushed, when doItemFlush was called, or so: they are at the heads of
+// the LRUs. The others are unlinked when they are found: see itemIsFlushed. The
+// caller holds no locks.
+func itemFlushExpired(flushed relTime) {
 	for i := range lrus {
 		l := &lrus[i]
 		l.lock.Lock()
-		// The LRU is sorted in decreasing time order, and an item's time
-		// stamp is never newer than its last access: walk back until we hit
-		// an item older than oldestLive.
+		// The LRU is more or less sorted in decreasing time order: walk back
+		// until we hit an older item.
 		var next *item
 		for it, done := l.head.item(), false; it != nil && !done; it = next {
 			next = it.next.item()
@@ -446,10 +482,8 @@ func itemFlushExpired() {
 			if hold == nil {
 				continue
 			}
-			if it.time >= oldestLive {
+			if done = it.time+1 < flushed; !done && itemIsFlushed(it) {
 				doItemUnlinkNolock(it, hash(it.key()))
-			} else {
-				done = true
 			}
 			itemTrylockUnlock(hold)
 		}
@@ -728,12 +762,12 @@ func doItemBump(t *thread, it *item, hv uint32) {
 		it.itFlags |= itemFetched
 		return
 	}
-	if it.itFlags&itemCooled != 0 && it.lruid() == coldLru && it.time+1 >= currentTime.Load() {
+	if it.itFlags&itemCooled != 0 && it.lruid() == coldLru && itemAge(it) <= 1 {
 		return // not as in C: few items that are much asked for would go back and forth
 	}
 	it.itFlags |= itemActive
 	if it.lruid() != coldLru {
-		atomic.StoreUint32(&it.time, currentTime.Load()) // doTailAge reads it unlocked
+		atomic.StoreUint32(&it.time, itemAccess(it)) // doTailAge reads it unlocked
 	} else if t == nil || !lruBumpAsync(t.bumpBuf, it, hv) {
 		it.itFlags &^= itemActive
 	}

@@ -230,7 +230,7 @@ func loggerLogEviction(it *item, event logEntryType, bucket int) {
 		status:  uint8(bucket),
 		fetched: it.itFlags&itemFetched != 0,
 		ttl:     ttl,
-		latime:  now - it.time,
+		latime:  itemAge(it),
 		nbytes:  it.nbytes,
 		clsid:   it.clsid(),
 		data:    it.key(),

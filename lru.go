@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"sync/atomic"
 )
 
 const powerLargest = 256 // number of LRUs; an item's slabsClsid is the index of its own
@@ -126,8 +125,7 @@ func crawlerItem(i int) *item { return memItem((i + 1) * memAlign(itemSize)) }
 func isCrawler(it *item) bool { return memOff(it) < slabsStart }
 
 // doTailAge returns the seconds since the last access to the LRU's last item.
-// The LRU is locked, but not the item, so the item's time is read and written
-// atomically.
+// The LRU is locked, but not the item.
 func doTailAge(l *lru) relTime {
 	it := l.tail.item()
 	for it != nil && isCrawler(it) {
@@ -136,7 +134,7 @@ func doTailAge(l *lru) relTime {
 	if it == nil {
 		return 0
 	}
-	return currentTime.Load() - atomic.LoadUint32(&it.time)
+	return itemAge(it)
 }
 
 // lruPullTail looks at the last items of an LRU: it removes the expired ones,
@@ -209,7 +207,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 		l.n[itemsLrutailReflocked]++
 		// Not as in C, which resets refcount: memory with a leaked reference
 		// is not reused.
-		if settings.tailRepairTime != 0 && it.time+settings.tailRepairTime < now {
+		if settings.tailRepairTime != 0 && itemAge(it) > settings.tailRepairTime {
 			l.n[itemsTailrepairs]++
 			doItemUnlinkNolock(it, hash(it.key()))
 			return pullSkipped
@@ -241,7 +239,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 			doItemUnlinkQ(it)
 			doItemLinkQ(it)
 			return pullRemoved
-		case l.sizeBytes > totalBytes*uint64(pct)/100 || now-it.time > maxAge:
+		case l.sizeBytes > totalBytes*uint64(pct)/100 || itemAge(it) > maxAge:
 			l.n[itemsMovesToCold]++
 			if curLru == warmLru {
 				it.itFlags |= itemCooled
@@ -275,7 +273,7 @@ func pullMove(it *item, toLru uint8) pullResult {
 
 func doPullEvict(l *lru, it *item) {
 	l.n[itemsEvicted]++
-	l.n[itemsEvictedTime] = uint64(currentTime.Load() - it.time)
+	l.n[itemsEvictedTime] = uint64(itemAge(it))
 	if it.exptime != 0 {
 		l.n[itemsEvictedNonzero]++
 	}
@@ -454,8 +452,9 @@ func lruMaintainerThread() {
 			toSleep = min(toSleep, jugglers[i].next)
 		}
 
-		// After bumps sleep no longer than that.
-		if settings.lruSegmented.Load() && lruMaintainerBumps() {
+		// After bumps sleep no longer than that. Unlike in C, the rings are emptied
+		// in flat mode as well: they hold items.
+		if lruMaintainerBumps() {
 			toSleep = min(toSleep, minLruMaintainerSleep)
 		}
 

@@ -328,6 +328,7 @@ var mcMeta struct {
 	currentTime, stopTime, bootTime uint64
 	currentCas, loggerGid           uint64
 	hashpower, oldestLive           uint64
+	itemTime, flushedTime           uint64
 	bootId                          string
 }
 
@@ -343,6 +344,8 @@ func mcMetaNumbers() []mcMetaNumber {
 		{"logger_gid", &m.loggerGid, math.MaxUint64},
 		{"hashpower", &m.hashpower, hashpowerMax},
 		{"oldest_live", &m.oldestLive, math.MaxUint32},
+		{"item_time", &m.itemTime, math.MaxUint32},
+		{"flushed_time", &m.flushedTime, math.MaxUint32},
 	}
 }
 
@@ -380,6 +383,8 @@ func mcMetaSaveCb(ctx *restartCbCtx) {
 	m.loggerGid = loggerGetGid()
 	m.hashpower = uint64(hashpower)
 	m.oldestLive = uint64(settings.oldestLive.Load())
+	m.itemTime = uint64(itemTime())
+	m.flushedTime = uint64(flushedTime.Load())
 	for _, v := range mcMetaNumbers() {
 		restartSetKv(ctx, v.key, "%d", *v.n)
 	}
@@ -443,6 +448,8 @@ func mcMetaElapsed() int64 {
 // begin.
 func mcMetaUse() relTime {
 	restartStopped = relTime(mcMeta.currentTime)
+	restartItemTime = relTime(mcMeta.itemTime)
+	restartFlushedTime = relTime(mcMeta.flushedTime)
 	settings.oldestLive.Store(uint32(mcMeta.oldestLive))
 	setCasId(max(mcMeta.currentCas, 2))
 	loggerSetGid(mcMeta.loggerGid)

@@ -1,6 +1,6 @@
 // The layout of items and chunks in the arena, and the refs that link them.
 // From memcached.h: struct _stritem, struct _strchunk and the ITEM_ macros.
-// Only mem*.go and raw.go import unsafe.
+// In the program only mem*.go, raw.go and ring.go import unsafe.
 
 package main
 
@@ -47,7 +47,11 @@ const (
 	itemStale     // marked stale by a meta command
 	itemKeyBinary // the key came in base64
 	itemCooled    // has come from WARM to COLD
+	itemFlagsEnd
 )
+
+// Flags that an item in memory may have, whose value is not in extstore.
+const itemMemoryFlags = (itemFlagsEnd - 1) &^ (itemSlabbed | itemChunk_ | itemHdr | itemTokenReserved)
 
 // Flags that an item keeps when its value goes to extstore and comes back.
 const itemPreserveFlags = itemFetched | itemTokenSent | itemStale | itemKeyBinary
@@ -68,7 +72,7 @@ type item struct {
 	next, prev ref // of the LRU or free list; guarded by that LRU's lock, or by slabsLock when free
 	// The rest, except lock, is guarded by the item lock.
 	hNext      ref     // hash chain
-	time       relTime // of the last access
+	time       relTime // of the last access; see itemTime
 	exptime    relTime // 0 for never
 	nbytes     int32   // size of the value, \r\n included, wherever it is
 	refcount   uint16

@@ -8,12 +8,17 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 const (
 	mflagMaxOptLength    = 20 // words on a line
 	mflagMaxOpaqueLength = 32 // bytes, with the O before it
 )
+
+// msetFlags are the flags that ms returns. Each comes once at most: see
+// metaFlagPreparse.
+const msetFlags = "Okcs"
 
 // metaFlags is what the flags of a command ask for.
 type metaFlags struct {
@@ -45,7 +50,7 @@ type metaReply struct {
 	setStale bool // the value may be stored as stale
 	nflags   uint8
 	nopaque  uint8
-	flags    [4]byte // to return, in this order: some of O, k, c, s
+	flags    [len(msetFlags)]byte // to return, in this order
 	opaque   [mflagMaxOpaqueLength]byte
 }
 
@@ -177,7 +182,7 @@ func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
 // metaExptime reads an expiry time, the argument of a flag.
 func metaExptime(arg []byte) (relTime, bool) {
 	exptime, ok := tokto64(arg)
-	return realtime(exptimeToPositiveTime(exptime)), ok
+	return realtime(exptime), ok
 }
 
 // Each of the following appends a part of a reply to b.
@@ -355,7 +360,7 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 		case 'f':
 			b = metaUint(b, 'f', uint64(it.clientFlags()))
 		case 'l':
-			b = metaUint(b, 'l', uint64(currentTime.Load()-it.time))
+			b = metaUint(b, 'l', uint64(itemAge(it)))
 		case 'h':
 			fetched := uint64(0)
 			if it.itFlags&itemFetched != 0 {
@@ -707,7 +712,7 @@ func processMetaCommand(c *conn, pr *parser) {
 			fetch = "yes"
 		}
 		c.resp.wbuf = fmt.Appendf(b, " exp=%d la=%d cas=%d fetch=%s cls=%d size=%d\r\n",
-			exp, currentTime.Load()-it.time, it.cas(), fetch, it.clsid(), it.ntotal())
+			exp, itemAge(it), it.cas(), fetch, it.clsid(), it.ntotal())
 		doItemRemove(it)
 		connSetState(c, connNewCmd)
 	} else {
@@ -739,15 +744,14 @@ func processMsetCommand(c *conn, pr *parser) {
 func msetNote(m *metaReply, pr *parser) bool {
 	for i := 3; i < pr.ntokens; i++ {
 		tok := pr.token(i)
-		switch tok[0] {
-		case 'O':
+		if strings.IndexByte(msetFlags, tok[0]) < 0 {
+			continue
+		}
+		if tok[0] == 'O' {
 			if len(tok) > mflagMaxOpaqueLength {
 				return false
 			}
 			m.nopaque = uint8(copy(m.opaque[:], tok))
-		case 'k', 'c', 's':
-		default:
-			continue
 		}
 		m.flags[m.nflags] = tok[0]
 		m.nflags++

@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"path/filepath"
 	"regexp"
@@ -69,12 +70,12 @@ type model struct {
 	r         *rand.Rand
 	items     map[string]*modelItem
 	now       uint32
-	oldest    uint32       // the last flush_all removes items with this time or an earlier one
+	flushAt   uint32       // when the flush that is due removes all items; 0 for none
+	oldest    uint32       // memcached's flush_all removes items with this time or an earlier one
 	unique    uint64       // the last one assigned
 	segmented bool         // whether the LRU is segmented
 	moving    bool         // items are moved, so their access times are unknown
 	header    int          // size of an item's header; 48 for memcached
-	whole     bool         // debugtime moves the clock, in whole seconds: items expire on time
 	held      []*modelItem // items that replies in flight reference
 	sent      int          // how many of held belong to connections other than the current one
 	log       []modelLine
@@ -101,7 +102,7 @@ func (m *model) find(key string) *modelItem {
 }
 
 func (m *model) expired(it *modelItem) bool {
-	return it.exptime != 0 && (it.exptime < m.now || m.whole && it.exptime == m.now)
+	return it.exptime != 0 && it.exptime <= m.now
 }
 
 // made marks an item whose key was sent in base64. memcached marks only items
@@ -154,12 +155,10 @@ func (m *model) expires(n int64) uint32 {
 	switch {
 	case n == 0:
 		return 0
-	case n < 0:
+	case n < 0, n > math.MaxUint32-realtimeMaxdelta:
 		return 1
 	case n <= realtimeMaxdelta:
 		return m.now + uint32(n)
-	case n == int64(m.now) && m.header == itemSize:
-		return m.now - 1 // in the past
 	}
 	return uint32(n)
 }
@@ -189,6 +188,15 @@ type modelStore struct {
 	cas    uint64 // the unique that the old item must have, if not 0
 	stale  bool   // accept an older unique, and mark the item stale
 	unique uint64 // the new item's
+}
+
+// pass lets n seconds pass.
+func (m *model) pass(n uint32) {
+	m.now += n
+	if m.flushAt != 0 && m.flushAt <= m.now {
+		m.flushAt = 0
+		clear(m.items)
+	}
 }
 
 // store does to the model what doStoreItem does to the cache.
@@ -281,9 +289,19 @@ func (m *model) delta(key string, incr bool, delta, cas uint64) (*modelItem, uin
 	return it, n, deltaOk
 }
 
-// flush is flush_all. All keys were looked up just before, so no items remain
-// that an earlier flush has flushed but this one would not.
+// flush is flush_all.
 func (m *model) flush(delay int64) {
+	if m.header == itemSize {
+		m.flushAt = 0
+		if at := m.expires(delay); at > m.now {
+			m.flushAt = at
+		} else {
+			clear(m.items)
+		}
+		return
+	}
+	// All keys were looked up just before, so no items remain that an earlier
+	// flush has flushed but this one would not.
 	m.oldest = m.now - 1
 	if delay > 0 {
 		m.oldest = m.expires(delay) - 1
@@ -340,6 +358,15 @@ func (m *model) value() string {
 		return pattern(r.IntN(50), r.IntN(26))
 	}
 	return strconv.Itoa(r.IntN(1 << r.IntN(20)))
+}
+
+// castExptime is exptime, but some negative times have been cast to 32 bits.
+func (m *model) castExptime() int64 {
+	n := m.exptime()
+	if n < 0 && m.header == itemSize && m.oneIn(2) {
+		n = math.MaxUint32 - m.r.Int64N(realtimeMaxdelta)
+	}
+	return n
 }
 
 // exptime returns a relative time, a date, or a time in the past.
@@ -412,7 +439,7 @@ func (m *model) storage(c *modelCommand, s *modelStore, exptime int64, casIn fun
 
 // text returns a text command that is not a meta command.
 func (m *model) text() modelCommand {
-	key, exptime := m.key(), m.exptime()
+	key, exptime := m.key(), m.castExptime()
 	c := modelCommand{keys: key}
 	switch op := m.r.IntN(20); {
 	case op < 6:
@@ -477,7 +504,7 @@ func (m *model) textGet() modelCommand {
 	for m.oneIn(3) {
 		keys = append(keys, m.key())
 	}
-	name, exptime := m.pick("get gets gat gats"), m.exptime()
+	name, exptime := m.pick("get gets gat gats"), m.castExptime()
 	touch, s := name[1] == 'a', len(name) == 4
 	c := modelCommand{keys: strings.Join(keys, " "), head: name, reads: true}
 	if touch {
@@ -524,7 +551,7 @@ func (m *model) textStore() modelCommand {
 	if m.oneIn(3) {
 		s.comm = nreadSet
 	}
-	exptime := m.exptime()
+	exptime := m.castExptime()
 	c := modelCommand{keys: s.key, body: s.it.value + "\r\n"}
 	c.head = fmt.Sprintf("%s %s %d %d %d", names[s.comm], s.key, s.it.flags, exptime, len(s.it.value))
 	if s.comm == nreadCas {
@@ -902,7 +929,7 @@ func (m *model) binary() modelCommand {
 		p.name += "q"
 	}
 	p.line = fmt.Sprintf("T%s opaque=%d", p.name, p.opaque)
-	key, exptime, cas := m.key(), max(m.exptime(), 0), uint64(0)
+	key, exptime, cas := m.key(), max(m.castExptime(), 0), uint64(0)
 	if m.oneIn(2) {
 		cas = m.cas(key)
 	}
@@ -1129,7 +1156,7 @@ func (m *model) turn(t *testing.T, conns []*modelConn, clock modelClock, parts b
 	r := m.r
 	tick := func(n int) {
 		clock.tick(uint32(n))
-		m.now += uint32(n)
+		m.pass(uint32(n))
 		m.note("", "%d seconds", n)
 	}
 	switch op := r.IntN(100); {
@@ -1140,10 +1167,6 @@ func (m *model) turn(t *testing.T, conns []*modelConn, clock modelClock, parts b
 		tick(r.IntN(100))
 		return
 	case op < 9:
-		if m.segmented {
-			// An item used in this second might survive, or not.
-			tick(1)
-		}
 		m.playFlush(t, conns)
 		return
 	case op < 20 && clock.move != nil:
@@ -1187,11 +1210,15 @@ func (m *model) playFlush(t *testing.T, conns []*modelConn) {
 			for _, key := range modelKeys {
 				look = append(look, modelCommand{keys: key, head: "mg " + key + " u\r\n", do: func() string { return m.mg(key, modelFlags{"u"}) }})
 			}
-			m.play(t, c, look, nil)
+			if m.header != itemSize {
+				m.play(t, c, look, nil)
+			}
 			c = conns[m.r.IntN(len(conns))]
 			delay := m.r.Int64N(6)
 			if m.oneIn(4) {
 				delay += int64(m.now) + 1
+			} else if m.oneIn(2) {
+				delay = 0
 			}
 			cmd := modelCommand{head: fmt.Sprintf("flush_all %d\r\n", delay)}
 			reply := "OK\r\n"
@@ -1284,6 +1311,7 @@ func modelMove(m *model) {
 		}
 		if r.sClsid != r.dClsid {
 			slabRebalanceStep()
+			r.waited = 0 // an impatient mover deletes items
 		}
 	}
 }
@@ -1357,7 +1385,7 @@ func TestModel(t *testing.T) {
 				}
 				m.now = uint32(processStarted) + currentTime.Load()
 				m.unique = casId.Load() + 1
-				clock := modelClock{tick: func(n uint32) { currentTime.Add(n) }}
+				clock := modelClock{tick: func(n uint32) { clockSet(currentTime.Load() + n) }}
 				if tt.moving {
 					clock.move = func() {
 						modelMove(m)
@@ -1408,7 +1436,7 @@ func modelRestart(t *testing.T, m *model) {
 	storeAgain()
 	checkStore(t)
 	processStarted = 1e9
-	m.now += currentTime.Load() - before
+	m.pass(currentTime.Load() - before)
 	m.unique = casId.Load() + 1
 	m.note("", "restart")
 }
@@ -1421,7 +1449,7 @@ func modelServer(t *testing.T, path string, header int) {
 		if text.ask("debugtime p\r\n") != "OK\r\n" {
 			t.Skip("no debugtime")
 		}
-		m := &model{r: rand.New(rand.NewPCG(testSeed(t, i), 0)), header: header, whole: true, unique: 1}
+		m := &model{r: rand.New(rand.NewPCG(testSeed(t, i), 0)), header: header, unique: 1}
 		m.now = uint32(text.statN("time"))
 		last := 0
 		clock := modelClock{tick: func(n uint32) {

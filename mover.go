@@ -6,7 +6,7 @@
 // taken off the free list; an expired item is unlinked; an item in use is
 // copied to another chunk of the class, and the copy replaces it in the cache.
 // A chunk that can't be taken yet is busy: the mover goes over the page again
-// and again, until no chunk is busy. Chunks that it has taken are marked in
+// and again, until no chunk is busy, or it has waited for too long. Chunks that it has taken are marked in
 // completed. Nobody else can reach them any more: they are on no free list, in
 // no LRU and no bucket, and all references to them are gone.
 //
@@ -23,7 +23,7 @@
 //     lock does not yet allow reading the item: one that was never linked is
 //     written without any lock, by whoever allocated it. Its time field,
 //     however, may be read. slabsAlloc sets time to 0, under slabsLock;
-//     doItemLink is the first to set it to anything else, under the item lock.
+//     linkItem is the first to set it to anything else, under the item lock.
 //     Without slabsLock the chunk could be turning into an itemChunk, which has
 //     its size where an item has its time.
 //   - If time is not 0 the item has been linked: all of it but next and prev is
@@ -90,9 +90,14 @@ type slabRebalance struct {
 	// slabsReassign allows it.
 	allowEvictions bool
 
-	busyLoops      int // passes over the page that found busy chunks
 	busyItems      int // busy chunks in this pass
+	lastBusyItems  int // and in the one before
 	lastBusyStatus moveStatus
+
+	// C counts passes instead.
+	wait   time.Duration // until the next pass over the page
+	waited time.Duration // since a pass has taken something
+	stuck  bool          // it has waited for slabMovePatience
 
 	rescues       int
 	chunkRescues  int
@@ -115,11 +120,16 @@ var slabRebal struct {
 	resting atomic.Bool // the thread waits for a tick of the clock, or a wake-up
 }
 
-// After slabMoveMaxLoops passes over a page the mover starts to evict items.
-// Between passes it sleeps, at most slabMoveMaxSleep.
+// Between passes over a page the mover sleeps, at most slabMoveMaxSleep. When it
+// has waited for slabMovePatience it starts to evict items; when it has once more,
+// it gives the page back.
 const (
-	slabMoveMaxLoops = 5000
+	slabMovePatience = 10 * time.Second
 	slabMoveMaxSleep = 5 * time.Millisecond
+
+	// It takes more rest when it has waited for slabMoveBrisk.
+	slabMoveBrisk     = 3 * time.Second
+	slabMoveRestSleep = 250 * time.Millisecond
 )
 
 // The chunk that slabsLockedCb is to look at, and what it finds.
@@ -133,7 +143,7 @@ type lockedSt struct {
 const (
 	moveInPage   = iota // more chunks to look at
 	movePageBusy        // the page needs another pass
-	movePageDone
+	movePageDone        // all are taken, or the page is given back
 )
 
 // The automover. It looks at each class once a round, and remembers the last
@@ -227,7 +237,7 @@ func slabRebalancePrep() {
 	if t.newIt = slabRebalanceAlloc(r.sClsid, slabsAllocNoNewpage); t.newIt != nil {
 		return
 	}
-	if !r.allowEvictions && r.busyLoops > slabMoveMaxLoops {
+	if !r.allowEvictions && r.stuck {
 		// Stuck. Memory may have become full since the start. If not, do not
 		// evict; take a new page so that the old one can go.
 		if _, memLimitReached := globalPagePoolSize(); memLimitReached {
@@ -239,7 +249,7 @@ func slabRebalancePrep() {
 	for x := 0; r.allowEvictions && x < 10 && t.newIt == nil; x++ {
 		if storageMakeRoom(r.sClsid) {
 			// An item has gone to a file.
-		} else if extStorage != nil && r.sClsid >= storageMinClass() && r.busyLoops <= slabMoveMaxLoops {
+		} else if extStorage != nil && r.sClsid >= storageMinClass() && !r.stuck {
 			return // one will, before long
 		} else if lruPullTail(r.sClsid, coldLru, 0, lruPullEvict, 0, nil) <= 0 && settings.lruSegmented.Load() {
 			lruPullTail(r.sClsid, hotLru, 0, 0, 0, nil)
@@ -319,12 +329,12 @@ func slabRebalanceRescue(it *item, ch *itemChunk) {
 
 // slabRebalanceActiveRescue is for an item that others have references to: its
 // memory becomes free only when they drop these. A copy replaces the item in the
-// cache; a chunked one can't be copied, and is deleted after too many passes.
+// cache; a chunked one can't be copied, and is deleted when the mover is stuck.
 func slabRebalanceActiveRescue(it *item) {
 	r := &slabRebal.rebal
 	if it.itFlags&itemChunked == 0 {
 		slabRebalanceReplace(it)
-	} else if r.busyLoops > slabMoveMaxLoops {
+	} else if r.stuck {
 		if loggerEflags.Load()&logEvictions != 0 {
 			loggerLogEvictions(it)
 		}
@@ -348,7 +358,7 @@ func slabRebalanceItem(it *item, ch *itemChunk) bool {
 		// take.
 	case t.newIt == nil:
 		r.busyNomem++
-		if r.allowEvictions && r.busyLoops > slabMoveMaxLoops && settings.evictToFree {
+		if r.allowEvictions && r.stuck && settings.evictToFree {
 			// Not as in C, which tries for ever: the class may be full of
 			// chunks whose items are in the LRU of another class.
 			l := &lrus[it.slabsClsid]
@@ -402,22 +412,53 @@ func slabRebalanceMove() int {
 	}
 	stats.slabReassignBusyItems.Add(uint64(r.busyItems))
 	stats.slabReassignLastBusyStatus.Store(uint64(r.lastBusyStatus))
+	return slabRebalanceBusy()
+}
+
+// slabRebalanceBusy begins another pass, unless those so far have been in vain
+// for too long. It returns the same as slabRebalanceMove.
+func slabRebalanceBusy() int {
+	r := &slabRebal.rebal
+	if r.busyItems != r.lastBusyItems {
+		r.wait, r.waited = 0, 0
+	}
+	if r.wait = min(max(2*r.wait, time.Microsecond), slabMoveMaxSleep); r.waited > slabMoveBrisk || r.stuck {
+		r.wait = slabMoveRestSleep
+	}
+	r.waited += r.wait
+	r.lastBusyItems = r.busyItems
 	r.slabPos = 0
 	r.busyItems = 0
-	r.busyLoops++
+	if r.waited <= slabMovePatience {
+		return movePageBusy
+	}
+	if r.stuck {
+		slabRebalanceFinish()
+		return movePageDone
+	}
+	r.stuck = true
+	r.waited = 0
 	return movePageBusy
 }
 
-// slabRebalanceFinish passes on the page, which is empty now.
+// slabRebalanceFinish passes on the page, if it is empty, or gives it back.
 func slabRebalanceFinish() {
 	t, r := &slabRebal, &slabRebal.rebal
 	if t.newIt != nil {
 		slabsFree(t.newIt, r.sClsid)
 		t.newIt = nil
 	}
-	moved := slabsFinalizePageMove(r.sClsid, r.dClsid, r.slabStart)
+	moved := false
+	if r.done {
+		moved = slabsFinalizePageMove(r.sClsid, r.dClsid, r.slabStart)
+	} else {
+		slabsReturnPage(r.sClsid, r.slabStart, r.completed)
+	}
 	if moved {
 		stats.slabsMoved.Add(1)
+	}
+	if !r.done {
+		stats.slabReassignBusyReturns.Add(1)
 	}
 	stats.slabReassignRescues.Add(uint64(r.rescues))
 	stats.slabReassignChunkRescues.Add(uint64(r.chunkRescues))
@@ -478,22 +519,17 @@ func slabRebalanceStep() int {
 	return moveInPage
 }
 
-// slabRebalanceThread waits for moves and makes them. It finishes a page that it
-// has begun before it ends.
+// slabRebalanceThread waits for moves and makes them. Before it ends it finishes a
+// page that it has begun, or gives it back.
 func slabRebalanceThread() {
 	t, r := &slabRebal, &slabRebal.rebal
-	backoff := time.Microsecond
 	idle := 0 // rounds with nothing to do
 	t.lock.Lock()
 	for t.runThread || r.sClsid != r.dClsid {
 		wait := time.Duration(0)
 		if r.sClsid != r.dClsid {
-			switch slabRebalanceStep() {
-			case movePageBusy:
-				wait = backoff
-				backoff = min(2*backoff, slabMoveMaxSleep)
-			case movePageDone:
-				backoff = time.Microsecond
+			if slabRebalanceStep() == movePageBusy {
+				wait = r.wait
 			}
 		} else if slabRebalanceCheckAutomove() {
 			idle = 0

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // moverInit is storeInit with the mover's counters reset.
@@ -163,7 +164,7 @@ func TestBusy(t *testing.T) {
 		}, moveBusyActive, pattern(50000, 1), 1},
 		{"chunked, for long", pattern(50000, 1), func(key []byte) func() {
 			it := itemGet(key, nil, dontUpdate)
-			slabRebal.rebal.busyLoops = slabMoveMaxLoops + 1
+			slabRebal.rebal.stuck = true
 			return func() { itemRemove(it) }
 		}, moveBusyFloating, "", 2},
 	} {
@@ -239,18 +240,7 @@ func TestUploading(t *testing.T) {
 		if moverStep(3) || slabRebal.rebal.lastBusyStatus != moveBusyFloating {
 			t.Fatalf("class %d: %s", id, moveStatusText[slabRebal.rebal.lastBusyStatus])
 		}
-		// Abandon the move.
-		r := slabRebal.rebal
-		for x, c := range r.completed {
-			if it := memItem(r.slabStart + x*r.clsSize); c {
-				slabsFree(it, id)
-			}
-		}
-		if slabRebal.newIt != nil {
-			slabsFree(slabRebal.newIt, id)
-			slabRebal.newIt = nil
-		}
-		slabRebal.rebal = slabRebalance{}
+		slabRebalanceFinish()
 	}
 	if used < 3 {
 		t.Errorf("%d classes in use", used)
@@ -321,7 +311,7 @@ func TestMoveFull(t *testing.T) {
 	if moverStep(10) {
 		t.Fatal("the move is done, though there was no free memory")
 	}
-	slabRebal.rebal.busyLoops = slabMoveMaxLoops + 1
+	slabRebal.rebal.stuck = true
 	n := evictions()
 	if !moverStep(10) || evictions() == n || stats.slabReassignBusyNomem.Load() == 0 {
 		t.Errorf("%d evictions, %+v", evictions()-n, &stats)
@@ -330,6 +320,58 @@ func TestMoveFull(t *testing.T) {
 		slabsFree(it, id)
 	}
 	checkStore(t)
+}
+
+// TestMoveBack gives a page back whose items somebody holds for too long, and
+// takes another one next.
+func TestMoveBack(t *testing.T) {
+	for _, size := range []int{50, 50000} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			th := moverInit(t, 64, func() { settings.slabChunkSizeMax = 16 << 10 })
+			var held []*item
+			id := 0
+			for n := 0; id == 0 || pages(id) < 2; n++ {
+				key := fmt.Sprint("key", n)
+				set(th, nreadSet, key, pattern(size, n), 0)
+				it := itemGet([]byte(key), th, dontUpdate)
+				if id == 0 {
+					id = slabsClsid(itemSize + 8 + len(key) + 1 + size + 2)
+					if it.itFlags&itemChunked != 0 {
+						id = int(it.schunk().next.chunk().slabsClsid)
+					}
+				}
+				if n == 0 {
+					held = append(held, it)
+				} else {
+					itemRemove(it)
+				}
+			}
+			first := slabclass[id].slabList[0]
+			reassign(t, id, slabGlobalPagePool)
+			passes, waited := 0, time.Duration(0)
+			for r := &slabRebal.rebal; r.sClsid != r.dClsid; {
+				if slabRebalanceStep() == movePageBusy {
+					passes++
+					waited += r.wait
+				}
+			}
+			if stats.slabReassignBusyReturns.Load() != 1 || stats.slabsMoved.Load() != 0 || pages(id) < 2 || statsState.slabReassignRunning.Load() {
+				t.Errorf("%d pages, %+v", pages(id), &stats)
+			}
+			if waited < 2*slabMovePatience || waited > 2*slabMovePatience+time.Second || passes > 800 {
+				t.Errorf("%d passes in %v", passes, waited)
+			}
+			for _, it := range held {
+				itemRemove(it)
+			}
+			checkStore(t)
+			reassign(t, id, slabGlobalPagePool)
+			if slabclass[id].slabList[0] == first || !moverStep(10) || stats.slabsMoved.Load() != 1 {
+				t.Errorf("the next move: %+v", &stats)
+			}
+			checkStore(t)
+		})
+	}
 }
 
 // TestPool moves pages out of the global pool, while others may take them.

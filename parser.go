@@ -358,7 +358,7 @@ func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item 
 	if settings.detailEnabled.Load() {
 		statsPrefixRecordSet(key)
 	}
-	it := itemAlloc(key, flags, realtime(exptimeToPositiveTime(exptime)), pr.vlen)
+	it := itemAlloc(key, flags, realtime(exptime), pr.vlen)
 	if it == nil {
 		outRefused(c, comm, key, flags, pr.vlen)
 		if comm == nreadSet {
@@ -465,7 +465,7 @@ func processTouchCmd(c *conn, pr *parser) {
 		outString(c, errBadExptime)
 		return
 	}
-	it, hv := limitedGet(key, c.thread, realtime(exptimeToPositiveTime(exptime)), true)
+	it, hv := limitedGet(key, c.thread, realtime(exptime), true)
 	if it != nil {
 		outString(c, "TOUCHED")
 		doItemRemove(it)

@@ -349,6 +349,9 @@ type restartPage struct {
 var (
 	restartPages   []restartPage // in the order of slabLists, class by class
 	restartStopped relTime       // when the process before was stopped
+
+	restartItemTime    relTime // its itemTime then
+	restartFlushedTime relTime // its flushedTime
 )
 
 // restartPeek has the processor fetch b.
@@ -538,9 +541,7 @@ func restartFlush(w *restartWork) {
 // restartItemOk tells whether a linked item in a chunk of class id is whole, but
 // for the chain of a chunked one.
 func restartItemOk(it *item, id int) bool {
-	const flags = itemLinked | itemCas | itemFetched | itemActive | itemChunked | itemCflags |
-		itemTokenSent | itemStale | itemKeyBinary | itemCooled
-	if it.itFlags&^flags != 0 || it.itFlags&itemCas != 0 != settings.useCas || it.time == 0 ||
+	if it.itFlags&^itemMemoryFlags != 0 || it.itFlags&itemCas != 0 != settings.useCas || it.time == 0 ||
 		it.nkey == 0 || it.nkey > keyMaxLength || it.nbytes < 2 || int(it.nbytes) > settings.itemSizeMax {
 		return false
 	}
@@ -557,7 +558,9 @@ func restartItemOk(it *item, id int) bool {
 
 // restartGone tells whether an item has expired, or was flushed, meanwhile.
 func restartGone(it *item) bool {
-	return itemIsExpired(it, currentTime.Load()) || itemIsFlushed(it)
+	now, oldest := currentTime.Load(), settings.oldestLive.Load()
+	return itemIsExpired(it, now) || it.time <= restartFlushedTime || it.time > restartItemTime ||
+		restartStopped <= oldest && oldest < now // as in clockSet
 }
 
 // restartFixupPage takes up the items of a page, or gives it up.

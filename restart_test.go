@@ -374,8 +374,7 @@ func TestRestartFlush(t *testing.T) {
 	restartInit(t, filepath.Join(restartDir(t), "f"), 5, nil)
 	th := testThread()
 	set(th, nreadSet, "old", "v", 0)
-	settings.oldestLive.Store(1000)
-	currentTime.Store(1001)
+	flushAll(0)
 	set(th, nreadSet, "new", "v", 0)
 	clockBase = time.Now()
 	restartAgain(t, 5, 5)
@@ -384,12 +383,12 @@ func TestRestartFlush(t *testing.T) {
 		t.Error("a flushed item is back")
 	}
 	wantValue(t, th, "new", "v")
-	settings.oldestLive.Store(1500)
+	flushAll(500)
 	clockBase = time.Now()
 	restartAgain(t, 5, 5)
 	th = testThread()
 	wantValue(t, th, "new", "v")
-	currentTime.Store(1500)
+	clockSet(1600)
 	if _, ok := get(th, "new"); ok {
 		t.Error("the scheduled flush did not happen")
 	}

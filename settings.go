@@ -50,7 +50,7 @@ var settings struct {
 	udpport              int
 	inter                string // -l as given, entries joined with commas
 	verbose              atomic.Int32
-	oldestLive           atomic.Uint32 // relTime; once it has passed, items with a time up to it are flushed
+	oldestLive           atomic.Uint32 // relTime; all items are, or were, flushed in the second after this; 0 for none
 	evictToFree          bool
 	socketpath           string
 	authFile             string

@@ -579,6 +579,21 @@ func slabsFinalizePageMove(sid, did, page int) bool {
 	return true
 }
 
+// slabsReturnPage leaves class id its first page after all: the chunks in taken,
+// by their number in the page, are free again. The next move takes another page.
+func slabsReturnPage(id, page int, taken []bool) {
+	slabsLock.Lock()
+	p := &slabclass[id]
+	for x := range taken {
+		if taken[x] {
+			doChunkFree(memItem(page+x*p.size), id)
+		}
+	}
+	copy(p.slabList, p.slabList[1:])
+	p.slabList[len(p.slabList)-1] = page
+	slabsLock.Unlock()
+}
+
 // slabsPickAnyForReassign takes the classes in turn and returns the next one,
 // other than did, that has a page to spare; -1 if there is none.
 func slabsPickAnyForReassign(did int) int {

@@ -101,6 +101,7 @@ var stats struct {
 	slabReassignBusyItems      atomic.Uint64
 	slabReassignBusyDeletes    atomic.Uint64
 	slabReassignBusyNomem      atomic.Uint64
+	slabReassignBusyReturns    atomic.Uint64 // pages
 	slabReassignLastBusyStatus atomic.Uint64 // a moveStatus
 	lruCrawlerStarts           atomic.Uint64
 	lruMaintainerJuggles       atomic.Uint64
@@ -368,6 +369,7 @@ var statLines = [...][]statLine{{
 	{"slab_reassign_busy_items", withReassign, &stats.slabReassignBusyItems},
 	{"slab_reassign_busy_deletes", withReassign, &stats.slabReassignBusyDeletes},
 	{"slab_reassign_busy_nomem", withReassign, &stats.slabReassignBusyNomem},
+	{"slab_reassign_busy_returns", func() bool { return stats.slabReassignBusyReturns.Load() > 0 }, &stats.slabReassignBusyReturns},
 	{"slab_reassign_last_busy_status", withReassign, func(*statSums) any { return moveStatusText[stats.slabReassignLastBusyStatus.Load()] }},
 	{"slab_reassign_running", withReassign, &statsState.slabReassignRunning},
 	{"slabs_moved", withReassign, &stats.slabsMoved},

@@ -390,7 +390,7 @@ func recacheOrFree(p *ioPending) {
 	} else if rate := settings.extRecacheRate.Load(); rate != 0 {
 		// It must have been hit twice lately.
 		const flags = itemLinked | itemFetched | itemActive
-		if hdrIt.itFlags&flags == flags && hdrIt.time+itemUpdateInterval > currentTime.Load() {
+		if hdrIt.itFlags&flags == flags && itemAge(hdrIt) < itemUpdateInterval {
 			if p.c.recacheCounter%rate == 0 {
 				recache(p)
 			}
@@ -438,15 +438,15 @@ func storageReturnCb(p *ioPending) {
 // The write thread.
 
 // storageWrite writes the last item of the class, if it has not been used for
-// more than itemAge seconds, or that is 0. It returns whether it has.
-func storageWrite(clsid int, itemAge uint32) bool {
+// more than age seconds, or that is 0. It returns whether it has.
+func storageWrite(clsid int, age uint32) bool {
 	var it *item
 	lruPullTail(clsid, coldLru, 0, lruPullReturnItem, 0, &it)
 	if it == nil {
 		return false
 	}
 	lock := uint32(it.lock)
-	did := it.itFlags&itemHdr == 0 && (itemAge == 0 || currentTime.Load()-it.time > itemAge) &&
+	did := it.itFlags&itemHdr == 0 && (age == 0 || itemAge(it) > age) &&
 		storageWriteItem(it, hash(it.key()))
 	doItemRemove(it)
 	itemUnlock(lock)

@@ -64,8 +64,8 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 //	lock of crawlerExpiredData
 //	locks of extstore, see there
 //	slabsLock
-//	statsLock, tuneLock, or the lock of a logger, of a worker's stats, or of a
-//	connQueue
+//	statsLock, tuneLock, flushLock, or the lock of a logger, of a worker's
+//	stats, or of a connQueue
 //
 // and nobody waits for a second lock on the same line. loggerStack.lock is
 // taken with no other lock held; under it only those of the last line are
@@ -200,31 +200,22 @@ func storeItem(it *item, comm int, t *thread, nbytes *int, cas *uint64, casIn ui
 }
 
 // realtime converts an expiry time to relTime. Up to realtimeMaxdelta it is
-// seconds from now, above that a Unix time. 0, never, stays 0. A date before
-// the server started becomes 1, and the current second becomes the one before:
-// both have passed. A date too late for relTime becomes the latest one.
+// seconds from now, above that a Unix time. 0, never, stays 0. A negative time,
+// or a date before the server started, becomes 1, which has passed. A date too
+// late for relTime becomes the latest one. Unlike in C, the last 30 days that 32
+// bits can count are negative times that the client has made unsigned.
 func realtime(exptime int64) relTime {
-	now := currentTime.Load()
 	switch {
 	case exptime == 0:
 		return 0
+	case exptime < 0, exptime >= 1<<32-realtimeMaxdelta && exptime < 1<<32:
+		return 1
 	case exptime <= realtimeMaxdelta:
-		return relTime(exptime) + now
+		return relTime(exptime) + currentTime.Load()
 	case exptime <= processStarted:
 		return 1
-	case exptime == processStarted+int64(now):
-		return now - 1
 	}
 	return relTime(min(exptime-processStarted, math.MaxUint32))
-}
-
-// exptimeToPositiveTime makes negative times expire at once: it turns them into
-// a date in 1970.
-func exptimeToPositiveTime(exptime int64) int64 {
-	if exptime < 0 {
-		return realtimeMaxdelta + 1
-	}
-	return exptime
 }
 
 // storeItemCopyChunks appends the first n bytes of sIt's value to that of dIt,

@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // checkAssoc, checkLru and checkSlabs walk everything and return the first broken
@@ -523,9 +525,9 @@ func TestExpire(t *testing.T) {
 	if _, ok := get(th, "c"); ok {
 		t.Error("c has not expired")
 	}
-	currentTime.Store(1010)
+	currentTime.Store(1009)
 	wantValue(t, th, "a", "1")
-	currentTime.Store(1011)
+	currentTime.Store(1010)
 	if _, ok := get(th, "a"); ok {
 		t.Error("a has not expired")
 	}
@@ -534,10 +536,13 @@ func TestExpire(t *testing.T) {
 	currentTime.Store(1050)
 	wantValue(t, th, "b", "2")
 
-	// A flush removes older items by age, and those of this second at once.
+	// A flush removes older items when they are found, and those of this second at
+	// once; but none that are set after it.
 	set(th, nreadSet, "e", "5", 0)
-	settings.oldestLive.Store(1049)
-	itemFlushExpired()
+	flushAll(0)
+	if _, items, _ := itemStatsCurr(); items != 2 {
+		t.Errorf("%d items, want 2", items)
+	}
 	set(th, nreadSet, "f", "6", 0)
 	for _, key := range []string{"b", "d", "e"} {
 		if _, ok := get(th, key); ok {
@@ -547,6 +552,263 @@ func TestExpire(t *testing.T) {
 	wantValue(t, th, "f", "6")
 	if n := th.stats.pending.n; n[statGetExpired] != 2 || n[statGetFlushed] != 2 {
 		t.Errorf("%d expired, %d flushed; want 2, 2", n[statGetExpired], n[statGetFlushed])
+	}
+	checkStore(t)
+}
+
+// No item stays in a bump ring when the LRU is flat.
+func TestFlatBumps(t *testing.T) {
+	storeInit(t, 64, nil)
+	th := testThread()
+	set(th, nreadSet, "k", "v", 0)
+	it := itemGet([]byte("k"), th, dontUpdate)
+	hv := hash([]byte("k"))
+	refs := func() uint16 {
+		itemLock(hv)
+		defer itemUnlock(hv)
+		return it.refcount
+	}
+	itemLock(hv)
+	if !lruBumpAsync(th.bumpBuf, it, hv) {
+		t.Fatal("the ring is full")
+	}
+	itemUnlock(hv)
+	settings.lruSegmented.Store(false)
+	startLruMaintainerThread()
+	eventually(t, "the ring holds no item", func() bool { return refs() == 2 })
+	stopLruMaintainerThread()
+	itemRemove(it)
+	checkStore(t)
+}
+
+// An item is never used later than its seconds after it was stored, whenever in
+// a second that was.
+func TestExpireOnTime(t *testing.T) {
+	storeInit(t, 64, nil)
+	th := testThread()
+	clockInit(clockBegin)
+	pass := func(d time.Duration) {
+		clockBase = clockBase.Add(-d)
+		clockHandler()
+	}
+	for range 100 {
+		n := 1 + rand.IntN(3)
+		set(th, nreadSet, "k", "v", realtime(int64(n)))
+		pass(time.Duration(n) * time.Second)
+		if v, ok := get(th, "k"); ok {
+			t.Fatalf("%s after %d seconds", v, n)
+		}
+		pass(time.Duration(rand.IntN(1e9)))
+	}
+	for _, tt := range []struct {
+		exptime int64
+		lives   bool
+	}{
+		{0, true}, {-1, false}, {2, true}, {60 * 60 * 24 * 30, true}, {60*60*24*30 + 1, false},
+		{processStarted + int64(currentTime.Load()), false}, {processStarted + int64(currentTime.Load()) + 2, true},
+		{1 << 31, true}, {1<<32 - 60*60*24*30 - 1, true}, {1<<32 - 60*60*24*30, false}, {1<<32 - 1, false}, {1 << 32, true},
+		{math.MaxInt64, true}, {math.MinInt64, false},
+	} {
+		set(th, nreadSet, "k", "v", realtime(tt.exptime))
+		if _, ok := get(th, "k"); ok != tt.lives {
+			t.Errorf("an item with time %d lives: %v", tt.exptime, ok)
+		}
+	}
+}
+
+// After a flush nothing is left of what was there, whatever is in progress: uses
+// of an item, changes of its value, its move to another LRU or page, a tick of the
+// clock. And nothing is flushed that is stored after it.
+func TestFlushRace(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		segmented, cas bool
+	}{{"segmented", true, true}, {"flat", false, true}, {"no cas", true, false}} {
+		t.Run(tt.name, func(t *testing.T) {
+			moverInit(t, 64, func() {
+				settings.lruSegmented.Store(tt.segmented)
+				settings.useCas = tt.cas
+				settings.slabChunkSizeMax = 16 << 10
+			})
+			th, ths := testThread(), []*thread{testThread(), testThread()}
+			var keys []string
+			for i := range 16 {
+				keys = append(keys, fmt.Sprint("key", i))
+			}
+			big := pattern(20000, 0)
+			for round := range 100 {
+				for i, key := range keys {
+					if i == 0 {
+						set(th, nreadSet, key, big, 0)
+					} else {
+						set(th, nreadSet, key, "99", 0)
+					}
+				}
+				var stop atomic.Bool
+				var all sync.WaitGroup
+				use := func(th *thread, f func(th *thread, r *rand.Rand)) {
+					r := rand.New(rand.NewPCG(rand.Uint64(), 0))
+					all.Add(1)
+					go func() {
+						defer all.Done()
+						for !stop.Load() {
+							f(th, r)
+						}
+					}()
+				}
+				for _, th := range ths {
+					use(th, func(th *thread, r *rand.Rand) { flushRaceUse(th, r, keys[r.IntN(len(keys))]) })
+				}
+				use(nil, func(_ *thread, r *rand.Rand) {
+					clockSet(currentTime.Load() + 1)
+					lruMaintainerBumps()
+					lruMaintainerJuggle(slabsClsid(itemSize + 20))
+					flushRaceMove(keys[r.IntN(len(keys))])
+				})
+				for range rand.IntN(20) {
+					runtime.Gosched()
+				}
+				flushAll(0)
+				set(th, nreadSet, "new", fmt.Sprint(round), 0)
+				look := func() {
+					for _, key := range keys {
+						if v, ok := get(th, key); ok {
+							t.Errorf("%s is %.20q after the flush", key, v)
+						}
+					}
+					if v, _ := get(th, "new"); v != fmt.Sprint(round) {
+						t.Errorf("what was stored after flush %d is %q", round, v)
+					}
+				}
+				look()
+				stop.Store(true)
+				all.Wait()
+				look()
+				unlink("new")
+				if t.Failed() {
+					return
+				}
+			}
+			checkStore(t)
+		})
+	}
+}
+
+// flushRaceUse uses or changes an item, but makes none.
+func flushRaceUse(th *thread, r *rand.Rand, key string) {
+	var buf [incrMaxStorageLen]byte
+	switch r.IntN(5) {
+	case 0:
+		get(th, key)
+	case 1:
+		addDelta(th, []byte(key), true, uint64(r.IntN(1000)), buf[:], nil)
+	case 2:
+		set(th, nreadAppend, key, "1", 0)
+	case 3:
+		set(th, nreadReplace, key, "7", 0)
+	case 4:
+		touch(th, key, realtime(1000))
+	}
+}
+
+// flushRaceMove moves an item to other memory, as the page mover does.
+func flushRaceMove(key string) {
+	hv := hash([]byte(key))
+	itemLock(hv)
+	defer itemUnlock(hv)
+	it := assocFind([]byte(key), hv)
+	if it == nil || it.itFlags&itemChunked != 0 || itemIsFlushed(it) {
+		return
+	}
+	newIt := doItemAlloc(it.key(), hv, it.clientFlags(), it.exptime, int(it.nbytes))
+	copy(newIt.data(), it.data())
+	doItemReplace(it, newIt, hv, it.cas())
+	doItemRemove(newIt)
+}
+
+// A flush does not wait for an item that is locked, and no item is too old, too
+// large, or flushed too late.
+func TestFlush(t *testing.T) {
+	storeInit(t, 64, func() { settings.slabChunkSizeMax = 16 << 10 })
+	th := testThread()
+	gone := func(keys ...string) {
+		t.Helper()
+		for _, key := range keys {
+			if v, ok := get(th, key); ok {
+				t.Errorf("%s is %.20q after the flush", key, v)
+			}
+		}
+	}
+	fill := func(value string) {
+		set(th, nreadSet, "n", value, 0)
+		set(th, nreadSet, "big", pattern(20000, 0), 0)
+		clockSet(currentTime.Load() + 2)
+		set(th, nreadSet, "other", "v", 0)
+		clockSet(currentTime.Load() + 2)
+	}
+	var buf [incrMaxStorageLen]byte
+	fill("1")
+	addDelta(th, []byte("n"), true, 1, buf[:], nil)
+	flushAll(0)
+	gone("n", "big", "other")
+
+	fill("1")
+	hv := hash([]byte("n"))
+	itemLock(hv)
+	flushAll(0)
+	itemUnlock(hv)
+	gone("n", "big", "other")
+
+	// Often in a second.
+	for i := range 1000 {
+		set(th, nreadSet, "n", fmt.Sprint(i), 0)
+		wantValue(t, th, "n", fmt.Sprint(i))
+		flushAll(0)
+		gone("n")
+	}
+	if age := itemAge(&item{time: itemTime()}); age != 0 {
+		t.Errorf("age %d", age)
+	}
+
+	// With a delay; a later one, or one that is due now, takes its place.
+	fill("1")
+	flushAll(2)
+	clockSet(currentTime.Load() + 1)
+	touch(th, "n", 0)
+	addDelta(th, []byte("n"), true, 1, buf[:], nil)
+	wantValue(t, th, "n", "2")
+	flushAll(2)
+	clockSet(currentTime.Load() + 1)
+	wantValue(t, th, "n", "2")
+	clockSet(currentTime.Load() + 5)
+	gone("n", "big", "other")
+	set(th, nreadSet, "n", "3", 0)
+	flushAll(processStarted + int64(currentTime.Load()) + 2)
+	flushAll(0)
+	gone("n")
+	set(th, nreadSet, "n", "4", 0)
+	flushAll(4)
+	wantValue(t, th, "n", "4")
+	clockSet(currentTime.Load() + 3)
+	wantValue(t, th, "n", "4")
+	clockSet(currentTime.Load() + 1)
+	gone("n")
+
+	// A date that has passed is now.
+	set(th, nreadSet, "n", "5", 0)
+	flushAll(processStarted + int64(currentTime.Load()) - 10)
+	gone("n")
+	set(th, nreadSet, "n", "6", 0)
+	wantValue(t, th, "n", "6")
+
+	// After too many flushes nothing of the old comes back, either.
+	flushes.Store(math.MaxUint32 / 4)
+	for range 2 {
+		set(th, nreadSet, "n", "7", 0)
+		wantValue(t, th, "n", "7")
+		flushAll(0)
+		gone("n")
+		clockSet(currentTime.Load() + 1)
 	}
 	checkStore(t)
 }

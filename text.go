@@ -156,7 +156,7 @@ func processGetCommand(c *conn, pr *parser, returnCas, shouldTouch bool) {
 			outString(c, errBadExptime)
 			return
 		}
-		c.get.exptime = realtime(exptimeToPositiveTime(exptime))
+		c.get.exptime = realtime(exptime)
 	}
 	keys := pr.request[pr.tokens[pr.keytoken].start:]
 	// With extstore processGetCmd checks each key in its turn, as in C: reads
@@ -290,15 +290,21 @@ func processFlushAllCommand(c *conn, pr *parser) {
 	outString(c, "OK")
 }
 
-// flushAll flushes all items stored before the time exptime, or before now if
-// exptime is not positive. Items set later in the same second survive.
+// flushAll flushes all items now or, if exptime is in the future, then. An
+// earlier flush that is still to come is cancelled, as in C.
 func flushAll(exptime int64) {
-	oldest := currentTime.Load() - 1
-	if exptime > 0 {
-		oldest = realtime(exptime) - 1
+	flushLock.Lock()
+	now := currentTime.Load()
+	at := realtime(exptime)
+	if at > now {
+		settings.oldestLive.Store(at - 1) // for clockSet
+		flushLock.Unlock()
+		return
 	}
-	settings.oldestLive.Store(oldest)
-	itemFlushExpired()
+	settings.oldestLive.Store(now - 1)
+	flushed := doItemFlush()
+	flushLock.Unlock()
+	itemFlushExpired(flushed)
 }
 
 // closeAfterReplies closes the connection once its replies have been sent.
