@@ -26,6 +26,11 @@ const (
 	readAgain  = -3 // it would have to wait
 )
 
+const (
+	writeTries  = 5 // for a buffer, a second apart
+	restLongest = 6 // a file rests for at most 1<<6 seconds
+)
+
 // What others may know of a page, to decide which one to compact. Its place
 // in the array is the page's number.
 type extstorePageData struct {
@@ -34,6 +39,8 @@ type extstorePageData struct {
 	bucket     int
 	freeBucket int
 	active     bool // is being written to; count it, but leave it alone
+	failed     bool // it could not be written when it was last in use
+	usable     bool // it can be written to if it is free
 }
 
 // Values that were deleted from a page leave holes, which cannot be used until
@@ -56,6 +63,9 @@ type extstoreStats struct {
 	bytesRead       uint64
 	bytesUsed       uint64
 	bytesFragmented uint64
+	writeErrors     uint64
+	pagesFailed     int // that could not be written when they were last in use
+	filesFailing    int // whose last write failed, of new pages or of used ones
 	ioQueue         int
 }
 
@@ -78,6 +88,17 @@ type extstoreConfFile struct {
 	offset int64 // of the next page to be made
 }
 
+// A storeFile is one of the files, and how writing to it goes: to pages that
+// have never been written to their end, and to pages that have. A full disk
+// fails the first kind, a broken one both. A kind whose writes fail rests, and is
+// tried again after 2 seconds, 4, 8 and so on.
+type storeFile struct {
+	name  string
+	fd    int
+	fails [2]atomic.Uint32 // failed pages in a row
+	tryAt [2]atomic.Uint32 // no page is opened before
+}
+
 type objIoMode uint8
 
 const (
@@ -98,8 +119,8 @@ type objIo struct {
 	pageId      int
 	mode        objIoMode
 	held        bool  // counted in the page's refcount
-	failed      bool  // it could not be written at the first try
-	err         error // of the last try
+	tries       int   // that failed to write it
+	err         error // of the last of them
 
 	// Called by the I/O thread with the number of bytes, or less than 1 if
 	// there is nothing: the page is another by now, or the system has failed.
@@ -113,6 +134,8 @@ type storeWbuf struct {
 	pos     int // bytes filled
 	offset  int // where in the page it begins
 	flushed bool
+
+	objCount, bytesUsed uint64 // its share of the page's
 }
 
 // A storePage is guarded by its mutex.
@@ -127,9 +150,12 @@ type storePage struct {
 	written    int    // bytes in the file
 	bucket     int    // what it is used for
 	freeBucket int    // what it may be used for
-	fd         int
+	file       *storeFile
 	id         int
 	active     bool // is being written to
+	filled     bool // the use before this one wrote all of it
+	failed     bool // a write failed: it gets no more values
+	lost       bool // what was in its write buffers is gone
 	closed     bool // to be freed when nobody reads any more
 	free       bool
 	wbuf       *storeWbuf // being filled
@@ -169,9 +195,10 @@ type storeEngine struct {
 
 	noNowait atomic.Bool // the system does not know RWF_NOWAIT of our files
 
-	failing   atomic.Int32 // buffers that could not be written yet
-	failed    *objIo       // those of them that wait to be tried again; mutex
-	lastRetry relTime      // mutex
+	files     []*storeFile
+	stalled   []atomic.Uint32 // of each bucket: the time until which it has no room, as files fail
+	retry     *objIo          // failed writes to be tried again; mutex
+	lastRetry relTime         // mutex
 }
 
 func wbufNew(size int) (*storeWbuf, error) {
@@ -203,6 +230,11 @@ func extstoreGetStats(e *storeEngine) (st extstoreStats) {
 	e.statsMutex.Lock()
 	st = e.stats
 	e.statsMutex.Unlock()
+	for _, f := range e.files {
+		if f.fails[0].Load()+f.fails[1].Load() > 0 {
+			st.filesFailing++
+		}
+	}
 	e.mutex.Lock()
 	st.pagesFree = e.pageFree
 	st.pagesUsed = len(e.pages) - e.pageFree
@@ -228,6 +260,8 @@ func extstoreGetPageData(e *storeEngine) []extstorePageData {
 		d.version = uint64(p.version)
 		d.bytesUsed = p.bytesUsed
 		d.active = p.active
+		d.failed = p.failed
+		d.usable = pageUsable(p)
 		if !p.active && !p.free {
 			if p.objCount > 0 && !p.closed {
 				d.bucket = p.bucket
@@ -314,6 +348,7 @@ func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error
 	}
 	e := &storeEngine{
 		pages:           make([]storePage, count),
+		stalled:         make([]atomic.Uint32, cf.pageBuckets),
 		pageSize:        cf.pageSize,
 		pageFree:        count,
 		pageBuckets:     make([]*storePage, cf.pageBuckets),
@@ -347,6 +382,7 @@ func extstorePages(e *storeEngine, fh []*extstoreConfFile) {
 	left := make([]int, len(fh))
 	for x, f := range fh {
 		left[x] = f.pageCount
+		e.files = append(e.files, &storeFile{name: f.file, fd: f.fd})
 	}
 	x := 0
 	for i := range e.pages {
@@ -354,11 +390,11 @@ func extstorePages(e *storeEngine, fh []*extstoreConfFile) {
 			x = (x + 1) % len(fh)
 		}
 		f := fh[x]
+		p := &e.pages[i]
+		p.id, p.file, p.offset, p.freeBucket, p.free = i, e.files[x], f.offset, f.freeBucket, true
+		f.offset += int64(e.pageSize)
 		left[x]--
 		x = (x + 1) % len(fh)
-		p := &e.pages[i]
-		p.id, p.fd, p.offset, p.freeBucket, p.free = i, f.fd, f.offset, f.freeBucket, true
-		f.offset += int64(e.pageSize)
 	}
 	for i := len(e.pages) - 1; i >= 0; i-- {
 		p := &e.pages[i]
@@ -367,25 +403,65 @@ func extstorePages(e *storeEngine, fh []*extstoreConfFile) {
 	}
 }
 
+// pageKind returns which of the two kinds of a file's pages p is.
+func pageKind(p *storePage) int {
+	if p.filled {
+		return 1
+	}
+	return 0
+}
+
+// pageUsable reports whether p, which is locked or free, can be written to once
+// it is free.
+func pageUsable(p *storePage) bool {
+	return currentTime.Load() >= p.file.tryAt[pageKind(p)].Load()
+}
+
+// fileRest makes one kind of f's pages rest, the longer the more have failed.
+func fileRest(f *storeFile, kind int) {
+	f.tryAt[kind].Store(currentTime.Load() + 1<<min(f.fails[kind].Load(), restLongest))
+}
+
+// extstoreStalled reports whether the bucket has no room because files fail.
+func extstoreStalled(e *storeEngine, bucket int) bool {
+	return currentTime.Load() < e.stalled[bucket].Load()
+}
+
 // evictPage evicts the oldest page that could serve the bucket, unless there
-// is a free one after all. It is slow, and called without a lock.
+// is a free one after all. If there would be a page but its file fails, the
+// bucket is stalled for a second. It is slow, and called without a lock.
 func evictPage(e *storeEngine, freeBucket int) {
 	const none = math.MaxUint64
 	lowVersion, lowPage := uint64(none), 0
+	stalled := false
 	for i, d := range extstoreGetPageData(e) {
-		if d.freeBucket != 0 && d.freeBucket != freeBucket {
-			continue
-		}
-		if d.version == 0 {
+		switch {
+		case d.freeBucket != 0 && d.freeBucket != freeBucket:
+		case !d.usable:
+			stalled = true
+		case d.version == 0:
 			return
-		}
-		if !d.active && d.version < lowVersion {
+		case !d.active && d.version < lowVersion:
 			lowPage, lowVersion = i, d.version
 		}
 	}
 	if lowVersion != none {
 		extstoreEvictPage(e, lowPage, uint32(lowVersion))
+	} else if stalled {
+		e.stalled[freeBucket].Store(currentTime.Load() + 1)
 	}
+}
+
+// takeFree takes a page that can be written to from the list of free ones at
+// head. The engine's mutex is held.
+func takeFree(head **storePage) *storePage {
+	for at := head; *at != nil; at = &(*at).next {
+		if p := *at; pageUsable(p) {
+			*at = p.next
+			return p
+		}
+	}
+	return nil
 }
 
 // allocatePage opens a free page for the bucket, whose present one is full, or
@@ -398,38 +474,43 @@ func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *stor
 		e.mutex.Unlock()
 		return p
 	}
-	free := &e.freePageBuckets[freeBucket]
-	if *free == nil {
-		free = &e.freePageBuckets[0]
-	}
-	p = *free
+	p = takeFree(&e.freePageBuckets[freeBucket])
 	if p == nil {
-		e.mutex.Unlock()
+		p = takeFree(&e.freePageBuckets[0])
+	}
+	e.mutex.Unlock()
+	if p == nil {
 		return nil
 	}
-	*free = p.next
-	e.mutex.Unlock()
 
 	// Not as in C, which sets these without the page's lock.
 	p.mutex.Lock()
 	e.mutex.Lock()
 	if now := e.pageBuckets[bucket]; now != full {
-		p.next, *free = *free, p
+		putFree(e, p)
 		e.mutex.Unlock()
 		p.mutex.Unlock()
 		return now
 	}
 	p.next = full
 	e.pageBuckets[bucket] = p
+	e.statsMutex.Lock()
+	if p.failed {
+		e.stats.pagesFailed--
+	}
+	e.stats.pageAllocs++
+	e.statsMutex.Unlock()
 	p.active = true
 	p.free = false
 	p.closed = false
+	p.failed = false
+	p.lost = false
 	p.version = nextVersion(e)
 	p.bucket = bucket
 	e.pageFree--
-	e.statsMutex.Lock()
-	e.stats.pageAllocs++
-	e.statsMutex.Unlock()
+	if kind := pageKind(p); p.file.fails[kind].Load() > 0 {
+		fileRest(p.file, kind) // one page is enough of a trial
+	}
 	e.mutex.Unlock()
 	p.mutex.Unlock()
 	return p
@@ -453,58 +534,102 @@ func allocateWbuf(e *storeEngine, p *storePage) {
 }
 
 // wbufCb is called when a buffer has been written. Not as in C, one that could
-// not be written stays where it is, for values to be read there, and waits for
-// extstoreRetry.
+// not be written stays where it is, for values to be read there, and is tried
+// again a few times.
 func wbufCb(e *storeEngine, io *objIo, ret int) {
 	w := io.data.(*storeWbuf)
 	p := &e.pages[io.pageId]
-	if ret != len(w.buf) {
-		extstoreFailed(e, io)
+	f, kind := p.file, pageKind(p)
+	if ret != len(w.buf) && wbufFailed(e, p, io) {
 		return
-	}
-	if io.failed {
-		e.failing.Add(-1)
 	}
 	p.mutex.Lock()
 	e.mutex.Lock()
 	w.flushed = true
 	for w = p.flushing; w != nil && w.flushed; w = p.flushing {
-		p.written += len(w.buf)
+		if !p.lost {
+			p.written += len(w.buf)
+		}
 		p.flushing = w.next
 		w.next, e.wbufStack = e.wbufStack, w
 	}
-	if p.written == e.pageSize {
+	filled := p.written == e.pageSize
+	if filled || p.failed && p.flushing == nil {
 		p.active = false
+		p.filled = filled
+	}
+	if !p.lost && (filled || io.tries > 0) {
+		f.fails[kind].Store(0)
+		f.tryAt[kind].Store(0)
 	}
 	io.next, e.ioStack = e.ioStack, io
 	e.mutex.Unlock()
 	p.mutex.Unlock()
 }
 
-// extstoreFailed keeps a buffer that could not be written because of err. Of
-// several that fail at a time it tells only once.
-func extstoreFailed(e *storeEngine, io *objIo) {
-	if !io.failed && e.failing.Add(1) == 1 {
-		perror("extstore write failed, items stay in memory", io.err)
+// wbufFailed notes that a buffer of p could not be written. It returns whether
+// that will be tried again. From the first failure on values go to other pages;
+// after the last one p keeps what it has in the file, and the values in its
+// buffers are evicted.
+func wbufFailed(e *storeEngine, p *storePage, io *objIo) (again bool) {
+	f, kind := p.file, pageKind(p)
+	io.tries++
+	p.mutex.Lock()
+	e.statsMutex.Lock()
+	e.stats.writeErrors++
+	if !p.failed {
+		e.stats.pagesFailed++
 	}
-	io.failed = true
-	e.mutex.Lock()
-	io.next, e.failed = e.failed, io
-	e.mutex.Unlock()
+	e.statsMutex.Unlock()
+	first := false
+	if !p.failed {
+		p.failed = true
+		first = f.fails[kind].Add(1) == 1
+		if w := p.wbuf; w != nil {
+			submitWbuf(e, p)
+		}
+	}
+	fileRest(f, kind)
+	if again = io.tries < writeTries && !p.lost; again {
+		e.mutex.Lock()
+		io.next, e.retry = e.retry, io
+		e.mutex.Unlock()
+	} else {
+		dropWbufs(e, p)
+	}
+	p.mutex.Unlock()
+	if first {
+		perror("extstore cannot write to "+f.name+", and leaves it alone for a while", io.err)
+	}
+	return again
 }
 
-// extstoreRetry has buffers written that could not be written before, if that
-// was not tried in this second already.
+// dropWbufs evicts the values that are in write buffers of p, which is locked.
+func dropWbufs(e *storeEngine, p *storePage) {
+	p.lost = true
+	for w := p.flushing; w != nil; w = w.next {
+		p.objCount -= w.objCount
+		p.bytesUsed -= w.bytesUsed
+		e.statsMutex.Lock()
+		e.stats.objectsUsed -= w.objCount
+		e.stats.bytesUsed -= w.bytesUsed
+		e.stats.objectsEvicted += w.objCount
+		e.stats.bytesEvicted += w.bytesUsed
+		e.statsMutex.Unlock()
+		w.objCount, w.bytesUsed = 0, 0
+	}
+}
+
+// extstoreRetry writes the buffers that could not be written before, if that was
+// not tried in this second already.
 func extstoreRetry(e *storeEngine) {
 	now := currentTime.Load()
 	e.mutex.Lock()
-	io := e.failed
-	if e.lastRetry == now {
-		io = nil
-	} else {
-		e.failed = nil
+	var io *objIo
+	if e.lastRetry != now {
+		io, e.retry = e.retry, nil
+		e.lastRetry = now
 	}
-	e.lastRetry = now
 	e.mutex.Unlock()
 	if io != nil {
 		extstoreSubmitBg(e, io)
@@ -543,8 +668,7 @@ func submitWbuf(e *storeEngine, p *storePage) {
 // extstoreWrite must follow. It often fails, if only because a buffer is just
 // being written: callers try again later.
 func extstoreWriteRequest(e *storeEngine, bucket, freeBucket int, io *objIo) bool {
-	if e.failing.Load() > 0 {
-		extstoreRetry(e)
+	if extstoreStalled(e, freeBucket) {
 		return false
 	}
 	var p *storePage
@@ -557,7 +681,7 @@ func extstoreWriteRequest(e *storeEngine, bucket, freeBucket int, io *objIo) boo
 		if p.active && p.wbuf != nil && len(p.wbuf.buf)-p.wbuf.pos < io.len {
 			submitWbuf(e, p)
 		}
-		if full = !p.active || p.wbuf == nil && p.allocated >= e.pageSize; full {
+		if full = !p.active || p.failed || p.wbuf == nil && p.allocated >= e.pageSize; full {
 			p.mutex.Unlock()
 		}
 	}
@@ -569,6 +693,7 @@ func extstoreWriteRequest(e *storeEngine, bucket, freeBucket int, io *objIo) boo
 	if w := p.wbuf; w != nil {
 		io.buf = w.buf[w.pos : w.pos+io.len]
 		io.pageId = p.id
+		io.pageVersion = p.version
 		return true
 	}
 	p.mutex.Unlock()
@@ -581,11 +706,12 @@ func extstoreWrite(e *storeEngine, io *objIo) {
 	p := &e.pages[io.pageId]
 	w := p.wbuf
 	io.offset = w.offset + w.pos
-	io.pageVersion = p.version
 	w.pos += io.len
 	n := uint64(io.len)
 	p.bytesUsed += n
 	p.objCount++
+	w.bytesUsed += n
+	w.objCount++
 	e.statsMutex.Lock()
 	e.stats.bytesWritten += n
 	e.stats.bytesUsed += n
@@ -617,19 +743,44 @@ func extstoreSubmit(e *storeEngine, io *objIo) { ioThreadSubmit(getIoThread(e), 
 
 func extstoreSubmitBg(e *storeEngine, io *objIo) { ioThreadSubmit(e.bgThread, io) }
 
-// extstoreDelete notes that count values of together bytes are wanted no more,
-// if the page still is what it was.
-func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, count, bytes uint64) {
+// wbufAt returns the write buffer that has the value at offset of p, which is
+// locked, or nil if it is in the file.
+func wbufAt(p *storePage, offset int) *storeWbuf {
+	if !p.active || offset < p.written {
+		return nil
+	}
+	w := p.flushing
+	for w != nil && offset >= w.offset+len(w.buf) {
+		w = w.next
+	}
+	if w == nil {
+		w = p.wbuf
+	}
+	return w
+}
+
+// pageHas reports whether p, which is locked, still is what it was, and has
+// what was put at offset then.
+func pageHas(p *storePage, version uint32, offset int) bool {
+	return p.version == version && (offset < p.written || p.active && !p.lost)
+}
+
+// extstoreDelete notes that the value of that many bytes is dead, if the page
+// still has it.
+func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, offset int, bytes uint64) {
 	p := &e.pages[pageId]
 	p.mutex.Lock()
-	if !p.closed && p.version == pageVersion {
+	if !p.closed && pageHas(p, pageVersion, offset) && p.objCount > 0 {
 		bytes = min(bytes, p.bytesUsed)
-		count = min(count, p.objCount)
 		p.bytesUsed -= bytes
-		p.objCount -= count
+		p.objCount--
+		if w := wbufAt(p, offset); w != nil {
+			w.bytesUsed -= bytes
+			w.objCount--
+		}
 		e.statsMutex.Lock()
 		e.stats.bytesUsed -= bytes
-		e.stats.objectsUsed -= count
+		e.stats.objectsUsed--
 		e.statsMutex.Unlock()
 		if p.objCount == 0 && p.refcount == 0 && !p.active {
 			freePage(e, p)
@@ -638,11 +789,11 @@ func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, count, bytes
 	p.mutex.Unlock()
 }
 
-// extstoreCheck tells whether the page still is what it was.
-func extstoreCheck(e *storeEngine, pageId int, pageVersion uint32) bool {
+// extstoreCheck reports whether the page still has the value.
+func extstoreCheck(e *storeEngine, pageId int, pageVersion uint32, offset int) bool {
 	p := &e.pages[pageId]
 	p.mutex.Lock()
-	ok := p.version == pageVersion
+	ok := pageHas(p, pageVersion, offset)
 	p.mutex.Unlock()
 	return ok
 }
@@ -679,16 +830,9 @@ func extstoreEvictPage(e *storeEngine, pageId int, pageVersion uint32) {
 	p.mutex.Unlock()
 }
 
-// readFromWbuf reads what is not in the file yet. The page is locked.
-func readFromWbuf(p *storePage, io *objIo) int {
-	w := p.flushing
-	for w != nil && io.offset >= w.offset+len(w.buf) {
-		w = w.next
-	}
-	if w == nil {
-		w = p.wbuf
-	}
-	if w == nil || io.offset < w.offset || io.offset-w.offset+io.len > w.pos {
+// readFromWbuf reads what is in w, not in the file yet. The page is locked.
+func readFromWbuf(w *storeWbuf, io *objIo) int {
+	if io.offset < w.offset || io.offset-w.offset+io.len > w.pos {
 		return readFailed
 	}
 	src := w.buf[io.offset-w.offset:][:io.len]
@@ -741,17 +885,18 @@ func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 	p := &e.pages[io.pageId]
 	p.mutex.Lock()
 	holdPage(p, io)
+	w := wbufAt(p, io.offset)
 	switch {
-	case !io.held:
+	case !io.held || !pageHas(p, io.pageVersion, io.offset):
 		ret = readGone
-	case p.active && io.offset >= p.written:
-		ret = readFromWbuf(p, io)
+	case w != nil:
+		ret = readFromWbuf(w, io)
 	default:
 		p.mutex.Unlock()
 		if scratch != nil {
-			ret = preadvNowait(e, p.fd, io, p.offset+int64(io.offset), scratch)
+			ret = preadvNowait(e, p.file.fd, io, p.offset+int64(io.offset), scratch)
 		} else {
-			ret = preadv(p.fd, io, p.offset+int64(io.offset))
+			ret = preadv(p.file.fd, io, p.offset+int64(io.offset))
 		}
 		p.mutex.Lock()
 	}
@@ -865,7 +1010,7 @@ func extstoreIoThread(e *storeEngine, me *storeIoThread) {
 				ret = extstoreRead(e, io, nil)
 			} else {
 				p := &e.pages[io.pageId] // active, so it stays
-				ret = pwrite(p.fd, io, p.offset+int64(io.offset))
+				ret = pwrite(p.file.fd, io, p.offset+int64(io.offset))
 			}
 			io.cb(e, io, ret)
 			io = next
@@ -895,8 +1040,18 @@ func freePage(e *storeEngine, p *storePage) {
 	p.bucket = 0
 	p.closed = false
 	p.free = true
-	p.next = e.freePageBuckets[p.freeBucket]
-	e.freePageBuckets[p.freeBucket] = p
+	putFree(e, p)
 	e.pageFree++
 	e.mutex.Unlock()
+}
+
+// putFree puts p on its list of free pages; one that failed is the last to be
+// tried again. p and the engine are locked.
+func putFree(e *storeEngine, p *storePage) {
+	at := &e.freePageBuckets[p.freeBucket]
+	for p.failed && *at != nil {
+		at = &(*at).next
+	}
+	p.next = *at
+	*at = p
 }

@@ -107,6 +107,7 @@ type globalStats struct {
 	extstoreCompactSkipped     uint64
 	extstoreCompactRescCold    uint64
 	extstoreCompactRescOld     uint64
+	extstoreCompactBadcrc      uint64
 }
 
 // Counters of the server as a whole. stats reset clears stats, but not

@@ -95,8 +95,14 @@ type storageCompactWrap struct {
 	pageId      int
 	pageVersion uint32
 	flags       compactFlags
-	waits       int // left for this buffer
+	waits       int  // left for this buffer
+	stalled     bool // a value has no room because files fail
+	unsaved     bool // part of the page is damaged, or cannot be read
+	compactCounts
+}
 
+// compactCounts is what has come of a part of a page.
+type compactCounts struct {
 	rescues        int
 	rescuesRealloc int // that took another header
 	lost           int
@@ -104,6 +110,7 @@ type storageCompactWrap struct {
 	skipped        int
 	rescueCold     int
 	rescueOld      int
+	badcrc         int
 }
 
 // storageConf is what the command line asks for.
@@ -128,14 +135,14 @@ func storageLen(it *item) int { return (it.ntotal() + 7) &^ 7 }
 // there.
 func storageValidateItem(it *item) bool {
 	hdr := it.hdr()
-	return extstoreCheck(extStorage, int(hdr.pageId), hdr.pageVersion)
+	return extstoreCheck(extStorage, int(hdr.pageId), hdr.pageVersion, int(hdr.offset))
 }
 
 // storageDelete notes that the value of an item with itemHdr is wanted no
 // more.
 func storageDelete(it *item) {
 	hdr := it.hdr()
-	extstoreDelete(extStorage, int(hdr.pageId), hdr.pageVersion, 1, uint64(storageLen(it)))
+	extstoreDelete(extStorage, int(hdr.pageId), hdr.pageVersion, int(hdr.offset), uint64(storageLen(it)))
 }
 
 // processExtstoreStats answers stats extstore: what is in each page.
@@ -149,6 +156,9 @@ func processExtstoreStats(c *conn) {
 		appendStat(c, name+":bytes", "%d", d.bytesUsed)
 		appendStat(c, name+":bucket", "%d", d.bucket)
 		appendStat(c, name+":free_bucket", "%d", d.freeBucket)
+		if d.failed {
+			appendStat(c, name+":failed", "1")
+		}
 	}
 }
 
@@ -164,6 +174,7 @@ func storageStats(c *conn) {
 	appendStat(c, "extstore_compact_resc_cold", "%d", stats.extstoreCompactRescCold)
 	appendStat(c, "extstore_compact_resc_old", "%d", stats.extstoreCompactRescOld)
 	appendStat(c, "extstore_compact_skipped", "%d", stats.extstoreCompactSkipped)
+	appendStat(c, "extstore_compact_badcrc", "%d", stats.extstoreCompactBadcrc) // not in C
 	statsLock.Unlock()
 	st := extstoreGetStats(extStorage)
 	appendStat(c, "extstore_page_allocs", "%d", st.pageAllocs)
@@ -182,6 +193,10 @@ func storageStats(c *conn) {
 	appendStat(c, "extstore_bytes_fragmented", "%d", st.bytesFragmented)
 	appendStat(c, "extstore_limit_maxbytes", "%d", st.pageCount*st.pageSize)
 	appendStat(c, "extstore_io_queue", "%d", st.ioQueue)
+	// Not in C.
+	appendStat(c, "extstore_write_errors", "%d", st.writeErrors)
+	appendStat(c, "extstore_pages_failed", "%d", st.pagesFailed)
+	appendStat(c, "extstore_files_failing", "%d", st.filesFailing)
 }
 
 // ioPendingNew returns a read for one of t's connections (C: do_cache_alloc).
@@ -222,7 +237,7 @@ func storageCheckItem(p *ioPending, ret int) {
 		p.miss = true
 		return
 	}
-	crc := crc32.Update(0, castagnoli, io.iov[0][storeOffset:])
+	crc := crc32.Update(io.pageVersion, castagnoli, io.iov[0][storeOffset:])
 	for _, b := range io.iov[1:] {
 		crc = crc32.Update(crc, castagnoli, b)
 	}
@@ -480,6 +495,7 @@ func storageWriteItem(it *item, hv uint32) bool {
 		return false
 	}
 	storageFill(io.buf, it, hv)
+	storageSum(io.buf, io.pageVersion)
 	extstoreWrite(extStorage, &io)
 	hdrIt.itFlags |= itemHdr | it.itFlags&itemPreserveFlags
 	hdrIt.setHdr(itemHdrT{pageVersion: io.pageVersion, offset: uint32(io.offset), pageId: uint16(io.pageId)})
@@ -492,9 +508,8 @@ func storageWriteItem(it *item, hv uint32) bool {
 	return true
 }
 
-// storageFill copies an item to b, which has storageLen bytes. Where its times
-// were are the hash of its key and a checksum of all behind them; pointers are
-// left out.
+// storageFill copies an item to b, which has storageLen bytes. The hash of its
+// key takes the place of its time; pointers are left out.
 func storageFill(b []byte, it *item, hv uint32) {
 	off, n := it.dataOff(), it.ntotal()
 	clear(b[:storeOffset])
@@ -504,7 +519,14 @@ func storageFill(b []byte, it *item, hv uint32) {
 	rec := bufItem(b)
 	rec.itFlags &^= itemLinked
 	rec.time = hv
-	rec.exptime = crc32.Checksum(b[storeOffset:n], castagnoli)
+}
+
+// storageSum puts a checksum of a record where its expiry time was. It begins
+// with the version of the page, so that a record from an earlier use of the page,
+// which is there if the disk has lost a write, is not taken for this one.
+func storageSum(b []byte, pageVersion uint32) {
+	rec := bufItem(b)
+	rec.exptime = crc32.Update(pageVersion, castagnoli, b[storeOffset:rec.ntotal()])
 }
 
 // storageMinClass returns the first class whose items are written.
@@ -521,6 +543,17 @@ func storageMinClass() int {
 // evicted. Not in C, which evicts where the write thread is late.
 func storageMakeRoom(clsid int) bool {
 	return extStorage != nil && clsid >= storageMinClass() && storageWrite(clsid, 0)
+}
+
+// storageStalled reports whether values that should go to files have to stay in
+// memory, or be evicted, because files fail.
+func storageStalled() bool {
+	for bucket := range pageBucketCount {
+		if extstoreStalled(extStorage, bucket) {
+			return true
+		}
+	}
+	return false
 }
 
 // storageWriteTarget is how many free chunks a class should have, of which
@@ -553,6 +586,7 @@ func storageWriteThread() {
 	}
 	storageWritePlock.Lock()
 	for counter := 1; ; counter++ {
+		extstoreRetry(extStorage)
 		minClass := storageMinClass()
 		globalPages, _ := globalPagePoolSize()
 		doSleep := true
@@ -628,10 +662,13 @@ func storageCompactFill(st *extstoreStats, fragLimit uint64) (buckets [pageBucke
 	for x, d := range extstoreGetPageData(extStorage) {
 		buk := &buckets[d.freeBucket]
 		buk.pagesTotal++
-		if d.version == 0 {
+		switch {
+		case !d.usable:
+			continue // to free it is of no use
+		case d.version == 0:
 			buk.pagesFree++
-		}
-		if d.version == 0 || d.active {
+			continue
+		case d.active:
 			continue
 		}
 		if d.version < buk.lowestVersion {
@@ -649,7 +686,7 @@ func storageCompactFill(st *extstoreStats, fragLimit uint64) (buckets [pageBucke
 // storageCompactCheck decides whether a page should be compacted, and which.
 func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, ok bool) {
 	st := extstoreGetStats(extStorage)
-	if st.pagesUsed == 0 || extStorage.failing.Load() > 0 {
+	if st.pagesUsed == 0 || extstoreStalled(extStorage, pageBucketCompact) {
 		return 0, 0, flags, false
 	}
 	settings.tuneLock.Lock()
@@ -703,10 +740,10 @@ func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, 
 }
 
 // storageCompactRescue writes the value rec, which is at offset of the page,
-// elsewhere if it is still wanted. The lock of its item is held. It returns
-// false if there is no room yet. At the first try it strikes the value off its
-// page, which becomes free with the last one, maybe to be the room for it.
-func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset int, first bool) bool {
+// elsewhere if it is live. The lock of its item is held. It returns false if
+// there is no room yet. Only then is the value struck off its page: not as in C,
+// where the item's lock cannot be let go of in between.
+func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset int) bool {
 	hdrIt := assocFind(rec.key(), hv)
 	if hdrIt == nil || hdrIt.itFlags&itemHdr == 0 || itemIsFlushed(hdrIt) || itemIsExpired(hdrIt, currentTime.Load()) {
 		return true
@@ -714,10 +751,6 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 	hdr := hdrIt.hdr()
 	if int(hdr.pageId) != wrap.pageId || hdr.pageVersion != wrap.pageVersion || int(hdr.offset) != offset {
 		return true
-	}
-	n := storageLen(rec)
-	if first {
-		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, 1, uint64(n))
 	}
 	bucket := pageBucketCompact
 	if wrap.flags.useOld {
@@ -731,19 +764,23 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 			return true
 		}
 	}
+	n := storageLen(rec)
 	io := objIo{mode: objIoWrite, len: n}
 	if !extstoreWriteRequest(extStorage, bucket, bucket, &io) {
+		wrap.stalled = extstoreStalled(extStorage, bucket)
 		return false
 	}
 	copy(io.buf, rec.offset(0, n))
+	storageSum(io.buf, io.pageVersion)
 	extstoreWrite(extStorage, &io)
 	newHdr := itemHdrT{pageVersion: io.pageVersion, offset: uint32(io.offset), pageId: uint16(io.pageId)}
 	hdrIt.refcount++
 	if !storageCompactHeader(wrap, hdrIt, hv, newHdr) {
-		extstoreDelete(extStorage, io.pageId, io.pageVersion, 1, uint64(n))
+		extstoreDelete(extStorage, io.pageId, io.pageVersion, io.offset, uint64(n))
 		wrap.lost++
 		wrap.lostOom++
 	} else {
+		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, uint64(n))
 		wrap.rescues++
 		switch bucket {
 		case pageBucketColdcompact:
@@ -777,38 +814,63 @@ func storageCompactHeader(wrap *storageCompactWrap, hdrIt *item, hv uint32, hdr 
 	return true
 }
 
-// storageRecord returns the item that is written at the front of b, or nil if
-// there is none or it is damaged.
-func storageRecord(b []byte) *item {
+// storageRecord returns the item that was written at the front of b, or nil if
+// none was. Whoever makes up a value cannot know the hash of a key. ok is false
+// if the item is damaged.
+func storageRecord(b []byte, pageVersion uint32) (rec *item, ok bool) {
 	if len(b) < itemSize {
-		return nil
+		return nil, false
 	}
-	rec := bufItem(b)
-	if rec.nkey == 0 || rec.nbytes < 2 || rec.itFlags&itemHdr != 0 || rec.ntotal() > len(b) || storageLen(rec) > len(b) ||
-		rec.exptime != crc32.Checksum(b[storeOffset:rec.ntotal()], castagnoli) {
-		return nil
+	rec = bufItem(b)
+	if rec.nkey == 0 || rec.nbytes < 2 || rec.itFlags&itemHdr != 0 || rec.dataOff() > len(b) || rec.time != hash(rec.key()) {
+		return nil, false
 	}
-	return rec
+	return rec, storageLen(rec) <= len(b) &&
+		rec.exptime == crc32.Update(pageVersion, castagnoli, b[storeOffset:rec.ntotal()])
 }
 
-// storageCompactReadback rescues what is wanted of a part of a page. It
-// returns false if it must give up, as nothing can be written.
+// storageNextRecord returns the offset of the first sound item from offset on,
+// and the item, or nil if there is none. It counts the damaged ones before it:
+// as their length may be wrong it looks everywhere for what follows them.
+func storageNextRecord(wrap *storageCompactWrap, buf []byte, offset int) (int, *item) {
+	lost := false // where we are, in what is damaged
+	for ; offset < len(buf); offset += 8 {
+		rec, ok := storageRecord(buf[offset:], wrap.pageVersion)
+		if ok {
+			return offset, rec
+		}
+		if rec != nil || !lost && !isZero(buf[offset:min(offset+8, len(buf))]) {
+			lost = true
+			wrap.badcrc++
+		}
+	}
+	return offset, nil
+}
+
+// isZero reports whether b is all zeroes, as is what is behind the last item.
+func isZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// storageCompactReadback rescues the live values of a part of a page. It
+// returns false if nothing can be written.
 func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOffset int) bool {
 	wrap.waits = compactMaxWaits
-	offset := 0
-	ok := true
-	for ok {
-		rec := storageRecord(readbackBuf[offset:])
-		if rec == nil {
-			break
-		}
+	wrap.stalled = false
+	offset, rec := storageNextRecord(wrap, readbackBuf, 0)
+	for rec != nil && !wrap.stalled {
 		hv := rec.time
 		most := max(wrap.waits, 10)
 		for tries := 0; ; tries++ {
 			itemLock(hv)
-			done := storageCompactRescue(wrap, rec, hv, pageOffset+offset, tries == 0)
+			done := storageCompactRescue(wrap, rec, hv, pageOffset+offset)
 			itemUnlock(hv)
-			if ok = extStorage.failing.Load() == 0; done || !ok {
+			if done || wrap.stalled {
 				break
 			}
 			if tries == most {
@@ -821,27 +883,30 @@ func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOf
 			usleep(compactWait)
 			storageCompactPlock.Lock()
 		}
-		offset += storageLen(rec)
+		offset, rec = storageNextRecord(wrap, readbackBuf, offset+storageLen(rec))
 	}
+	wrap.unsaved = wrap.unsaved || wrap.badcrc > 0
 	statsLock.Lock()
 	stats.extstoreCompactLost += uint64(wrap.lost)
 	stats.extstoreCompactRescues += uint64(wrap.rescues)
 	stats.extstoreCompactSkipped += uint64(wrap.skipped)
 	stats.extstoreCompactRescCold += uint64(wrap.rescueCold)
 	stats.extstoreCompactRescOld += uint64(wrap.rescueOld)
+	stats.extstoreCompactBadcrc += uint64(wrap.badcrc)
 	statsLock.Unlock()
 	if loggerEflags.Load()&logSysevents != 0 {
 		loggerLogText(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.rescuesRealloc, wrap.lost, wrap.lostOom, wrap.skipped)
 	}
-	wrap.rescues, wrap.rescuesRealloc, wrap.lost, wrap.lostOom, wrap.skipped, wrap.rescueCold, wrap.rescueOld = 0, 0, 0, 0, 0, 0, 0
-	return ok
+	wrap.compactCounts = compactCounts{}
+	return !wrap.stalled
 }
 
 func storageCompactCb(_ *storeEngine, io *objIo, ret int) { io.data.(*storageCompactWrap).done <- ret }
 
-// storageCompactPage reads a page and rescues what is wanted. It returns false
-// if the page is another meanwhile, or could not be read to its end.
+// storageCompactPage reads a page, rescues what is live, and frees it. It
+// returns false if the page is another meanwhile, or nothing can be written.
 func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
+	wrap.unsaved = false
 	for off := 0; off < extStorage.pageSize; off += len(readbackBuf) {
 		wrap.io = objIo{
 			mode:        objIoRead,
@@ -854,17 +919,29 @@ func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 			cb:          storageCompactCb,
 		}
 		extstoreSubmitBg(extStorage, &wrap.io)
-		if ret := <-wrap.done; ret < 1 {
+		ret := <-wrap.done
+		if ret == readGone {
+			if off > 0 && extstoreCheck(extStorage, wrap.pageId, wrap.pageVersion, 0) {
+				break // the rest of the page could not be written
+			}
 			return false
+		}
+		if ret < len(readbackBuf) {
+			wrap.unsaved = true
 		}
 		if loggerEflags.Load()&logSysevents != 0 {
 			loggerLogText(loggerCompactReadStart, wrap.pageId, off)
 		}
-		if !storageCompactReadback(wrap, readbackBuf, off) {
+		if !storageCompactReadback(wrap, readbackBuf[:max(ret, 0)], off) {
 			return false
 		}
 		storageCompactPlock.Unlock() // so that we can be paused
 		storageCompactPlock.Lock()
+	}
+	if wrap.unsaved {
+		extstoreEvictPage(extStorage, wrap.pageId, wrap.pageVersion) // counts what is lost
+	} else {
+		extstoreClosePage(extStorage, wrap.pageId, wrap.pageVersion)
 	}
 	return true
 }
@@ -896,7 +973,6 @@ func storageCompactThread() {
 			storageCompactCond.Wait()
 			continue
 		}
-		extstoreClosePage(extStorage, wrap.pageId, wrap.pageVersion)
 		logs(loggerCompactEnd, wrap.pageId)
 		storageCompactPlock.Unlock()
 		usleep(minStorageCompactSleep)
