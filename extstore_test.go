@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -750,6 +752,312 @@ func TestExtstoreDiskFull(t *testing.T) {
 	}
 	if said := s.said(); strings.Count(said, failed) != 1 {
 		t.Errorf("said: %q", said)
+	}
+}
+
+// extFiled puts an item of about n bytes into the cache, and writes its value to
+// extstore.
+func extFiled(t testing.TB, key string, value []byte) {
+	t.Helper()
+	hv := hash([]byte(key))
+	eventually(t, "room for "+key, func() bool {
+		itemLock(hv)
+		defer itemUnlock(hv)
+		it := assocFind([]byte(key), hv)
+		if it == nil {
+			it = doItemAlloc([]byte(key), hv, 0, 0, len(value)+2)
+			copy(it.data(), value)
+			copy(it.data()[len(value):], "\r\n")
+			doItemLink(it, hv, 0)
+		} else {
+			it.refcount++
+		}
+		defer doItemRemove(it)
+		return storageWriteItem(it, hv)
+	})
+}
+
+// extFind returns the value of key in extstore, or nil.
+func extFind(t testing.TB, key string) []byte {
+	t.Helper()
+	hv := hash([]byte(key))
+	itemLock(hv)
+	it := assocFind([]byte(key), hv)
+	if it == nil {
+		itemUnlock(hv)
+		return nil
+	}
+	it.refcount++
+	itemUnlock(hv)
+	hdr := it.hdr()
+	p := &ioPending{hdrIt: it}
+	value := make([]byte, it.nbytes)
+	p.ioCtx = objIo{iov: [][]byte{p.hdr[:it.dataOff()], value}, len: it.ntotal(),
+		pageId: int(hdr.pageId), pageVersion: hdr.pageVersion, offset: int(hdr.offset)}
+	storageCheckItem(p, extstoreRead(extStorage, &p.ioCtx, nil))
+	itemRemove(it)
+	if p.miss {
+		return nil
+	}
+	return value[:len(value)-2]
+}
+
+func extForget(key string) {
+	hv := hash([]byte(key))
+	itemLock(hv)
+	if it := assocFind([]byte(key), hv); it != nil {
+		doItemUnlink(it, hv)
+	}
+	itemUnlock(hv)
+}
+
+// extInactive waits until the page is full, and in the file.
+func extInactive(t testing.TB, pageId int) {
+	t.Helper()
+	p := &extStorage.pages[pageId]
+	eventually(t, "page to be written", func() bool { p.mutex.Lock(); defer p.mutex.Unlock(); return !p.active })
+}
+
+// Whatever is damaged in a page, compaction loses and counts just that value,
+// and the page becomes free.
+func TestExtstoreDamagedPage(t *testing.T) {
+	const n, count = 100000, 60 // about one page and a half
+	for name, damage := range map[string]func(rec []byte){
+		"value":  func(rec []byte) { rec[n/2] ^= 1 },
+		"key":    func(rec []byte) { rec[bytes.Index(rec, []byte("k2"))] ^= 1 },
+		"nkey":   func(rec []byte) { bufItem(rec).nkey = 0 },
+		"nbytes": func(rec []byte) { bufItem(rec).nbytes += 1000 },
+		"large":  func(rec []byte) { bufItem(rec).nbytes = 1 << 30 },
+		"sum":    func(rec []byte) { bufItem(rec).exptime++ },
+		"hash":   func(rec []byte) { bufItem(rec).time++ },
+		"all":    func(rec []byte) { copy(rec, bytes.Repeat([]byte("damage!"), n)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			storeInit(t, 64, nil)
+			extInit(t, false)
+			key := func(i int) string { return fmt.Sprintf("k%d", i) }
+			for i := range count {
+				extFiled(t, key(i), extValue(i, n))
+			}
+			extInactive(t, 0)
+			hv := hash([]byte("k2"))
+			it := assocFind([]byte("k2"), hv)
+			rec := make([]byte, storageLen(it))
+			fd, off := extStorage.files[0].fd, int64(it.hdr().offset)
+			unix.Pread(fd, rec, off)
+			damage(rec)
+			unix.Pwrite(fd, rec, off)
+			before := stats.extstoreCompactBadcrc
+			extCompact(0)
+			if got := stats.extstoreCompactBadcrc - before; got != 1 {
+				t.Errorf("counted %d damaged values", got)
+			}
+			for i := range count {
+				if got := extFind(t, key(i)); i != 2 && !bytes.Equal(got, extValue(i, n)) || i == 2 && got != nil {
+					t.Errorf("k%d: %.20q", i, got)
+				}
+			}
+			if st := extstoreGetStats(extStorage); st.objectsEvicted != 1 || st.objectsUsed != count-1 {
+				t.Errorf("stats: %+v", st)
+			}
+		})
+	}
+}
+
+// What cannot be read of a page is lost, counted, and no reason to read the
+// page again and again.
+func TestExtstoreUnreadablePage(t *testing.T) {
+	storeInit(t, 64, nil)
+	extInit(t, false)
+	const n = 100000
+	filled := 0 // values in page 0
+	for i := 0; i < 60; i++ {
+		extFiled(t, fmt.Sprintf("k%d", i), extValue(i, n))
+		if assocFind(fmt.Appendf(nil, "k%d", i), hash(fmt.Appendf(nil, "k%d", i))).hdr().pageId == 0 {
+			filled++
+		}
+	}
+	extInactive(t, 0)
+	unix.Ftruncate(extStorage.files[0].fd, extTestPage/2) // page 1 is in its buffer
+	extCompact(0)
+	found := 0
+	for i := range 60 {
+		if got := extFind(t, fmt.Sprintf("k%d", i)); got != nil {
+			if found++; !bytes.Equal(got, extValue(i, n)) {
+				t.Errorf("k%d: %.20q", i, got)
+			}
+		}
+	}
+	if st := extstoreGetStats(extStorage); int(st.objectsEvicted) != 60-found || st.pageEvictions != 1 || found < 60-filled+filled/2 {
+		t.Errorf("found %d of 60, %d were in the page, stats: %+v", found, filled, st)
+	}
+}
+
+// A value that waits to be moved by compaction is on its page, once: a set
+// meanwhile must not strike off another one.
+func TestExtstoreCompactStrikes(t *testing.T) {
+	storeInit(t, 64, nil)
+	extInit(t, false)
+	const n = 100000
+	for i := range 60 {
+		extFiled(t, fmt.Sprintf("k%d", i), extValue(i, n))
+	}
+	extInactive(t, 0)
+	p := &extStorage.pages[0]
+	it := assocFind([]byte("k2"), hash([]byte("k2")))
+	hdr, hv := it.hdr(), hash([]byte("k2"))
+	rec := make([]byte, storageLen(it))
+	unix.Pread(extStorage.files[0].fd, rec, int64(hdr.offset))
+	wrap := &storageCompactWrap{pageVersion: hdr.pageVersion}
+	objects := p.objCount
+	free := extStorage.freePageBuckets[0]
+	extStorage.freePageBuckets[0] = nil
+	for i := range extStorage.pages {
+		extStorage.pages[i].refcount++ // so that none is evicted
+	}
+	for range 3 {
+		itemLock(hv)
+		done := storageCompactRescue(wrap, bufItem(rec), hv, int(hdr.offset))
+		itemUnlock(hv)
+		if done || wrap.stalled || p.objCount != objects {
+			t.Fatalf("done %v, stalled %v, %d values on the page, want %d", done, wrap.stalled, p.objCount, objects)
+		}
+	}
+	extForget("k2")
+	if p.objCount != objects-1 {
+		t.Errorf("%d values on the page, want %d", p.objCount, objects-1)
+	}
+	for i := range extStorage.pages {
+		extStorage.pages[i].refcount--
+	}
+	extStorage.freePageBuckets[0] = free
+}
+
+// If the disk loses a write, an earlier record is at its place. Even if that is
+// of the same key and as long, its checksum tells.
+func TestExtstoreLostWrite(t *testing.T) {
+	storeInit(t, 64, nil)
+	extInit(t, false)
+	const n = 100000
+	for i := range 60 {
+		extFiled(t, fmt.Sprintf("k%d", i), extValue(i, n))
+	}
+	extInactive(t, 0)
+	it := assocFind([]byte("k0"), hash([]byte("k0")))
+	hdr, rec := it.hdr(), make([]byte, storageLen(it))
+	fd, off := extStorage.files[0].fd, int64(it.hdr().offset)
+	unix.Pread(fd, rec, off)
+	copy(rec[it.dataOff():], "another")
+	storageSum(rec, hdr.pageVersion)
+	unix.Pwrite(fd, rec, off)
+	if got := extFind(t, "k0"); !bytes.HasPrefix(got, []byte("another")) {
+		t.Errorf("k0: %.20q", got)
+	}
+	storageSum(rec, hdr.pageVersion-1)
+	unix.Pwrite(fd, rec, off)
+	if got := extFind(t, "k0"); got != nil {
+		t.Errorf("k0: %.20q", got)
+	}
+	extCompact(0)
+	if got := extFind(t, "k0"); got != nil {
+		t.Errorf("after compaction k0: %.20q", got)
+	}
+}
+
+// A get of values that there is no memory to read at once answers with all of
+// them. If there is none at all, because of clients that take nothing, they are
+// misses.
+func TestExtstoreGetLarge(t *testing.T) {
+	const keys, n = 80, 900000
+	s := mc9(t, strings.Fields("-m 64 -t 2 -o ext_path="+filepath.Join(t.TempDir(), "ext")+":256m,ext_page_size=8,ext_wbuf_size=4,"+
+		"ext_item_age=0,ext_max_sleep=1000,ext_recache_rate=0")...)
+	c := s.client()
+	var names, want, pipelined, wantPipelined strings.Builder
+	for i := range keys {
+		extSet(t, c, i, i+1, n)
+		fmt.Fprintf(&names, " k%d", i)
+		want.WriteString(extReply(i, n))
+		fmt.Fprintf(&pipelined, "mg k%d v q\r\nget k%d\r\n", i, i)
+		fmt.Fprintf(&wantPipelined, "VA %d\r\n%s\r\n%sEND\r\n", n, extValue(i, n), extReply(i, n))
+	}
+	for range 3 {
+		c.want(t, "get"+names.String()+"\r\n", want.String()+"END\r\n")
+		c.want(t, "gat 0"+names.String()+"\r\n", want.String()+"END\r\n")
+		c.want(t, pipelined.String(), wantPipelined.String())
+	}
+	c.wantStat(t, "get_oom_extstore", "0")
+
+	var deaf []*client
+	for range 30 {
+		d := s.client()
+		d.write("get" + names.String() + "\r\n")
+		deaf = append(deaf, d)
+	}
+	eventually(t, "there is no memory", func() bool {
+		for _, text := range []string{"get" + names.String() + "\r\n", "gat 0" + names.String() + "\r\n"} {
+			reply := c.ask(text)
+			if !strings.HasSuffix(reply, "END\r\n") || strings.Contains(reply, "ERROR") {
+				t.Fatalf("have %.100q .. %q", reply, reply[max(0, len(reply)-100):])
+			}
+		}
+		if reply := c.ask("mg k1 v k Oo\r\nmg k2 v q\r\nmn\r\n"); strings.Contains(reply, "ERROR") || !strings.HasSuffix(reply, "MN\r\n") {
+			t.Fatalf("have %.100q", reply)
+		}
+		return c.statN("get_oom_extstore") > 0
+	})
+	for _, d := range deaf {
+		d.Close()
+	}
+	eventually(t, "there is memory", func() bool { return c.ask("get"+names.String()+"\r\n") == want.String()+"END\r\n" })
+}
+
+// README's example needs 104 MB for write buffers.
+func TestExtstoreMemory(t *testing.T) {
+	storageInitConfig()
+	if storageMemory() != 0 {
+		t.Error("memory for nothing")
+	}
+	storageConf.file = []*extstoreConfFile{{file: "x"}}
+	storageReadConfig("ext_wbuf_size", "8", true)
+	if mb := storageMemory() >> 20; mb != 104 {
+		t.Errorf("%d MB", mb)
+	}
+	storageInitConfig()
+}
+
+// While files fail the page mover does not wait for values to be written, and
+// a class that is full takes more: as without extstore.
+func TestExtstoreMoverGoesOn(t *testing.T) {
+	s := mc9(t, strings.Fields(strings.ReplaceAll(extFlags, "{file}", filepath.Join(t.TempDir(), "ext")))...)
+	unix.Prlimit(s.cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 0, Max: math.MaxUint64}, nil)
+	c := s.client()
+	n := 0
+	fill := func(size int, done func() bool) {
+		for i := 0; !done(); i++ {
+			v := extValue(n, size)
+			c.want(t, fmt.Sprintf("set k%d 0 0 %d\r\n%s\r\n", n, len(v), v), "STORED\r\n")
+			n++
+		}
+	}
+	fill(20000, func() bool { return c.statN("extstore_files_failing") > 0 && c.statN("evictions") > 0 })
+	class := regexp.MustCompile(`\d+`).FindAllString(c.ask("stats items\r\n"), -1)
+	last := 0
+	for _, s := range class {
+		if id, _ := strconv.Atoi(s); id < maxNumberOfSlabClasses && strings.Contains(c.ask("stats slabs\r\n"), fmt.Sprintf("STAT %d:total_pages", id)) {
+			last = max(last, id)
+		}
+	}
+	moved, start := c.statN("slabs_moved"), time.Now()
+	c.ask("slabs automove 0\r\n")
+	eventually(t, "a page is moved", func() bool {
+		c.ask(fmt.Sprintf("slabs reassign %d 0\r\n", last))
+		return c.statN("slabs_moved") > moved
+	})
+	t.Logf("moved after %v", time.Since(start))
+	for i := max(0, n-100); i < n; i++ {
+		if have := c.ask(fmt.Sprintf("get k%d\r\n", i)); have != "END\r\n" && have != extReply(i, 20000)+"END\r\n" {
+			t.Errorf("k%d: %.100q", i, have)
+		}
 	}
 }
 

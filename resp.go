@@ -26,8 +26,9 @@ const (
 	// in C they take as much memory.
 	respPerBuffer = 13
 
-	respIovMax = 256  // most pieces gathered for one connection before they are sent
-	iovMax     = 1024 // most pieces that writev(2) takes
+	respIovMax  = 256     // most pieces gathered for one connection before they are sent
+	respReadMax = 4 << 20 // and bytes that are read for it from extstore
+	iovMax      = 1024    // most pieces that writev(2) takes
 )
 
 // Errors that are sent from more than one place.
@@ -55,6 +56,7 @@ type resp struct {
 	iov   []respIov // pieces not sent yet
 	count int       // replies in it
 	mark  respMark  // where the reply to the current command begins
+	read  int       // bytes of memory for values from extstore
 }
 
 // A respIov is n bytes, maybe 0, at offset off of an item's value, or of wbuf if
@@ -171,7 +173,7 @@ func respFillIo(c *conn, p *ioPending) {
 // respFull tells whether to send what is gathered before more is added.
 func respFull(c *conn) bool {
 	r := c.resp
-	return r != nil && (len(r.wbuf) > wbufSize-2*respCopyMax || len(r.iov) > respIovMax-4 || c.transport == udpTransport)
+	return r != nil && (len(r.wbuf) > wbufSize-2*respCopyMax || len(r.iov) > respIovMax-4 || r.read > respReadMax || c.transport == udpTransport)
 }
 
 // respLend returns an empty resp whose buffers begin where those of the resp
@@ -231,7 +233,7 @@ func respKeep(c *conn) {
 	if !r.lent {
 		return
 	}
-	own := &resp{count: r.count, iov: append([]respIov(nil), r.iov...)}
+	own := &resp{count: r.count, read: r.read, iov: append([]respIov(nil), r.iov...)}
 	// Keep only what is not sent.
 	skip := len(r.wbuf)
 	for _, v := range own.iov {

@@ -250,7 +250,8 @@ func storageCheckItem(p *ioPending, ret int) {
 // itemHdr, whose lock is held and whose reference it takes over. What is said
 // before the value is in the reply from head on; if there turns out to be no
 // value any more, miss is said instead of both. It returns false, with
-// nothing said, if there is no memory to read into.
+// nothing said, if there is no memory to read into: unlike C, which ends a get with
+// an error then, callers answer with a miss.
 func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool {
 	t := c.thread
 	hdr := it.hdr()
@@ -286,6 +287,7 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 		t.stats.pending.n[statGetOomExtstore]++
 		return false
 	}
+	c.resp.read += io.len
 	if it.nbytes > storageCopyMax && storageGetNow(c, p, n, head, miss) {
 		return true
 	}
@@ -1138,6 +1140,15 @@ func storageCheckConfig() {
 			sysfatal(exUsage, "-d goes to /: ext_path %s must be a whole path", f.file)
 		}
 	}
+}
+
+// storageMemory returns the bytes of write buffers, and of the one that
+// compaction reads into.
+func storageMemory() uint64 {
+	if len(storageConf.file) == 0 {
+		return 0
+	}
+	return uint64((storageConf.ext.wbufCount + 1) * storageConf.ext.wbufSize)
 }
 
 // storageInit opens the files.
