@@ -11,6 +11,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"math"
@@ -832,31 +833,22 @@ func storageRecord(b []byte, pageVersion uint32) (rec *item, ok bool) {
 }
 
 // storageNextRecord returns the offset of the first sound item from offset on,
-// and the item, or nil if there is none. It counts the damaged ones before it:
-// as their length may be wrong it looks everywhere for what follows them.
+// and the item, or nil if there is none. It counts the damaged ones before it.
+// Their lengths may be wrong, so it looks everywhere for what follows them.
+// Behind the last item there are zeroes.
 func storageNextRecord(wrap *storageCompactWrap, buf []byte, offset int) (int, *item) {
-	lost := false // where we are, in what is damaged
-	for ; offset < len(buf); offset += 8 {
+	lost := false // offset is inside a damaged item
+	for ; offset+8 <= len(buf); offset += 8 {
 		rec, ok := storageRecord(buf[offset:], wrap.pageVersion)
 		if ok {
 			return offset, rec
 		}
-		if rec != nil || !lost && !isZero(buf[offset:min(offset+8, len(buf))]) {
+		if rec != nil || !lost && binary.LittleEndian.Uint64(buf[offset:]) != 0 {
 			lost = true
 			wrap.badcrc++
 		}
 	}
 	return offset, nil
-}
-
-// isZero reports whether b is all zeroes, as is what is behind the last item.
-func isZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // storageCompactReadback rescues the live values of a part of a page. It
