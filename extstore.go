@@ -574,21 +574,21 @@ func wbufCb(e *storeEngine, io *objIo, ret int) {
 func wbufFailed(e *storeEngine, p *storePage, io *objIo) (again bool) {
 	f, kind := p.file, pageKind(p)
 	io.tries++
+	news := false
 	p.mutex.Lock()
-	e.statsMutex.Lock()
-	e.stats.writeErrors++
-	if !p.failed {
-		e.stats.pagesFailed++
-	}
-	e.statsMutex.Unlock()
-	first := false
 	if !p.failed {
 		p.failed = true
-		first = f.fails[kind].Add(1) == 1
-		if w := p.wbuf; w != nil {
+		news = f.fails[kind].Add(1) == 1
+		if p.wbuf != nil {
 			submitWbuf(e, p)
 		}
+		e.statsMutex.Lock()
+		e.stats.pagesFailed++
+		e.statsMutex.Unlock()
 	}
+	e.statsMutex.Lock()
+	e.stats.writeErrors++
+	e.statsMutex.Unlock()
 	fileRest(f, kind)
 	if again = io.tries < writeTries && !p.lost; again {
 		e.mutex.Lock()
@@ -598,7 +598,7 @@ func wbufFailed(e *storeEngine, p *storePage, io *objIo) (again bool) {
 		dropWbufs(e, p)
 	}
 	p.mutex.Unlock()
-	if first {
+	if news {
 		perror("extstore cannot write to "+f.name+", and leaves it alone for a while", io.err)
 	}
 	return again
