@@ -1,11 +1,16 @@
-// Files that values are kept in: pages, write buffers, and the threads that
-// read and write. From extstore.h and extstore.c. Nothing here knows what an
-// item is; that is storage.go.
+// Files that hold values: pages, write buffers, and the threads that read and
+// write. From extstore.h and extstore.c. Nothing here knows what an item is; that
+// is storage.go.
 //
-// Each file is cut into pages. A page is filled from its front to its end and
-// never written to again until it is free: values are forgotten, not
-// overwritten. What is to be written gathers in the write buffer of a page,
-// and can be read there until the buffer is in the file.
+// Each file is divided into pages. A page is a log: it is filled from front to
+// end and not written again until it is free; a deleted value leaves a hole. New
+// values gather in the page's write buffer, and are read from there until the
+// buffer is in the file.
+//
+// A write that fails is tried again a few times. From the first failure on the
+// page takes no more values; after the last it keeps what is in the file, and the
+// values in its buffers are evicted. All other pages go on, but the file rests:
+// see storeFile.
 
 package main
 
@@ -22,30 +27,29 @@ import (
 // Results of extstoreRead besides a number of bytes.
 const (
 	readFailed = -1
-	readGone   = -2 // the page is another by now
-	readAgain  = -3 // it would have to wait
+	readGone   = -2 // the page no longer has the value
+	readAgain  = -3 // the read would block
 )
 
 const (
-	writeTries  = 5 // for a buffer, a second apart
-	restLongest = 6 // a file rests for at most 1<<6 seconds
+	writeTries  = 5 // of a buffer, a second apart
+	restLongest = 6 // a file rests for at most 1<<restLongest seconds
 )
 
-// What others may know of a page, to decide which one to compact. Its place
-// in the array is the page's number.
+// What callers need to know of a page to choose one to compact. The index in
+// the slice is the page's id.
 type extstorePageData struct {
 	version    uint64 // 0 if it is free
 	bytesUsed  uint64
 	bucket     int
 	freeBucket int
-	active     bool // is being written to; count it, but leave it alone
-	failed     bool // it could not be written when it was last in use
-	usable     bool // it can be written to if it is free
+	active     bool // still being filled: not to be evicted or compacted
+	failed     bool // a write failed in its current or latest use
+	usable     bool // can be filled once it is free: its file does not rest
 }
 
-// Values that were deleted from a page leave holes, which cannot be used until
-// all of the page is free. bytesFragmented is the sum of them, and of what is
-// not written yet.
+// Deleted values leave holes in a page, which stay unused until the whole page
+// is free. bytesFragmented is the sum of these holes and of the unfilled parts.
 type extstoreStats struct {
 	pageAllocs      uint64
 	pageCount       int
@@ -64,18 +68,18 @@ type extstoreStats struct {
 	bytesUsed       uint64
 	bytesFragmented uint64
 	writeErrors     uint64
-	pagesFailed     int // that could not be written when they were last in use
-	filesFailing    int // whose last write failed, of new pages or of used ones
+	pagesFailed     int // a write failed in their current or latest use
+	filesFailing    int // their latest page of either kind failed
 	ioQueue         int
 }
 
 type extstoreConf struct {
 	pageSize      int // bytes
-	pageBuckets   int // pages that can be written to at a time
+	pageBuckets   int // pages that can be filled at the same time
 	wbufSize      int // bytes; divides pageSize
 	wbufCount     int
 	ioThreadcount int
-	ioDepth       int // requests that a thread takes at a time
+	ioDepth       int // requests that a thread takes from its queue at a time
 }
 
 type extstoreConfFile struct {
@@ -85,18 +89,18 @@ type extstoreConfFile struct {
 	freeBucket int // what its pages are for; 0 for anything
 
 	fd     int
-	offset int64 // of the next page to be made
+	offset int64 // of the next page to set up
 }
 
-// A storeFile is one of the files, and how writing to it goes: to pages that
-// have never been written to their end, and to pages that have. A full disk
-// fails the first kind, a broken one both. A kind whose writes fail rests, and is
-// tried again after 2 seconds, 4, 8 and so on.
+// A storeFile is one of the files, with the recent failures of its two kinds of
+// pages: 0 for pages that were not written to the end in their previous use, or
+// had none; 1 for pages that were. A full disk fails the first kind, a broken disk
+// both. A failed kind rests for 2 seconds, 4, 8 and so on between attempts.
 type storeFile struct {
 	name  string
 	fd    int
 	fails [2]atomic.Uint32 // failed pages in a row
-	tryAt [2]atomic.Uint32 // no page is opened before
+	tryAt [2]atomic.Uint32 // no page is opened before this time
 }
 
 type objIoMode uint8
@@ -106,61 +110,61 @@ const (
 	objIoWrite
 )
 
-// An objIo is one thing to be read or written. From when it is submitted until
-// cb is called it belongs to an I/O thread, as does the memory.
+// An objIo is one read or write. From submission until cb is called, it and its
+// memory belong to an I/O thread.
 type objIo struct {
 	next        *objIo
 	data        any      // the caller's
-	buf         []byte   // to be read into, or written
-	iov         [][]byte // in place of buf, for reading
+	buf         []byte   // to read into, or to write
+	iov         [][]byte // to read into, in place of buf
 	pageVersion uint32
 	len         int // bytes
 	offset      int // in the page
 	pageId      int
 	mode        objIoMode
 	held        bool  // counted in the page's refcount
-	tries       int   // that failed to write it
-	err         error // of the last of them
+	tries       int   // failed writes
+	err         error // of the latest
 
-	// Called by the I/O thread with the number of bytes, or less than 1 if
-	// there is nothing: the page is another by now, or the system has failed.
+	// Called by the I/O thread with the number of bytes moved; less than 1 if
+	// the page no longer has the value or the system call failed.
 	cb func(e *storeEngine, io *objIo, ret int)
 }
 
 // A write buffer.
 type storeWbuf struct {
-	next    *storeWbuf // free ones, or those of a page that are being written
+	next    *storeWbuf // in the engine's free list, or in the page's flushing list
 	buf     []byte
 	pos     int // bytes filled
-	offset  int // where in the page it begins
+	offset  int // of its first byte in the page
 	flushed bool
 
-	objCount, bytesUsed uint64 // its share of the page's
+	objCount, bytesUsed uint64 // its share of the page's counts
 }
 
 // A storePage is guarded by its mutex.
 type storePage struct {
 	mutex      sync.Mutex
-	objCount   uint64 // what is still wanted, and
-	bytesUsed  uint64 // how much that is
+	objCount   uint64 // live values
+	bytesUsed  uint64 // their size
 	offset     int64  // in the file
-	version    uint32 // changes with each use, 0 while it is free
-	refcount   int    // reads in flight, or held for
-	allocated  int    // bytes that have, or had, a write buffer
+	version    uint32 // changes with each use; 0 while the page is free
+	refcount   int    // reads that are in flight or hold the page
+	allocated  int    // bytes that write buffers were allocated for so far
 	written    int    // bytes in the file
 	bucket     int    // what it is used for
-	freeBucket int    // what it may be used for
+	freeBucket int    // what it may be used for; 0 for anything
 	file       *storeFile
 	id         int
-	active     bool // is being written to
-	filled     bool // the use before this one wrote all of it
-	failed     bool // a write failed: it gets no more values
-	lost       bool // what was in its write buffers is gone
-	closed     bool // to be freed when nobody reads any more
+	active     bool // being filled, or its buffers are in flight
+	filled     bool // was written to the end in its previous use
+	failed     bool // a write failed: it takes no more values
+	lost       bool // its write buffers were discarded
+	closed     bool // to be freed once no read is in flight
 	free       bool
 	wbuf       *storeWbuf // being filled
-	flushing   *storeWbuf // being written, from the oldest on
-	next       *storePage // of its bucket, or of the free ones; the engine's mutex
+	flushing   *storeWbuf // being written, oldest first
+	next       *storePage // in its bucket or in the free list; guarded by the engine's mutex
 }
 
 type storeIoThread struct {
@@ -168,17 +172,17 @@ type storeIoThread struct {
 	cond      sync.Cond
 	queue     *objIo
 	queueTail *objIo
-	depth     atomic.Int64 // of the queue; to be looked at without the mutex
+	depth     atomic.Int64 // length of the queue; read without the mutex
 }
 
-// A storeEngine is all the files together. The order of locks is: maint, the
-// mutex of a page, mutex, and then statsMutex or that of an I/O thread.
+// A storeEngine is all files together. Locks are taken in this order: maint, a
+// page's mutex, mutex, then statsMutex or an I/O thread's mutex.
 type storeEngine struct {
-	mutex           sync.Mutex // guards what has no other lock, or never changes
+	mutex           sync.Mutex // guards the fields that name no other lock and change
 	pages           []storePage
-	wbufStack       *storeWbuf   // free ones
-	ioStack         *objIo       // for writing them, as many
-	pageBuckets     []*storePage // of each the page written to now, then the older ones
+	wbufStack       *storeWbuf   // free write buffers
+	ioStack         *objIo       // as many, to write them with
+	pageBuckets     []*storePage // by bucket: the page being filled, then the older ones
 	freePageBuckets []*storePage
 	version         uint32 // of the next page
 	pageFree        int
@@ -191,14 +195,14 @@ type storeEngine struct {
 	statsMutex sync.Mutex
 	stats      extstoreStats
 
-	maint sync.Mutex // held by whoever looks at all pages
+	maint sync.Mutex // held while all pages are visited
 
-	noNowait atomic.Bool // the system does not know RWF_NOWAIT of our files
+	noNowait atomic.Bool // the system does not support RWF_NOWAIT for our files
 
 	files     []*storeFile
-	stalled   []atomic.Uint32 // of each bucket: the time until which it has no room, as files fail
-	retry     *objIo          // failed writes to be tried again; mutex
-	lastRetry relTime         // mutex
+	stalled   []atomic.Uint32 // by bucket: failing files leave it no room until this time
+	retry     *objIo          // failed writes that will be tried again
+	lastRetry relTime
 }
 
 func wbufNew(size int) (*storeWbuf, error) {
@@ -218,7 +222,7 @@ func getIoThread(e *storeEngine) *storeIoThread {
 	return t
 }
 
-// nextVersion expects the engine's mutex. 0 is the version of a free page.
+// nextVersion requires the engine's mutex. It skips 0, the version of a free page.
 func nextVersion(e *storeEngine) uint32 {
 	if e.version++; e.version == 0 {
 		e.version++
@@ -247,8 +251,8 @@ func extstoreGetStats(e *storeEngine) (st extstoreStats) {
 	return st
 }
 
-// extstoreGetPageData looks at all pages. On its way it frees those that
-// nobody needs or reads any more.
+// extstoreGetPageData visits all pages. It frees those without live values and
+// reads.
 func extstoreGetPageData(e *storeEngine) []extstorePageData {
 	pd := make([]extstorePageData, len(e.pages))
 	e.maint.Lock()
@@ -276,7 +280,7 @@ func extstoreGetPageData(e *storeEngine) []extstorePageData {
 	return pd
 }
 
-// extstoreCheckConf returns what is wrong with cf.
+// extstoreCheckConf returns an error if cf is invalid.
 func extstoreCheckConf(cf *extstoreConf) error {
 	const erase = 2 << 20 // bytes
 	switch {
@@ -292,8 +296,8 @@ func extstoreCheckConf(cf *extstoreConf) error {
 	return nil
 }
 
-// extstoreOpen opens the file, empty and for us alone. Not as in C, which
-// takes, and cuts, whatever there is.
+// extstoreOpen opens, locks and empties a file. Unlike C, it refuses everything
+// but a regular file with one name.
 func extstoreOpen(file string) (fd int, err error) {
 	fd, err = unix.Open(file, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0600)
 	if err != nil {
@@ -377,7 +381,7 @@ func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error
 	return e, nil
 }
 
-// extstorePages makes the pages, of each file in turn.
+// extstorePages sets up the pages, alternating between the files.
 func extstorePages(e *storeEngine, fh []*extstoreConfFile) {
 	left := make([]int, len(fh))
 	for x, f := range fh {
@@ -403,7 +407,7 @@ func extstorePages(e *storeEngine, fh []*extstoreConfFile) {
 	}
 }
 
-// pageKind returns which of the two kinds of a file's pages p is.
+// pageKind returns the kind of p: see storeFile.
 func pageKind(p *storePage) int {
 	if p.filled {
 		return 1
@@ -411,25 +415,25 @@ func pageKind(p *storePage) int {
 	return 0
 }
 
-// pageUsable reports whether p, which is locked or free, can be written to once
-// it is free.
+// pageUsable reports whether p can be filled once it is free. p must be locked
+// or free.
 func pageUsable(p *storePage) bool {
 	return currentTime.Load() >= p.file.tryAt[pageKind(p)].Load()
 }
 
-// fileRest makes one kind of f's pages rest, the longer the more have failed.
+// fileRest lets one kind of f's pages rest, longer with each that failed in a row.
 func fileRest(f *storeFile, kind int) {
 	f.tryAt[kind].Store(currentTime.Load() + 1<<min(f.fails[kind].Load(), restLongest))
 }
 
-// extstoreStalled reports whether the bucket has no room because files fail.
+// extstoreStalled reports whether failing files leave the bucket no room.
 func extstoreStalled(e *storeEngine, bucket int) bool {
 	return currentTime.Load() < e.stalled[bucket].Load()
 }
 
-// evictPage evicts the oldest page that could serve the bucket, unless there
-// is a free one after all. If there would be a page but its file fails, the
-// bucket is stalled for a second. It is slow, and called without a lock.
+// evictPage evicts the oldest page that could serve the bucket, unless a page has
+// become free. If only pages of resting files could serve it, the bucket is stalled
+// for a second. evictPage is slow; the caller holds no lock.
 func evictPage(e *storeEngine, freeBucket int) {
 	const none = math.MaxUint64
 	lowVersion, lowPage := uint64(none), 0
@@ -452,8 +456,8 @@ func evictPage(e *storeEngine, freeBucket int) {
 	}
 }
 
-// takeFree takes a page that can be written to from the list of free ones at
-// head. The engine's mutex is held.
+// takeFree removes the first usable page from a free list and returns it, or nil.
+// The engine's mutex is held.
 func takeFree(head **storePage) *storePage {
 	for at := head; *at != nil; at = &(*at).next {
 		if p := *at; pageUsable(p) {
@@ -464,9 +468,9 @@ func takeFree(head **storePage) *storePage {
 	return nil
 }
 
-// allocatePage opens a free page for the bucket, whose present one is full, or
-// nil. It returns what the bucket has now, which another caller may have
-// opened, or nil if no page is free.
+// allocatePage opens a free page for the bucket if its current page is still full,
+// which may be nil. It returns the bucket's current page, maybe one that another
+// caller has opened, or nil if no page is free.
 func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *storePage {
 	e.mutex.Lock()
 	p := e.pageBuckets[bucket]
@@ -483,7 +487,7 @@ func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *stor
 		return nil
 	}
 
-	// Not as in C, which sets these without the page's lock.
+	// Unlike C, we hold the page's lock while its fields change.
 	p.mutex.Lock()
 	e.mutex.Lock()
 	if now := e.pageBuckets[bucket]; now != full {
@@ -509,15 +513,14 @@ func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *stor
 	p.bucket = bucket
 	e.pageFree--
 	if kind := pageKind(p); p.file.fails[kind].Load() > 0 {
-		fileRest(p.file, kind) // one page is enough of a trial
+		fileRest(p.file, kind) // this page is the attempt; open no other meanwhile
 	}
 	e.mutex.Unlock()
 	p.mutex.Unlock()
 	return p
 }
 
-// allocateWbuf gives the page, which is locked, a write buffer if there is
-// one.
+// allocateWbuf gives a locked page a write buffer if one is free.
 func allocateWbuf(e *storeEngine, p *storePage) {
 	e.mutex.Lock()
 	w := e.wbufStack
@@ -533,9 +536,8 @@ func allocateWbuf(e *storeEngine, p *storePage) {
 	p.wbuf = w
 }
 
-// wbufCb is called when a buffer has been written. Not as in C, one that could
-// not be written stays where it is, for values to be read there, and is tried
-// again a few times.
+// wbufCb runs on the I/O thread after a write. Unlike C, it keeps a buffer whose
+// write failed, so that its values can be read, and tries again a few times.
 func wbufCb(e *storeEngine, io *objIo, ret int) {
 	w := io.data.(*storeWbuf)
 	p := &e.pages[io.pageId]
@@ -567,10 +569,9 @@ func wbufCb(e *storeEngine, io *objIo, ret int) {
 	p.mutex.Unlock()
 }
 
-// wbufFailed notes that a buffer of p could not be written. It returns whether
-// that will be tried again. From the first failure on values go to other pages;
-// after the last one p keeps what it has in the file, and the values in its
-// buffers are evicted.
+// wbufFailed handles a failed write to p and returns whether it will be tried
+// again. On p's first failure it submits the buffer being filled as well, and lets
+// the file rest; after the last try it discards p's buffers.
 func wbufFailed(e *storeEngine, p *storePage, io *objIo) (again bool) {
 	f, kind := p.file, pageKind(p)
 	io.tries++
@@ -604,7 +605,7 @@ func wbufFailed(e *storeEngine, p *storePage, io *objIo) (again bool) {
 	return again
 }
 
-// dropWbufs evicts the values that are in write buffers of p, which is locked.
+// dropWbufs evicts the values in the write buffers of p, which is locked.
 func dropWbufs(e *storeEngine, p *storePage) {
 	p.lost = true
 	for w := p.flushing; w != nil; w = w.next {
@@ -620,8 +621,7 @@ func dropWbufs(e *storeEngine, p *storePage) {
 	}
 }
 
-// extstoreRetry writes the buffers that could not be written before, if that was
-// not tried in this second already.
+// extstoreRetry submits the failed writes again, at most once a second.
 func extstoreRetry(e *storeEngine) {
 	now := currentTime.Load()
 	e.mutex.Lock()
@@ -636,11 +636,11 @@ func extstoreRetry(e *storeEngine) {
 	}
 }
 
-// submitWbuf has the buffer of a locked page written. What is not filled is
-// zeroes, so that it can be told when the page is read.
+// submitWbuf submits the write buffer of a locked page. It zeroes the unfilled
+// rest, so that readers of the page find where the values end.
 func submitWbuf(e *storeEngine, p *storePage) {
 	e.mutex.Lock()
-	io := e.ioStack // there are as many as buffers
+	io := e.ioStack // not nil: there are as many as buffers
 	e.ioStack = io.next
 	e.mutex.Unlock()
 	w := p.wbuf
@@ -663,10 +663,10 @@ func submitWbuf(e *storeEngine, p *storePage) {
 	extstoreSubmitBg(e, io)
 }
 
-// extstoreWriteRequest finds room for io.len bytes in a page of the bucket. If
-// it returns true io.buf is where they go, the page is locked, and
-// extstoreWrite must follow. It often fails, if only because a buffer is just
-// being written: callers try again later.
+// extstoreWriteRequest reserves io.len bytes in a page of the bucket. If it
+// returns true, the caller fills io.buf and then calls extstoreWrite; the page is
+// locked until then. It often fails, for example while buffers are in flight;
+// callers try again later.
 func extstoreWriteRequest(e *storeEngine, bucket, freeBucket int, io *objIo) bool {
 	if extstoreStalled(e, freeBucket) {
 		return false
@@ -685,8 +685,8 @@ func extstoreWriteRequest(e *storeEngine, bucket, freeBucket int, io *objIo) boo
 			p.mutex.Unlock()
 		}
 	}
-	// Not as in C, a page may be written to while what it had before goes to
-	// the file, but not twice.
+	// Unlike in C, the page gets its next buffer while the previous one is in
+	// flight, but not while two are.
 	if p.wbuf == nil && (p.flushing == nil || p.flushing.next == nil) {
 		allocateWbuf(e, p)
 	}
@@ -700,8 +700,8 @@ func extstoreWriteRequest(e *storeEngine, bucket, freeBucket int, io *objIo) boo
 	return false
 }
 
-// extstoreWrite notes that the room from extstoreWriteRequest has been filled,
-// and tells in io where that is. It unlocks the page.
+// extstoreWrite completes extstoreWriteRequest: it counts the value, sets
+// io.offset and unlocks the page.
 func extstoreWrite(e *storeEngine, io *objIo) {
 	p := &e.pages[io.pageId]
 	w := p.wbuf
@@ -721,7 +721,7 @@ func extstoreWrite(e *storeEngine, io *objIo) {
 	p.mutex.Unlock()
 }
 
-// ioThreadSubmit puts io, and what is linked to it, on the thread's queue.
+// ioThreadSubmit appends io, and all that are linked to it, to the thread's queue.
 func ioThreadSubmit(t *storeIoThread, io *objIo) {
 	depth, tail := int64(1), io
 	for ; tail.next != nil; tail = tail.next {
@@ -743,8 +743,8 @@ func extstoreSubmit(e *storeEngine, io *objIo) { ioThreadSubmit(getIoThread(e), 
 
 func extstoreSubmitBg(e *storeEngine, io *objIo) { ioThreadSubmit(e.bgThread, io) }
 
-// wbufAt returns the write buffer that has the value at offset of p, which is
-// locked, or nil if it is in the file.
+// wbufAt returns the write buffer that covers offset of p, or nil if that part is
+// in the file. p is locked.
 func wbufAt(p *storePage, offset int) *storeWbuf {
 	if !p.active || offset < p.written {
 		return nil
@@ -759,14 +759,14 @@ func wbufAt(p *storePage, offset int) *storeWbuf {
 	return w
 }
 
-// pageHas reports whether p, which is locked, still is what it was, and has
-// what was put at offset then.
+// pageHas reports whether p still has the given version and the value that was
+// written at offset. p is locked.
 func pageHas(p *storePage, version uint32, offset int) bool {
 	return p.version == version && (offset < p.written || p.active && !p.lost)
 }
 
-// extstoreDelete notes that the value of that many bytes is dead, if the page
-// still has it.
+// extstoreDelete notes that a value of that many bytes is dead, if the page still
+// has it. It frees the page with its last value.
 func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, offset int, bytes uint64) {
 	p := &e.pages[pageId]
 	p.mutex.Lock()
@@ -798,7 +798,7 @@ func extstoreCheck(e *storeEngine, pageId int, pageVersion uint32, offset int) b
 	return ok
 }
 
-// extstoreClosePage frees a page of which all that is wanted has been moved.
+// extstoreClosePage frees a page whose live values have been moved.
 func extstoreClosePage(e *storeEngine, pageId int, pageVersion uint32) {
 	p := &e.pages[pageId]
 	p.mutex.Lock()
@@ -811,8 +811,7 @@ func extstoreClosePage(e *storeEngine, pageId int, pageVersion uint32) {
 	p.mutex.Unlock()
 }
 
-// extstoreEvictPage is extstoreClosePage for a page of which nothing has been
-// moved.
+// extstoreEvictPage frees a page and counts its live values as evicted.
 func extstoreEvictPage(e *storeEngine, pageId int, pageVersion uint32) {
 	p := &e.pages[pageId]
 	p.mutex.Lock()
@@ -830,7 +829,7 @@ func extstoreEvictPage(e *storeEngine, pageId int, pageVersion uint32) {
 	p.mutex.Unlock()
 }
 
-// readFromWbuf reads what is in w, not in the file yet. The page is locked.
+// readFromWbuf reads a value that is still in w. The page is locked.
 func readFromWbuf(w *storeWbuf, io *objIo) int {
 	if io.offset < w.offset || io.offset-w.offset+io.len > w.pos {
 		return readFailed
@@ -845,9 +844,9 @@ func readFromWbuf(w *storeWbuf, io *objIo) int {
 	return io.len - len(src)
 }
 
-// extstoreHold keeps the page of io from being freed until io has been read or
-// extstoreRelease is called. Not as in C, where a value that is moved while its
-// read waits in the queue is a miss.
+// extstoreHold keeps io's page from being freed until io has been read or
+// extstoreRelease is called. So a value that is moved while its read is queued can
+// still be read; in C it is a miss.
 func extstoreHold(e *storeEngine, io *objIo) {
 	p := &e.pages[io.pageId]
 	p.mutex.Lock()
@@ -862,8 +861,8 @@ func extstoreRelease(e *storeEngine, io *objIo) {
 	p.mutex.Unlock()
 }
 
-// holdPage is extstoreHold for a locked page. io is not held if the page is
-// another by now.
+// holdPage is extstoreHold for a locked page. It does nothing if the page has
+// another version by now.
 func holdPage(p *storePage, io *objIo) {
 	if !io.held && !p.free && !p.closed && p.version == io.pageVersion {
 		p.refcount++
@@ -878,9 +877,9 @@ func releasePage(p *storePage, io *objIo) {
 	}
 }
 
-// extstoreRead returns the number of bytes read, less than io.len if the file
-// is cut short, less than 1 if there is nothing. With scratch, room for iovecs,
-// it is for a worker, and may return readAgain; io is held then.
+// extstoreRead reads io and returns the number of bytes, fewer than io.len if the
+// file is truncated, or one of the results above. Workers pass scratch, room for
+// iovecs: then it does not block but returns readAgain, with io held.
 func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 	p := &e.pages[io.pageId]
 	p.mutex.Lock()
@@ -913,7 +912,7 @@ func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 	return ret
 }
 
-// preadvNowait reads all of io if it is in the system's cache.
+// preadvNowait reads io if the page cache has all of it.
 func preadvNowait(e *storeEngine, fd int, io *objIo, off int64, scratch []unix.Iovec) int {
 	if e.noNowait.Load() || len(io.iov) > cap(scratch) {
 		return readAgain
@@ -933,7 +932,7 @@ func preadvNowait(e *storeEngine, fd int, io *objIo, off int64, scratch []unix.I
 	return n
 }
 
-// preadv is preadv(2), or pread(2), of io.
+// preadv reads io with preadv(2), or pread(2) without iov.
 func preadv(fd int, io *objIo, off int64) int {
 	if io.iov == nil {
 		n, err := unix.Pread(fd, io.buf[:io.len], off)
@@ -965,8 +964,7 @@ func preadv(fd int, io *objIo, off int64) int {
 	return total
 }
 
-// pwrite is pwrite(2) of all of io. It returns -1, and the error in io, if not
-// all was written.
+// pwrite writes all of io. On failure it returns -1 and sets io.err.
 func pwrite(fd int, io *objIo, off int64) int {
 	for done := 0; done < io.len; {
 		n, err := unix.Pwrite(fd, io.buf[done:io.len], off+int64(done))
@@ -985,8 +983,8 @@ func pwrite(fd int, io *objIo, off int64) int {
 	return io.len
 }
 
-// extstoreIoThread serves the queue of me. It takes little at a time, so that
-// getIoThread keeps the queues of equal length.
+// extstoreIoThread serves me's queue. It takes few requests at a time, so that
+// getIoThread can balance the queues.
 func extstoreIoThread(e *storeEngine, me *storeIoThread) {
 	for {
 		me.mutex.Lock()
@@ -1004,12 +1002,12 @@ func extstoreIoThread(e *storeEngine, me *storeIoThread) {
 		me.mutex.Unlock()
 
 		for io := stack; io != nil; {
-			next := io.next // cb may use io for something else
+			next := io.next // cb may reuse io
 			ret := 0
 			if io.mode == objIoRead {
 				ret = extstoreRead(e, io, nil)
 			} else {
-				p := &e.pages[io.pageId] // active, so it stays
+				p := &e.pages[io.pageId] // active, so it is not freed
 				ret = pwrite(p.file.fd, io, p.offset+int64(io.offset))
 			}
 			io.cb(e, io, ret)
@@ -1018,7 +1016,7 @@ func extstoreIoThread(e *storeEngine, me *storeIoThread) {
 	}
 }
 
-// freePage expects that the page is locked, and not active or read.
+// freePage requires that p is locked, not active, and without reads.
 func freePage(e *storeEngine, p *storePage) {
 	e.statsMutex.Lock()
 	e.stats.objectsUsed -= p.objCount
@@ -1045,8 +1043,8 @@ func freePage(e *storeEngine, p *storePage) {
 	e.mutex.Unlock()
 }
 
-// putFree puts p on its list of free pages; one that failed is the last to be
-// tried again. p and the engine are locked.
+// putFree adds p to its free list: at the end if it failed, to be tried last. p
+// and the engine are locked.
 func putFree(e *storeEngine, p *storePage) {
 	at := &e.freePageBuckets[p.freeBucket]
 	for p.failed && *at != nil {
