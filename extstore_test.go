@@ -197,7 +197,7 @@ func TestExtstoreJbod(t *testing.T) {
 func extBreak(t testing.TB, e *storeEngine, file int) (heal func()) {
 	t.Helper()
 	fd := e.files[file].fd
-	good := must(unix.Dup(fd))
+	good := must(unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0))
 	readonly := must(unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_CLOEXEC, 0))
 	unix.Dup3(readonly, fd, unix.O_CLOEXEC)
 	unix.Close(readonly)
@@ -417,6 +417,43 @@ func TestExtstoreOneFileFails(t *testing.T) {
 	if st := extstoreGetStats(e); st.filesFailing != 0 || st.pagesFailed != 0 || st.pagesUsed < 7 {
 		t.Errorf("stats: %+v", st)
 	}
+}
+
+// A bucket whose own file fails goes on in the pages that are for any. Another
+// one that has no pages but in a failing file does not stop these.
+func TestExtstoreBucketFails(t *testing.T) {
+	currentTime.Store(1000)
+	extLog(t)
+	const n = 256 << 10
+	e := extEngine(t, 4, 2, 0)
+	defer extBreak(t, e, 0)()
+	for i := range 3 * extTestPage / n {
+		for _, bucket := range []int{0, 2} {
+			io := objIo{len: n}
+			eventually(t, "room for a value", func() bool {
+				currentTime.Add(1)
+				extstoreRetry(e)
+				return extstoreWriteRequest(e, bucket, bucket, &io)
+			})
+			copy(io.buf, extValue(i, n))
+			extstoreWrite(e, &io)
+			if extstoreStalled(e, 0) {
+				t.Fatal("bucket 0 is stalled")
+			}
+		}
+	}
+	if st := extstoreGetStats(e); st.filesFailing != 1 || st.pageEvictions == 0 {
+		t.Errorf("stats: %+v", st)
+	}
+
+	e = extEngine(t, 4, 2)
+	defer extBreak(t, e, 0)()
+	eventually(t, "bucket 2 is stalled", func() bool {
+		if io := (objIo{len: n}); extstoreWriteRequest(e, 2, 2, &io) {
+			extstoreWrite(e, &io)
+		}
+		return extstoreStalled(e, 2) && !extstoreStalled(e, 0)
+	})
 }
 
 // A file that is cut short, or gone bad, gives nothing but what was written.
