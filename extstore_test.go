@@ -1084,14 +1084,18 @@ func TestExtstoreMoverGoesOn(t *testing.T) {
 			last = max(last, id)
 		}
 	}
-	moved, start := c.statN("slabs_moved"), time.Now()
 	c.ask("slabs automove 0\r\n")
-	eventually(t, "a page is moved", func() bool {
-		c.ask(fmt.Sprintf("slabs reassign %d 0\r\n", last))
-		return c.statN("slabs_moved") > moved
-	})
-	if d := time.Since(start); d > 4*time.Second { // else it is some milliseconds
-		t.Errorf("moved after %v", d)
+	best := time.Hour // of several moves, as this machine may be busy
+	for i := 0; i < 5 && best > 3*time.Second; i++ {
+		moved, start := c.statN("slabs_moved"), time.Now()
+		eventually(t, "a page is moved", func() bool {
+			c.ask(fmt.Sprintf("slabs reassign %d 0\r\n", last))
+			return c.statN("slabs_moved") > moved
+		})
+		best = min(best, time.Since(start))
+	}
+	if best > 3*time.Second { // it should be some milliseconds
+		t.Errorf("no page was moved in less than %v", best)
 	}
 	for i := max(0, n-100); i < n; i++ {
 		if have := c.ask(fmt.Sprintf("get k%d\r\n", i)); have != "END\r\n" && have != extReply(i, 20000)+"END\r\n" {
