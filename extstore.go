@@ -1,11 +1,16 @@
-// Files that values are kept in: pages, write buffers, and the threads that
-// read and write. From extstore.h and extstore.c. Nothing here knows what an
-// item is; that is storage.go.
+// Files that hold values: pages, write buffers, and the threads that read and
+// write. From extstore.h and extstore.c. Nothing here knows what an item is; that
+// is storage.go.
 //
-// Each file is cut into pages. A page is filled from its front to its end and
-// never written to again until it is free: values are forgotten, not
-// overwritten. What is to be written gathers in the write buffer of a page,
-// and can be read there until the buffer is in the file.
+// Each file is divided into pages. A page is a log: it is filled from front to
+// end and not written again until it is free; a deleted value leaves a hole. New
+// values gather in the page's write buffer, and are read from there until the
+// buffer is in the file.
+//
+// A write that fails is tried again a few times. From the first failure on the
+// page takes no more values; after the last it keeps what is in the file, and the
+// values in its buffers are evicted. All other pages go on, but the file rests:
+// see storeFile.
 
 package main
 
@@ -22,23 +27,29 @@ import (
 // Results of extstoreRead besides a number of bytes.
 const (
 	readFailed = -1
-	readGone   = -2 // the page is another by now
-	readAgain  = -3 // it would have to wait
+	readGone   = -2 // the page no longer has the value
+	readAgain  = -3 // the read would block
 )
 
-// What others may know of a page, to decide which one to compact. Its place
-// in the array is the page's number.
+const (
+	writeTries  = 5 // of a buffer, a second apart
+	restLongest = 6 // a file rests for at most 1<<restLongest seconds
+)
+
+// What callers need to know of a page to choose one to compact. The index in
+// the slice is the page's id.
 type extstorePageData struct {
 	version    uint64 // 0 if it is free
 	bytesUsed  uint64
 	bucket     int
 	freeBucket int
-	active     bool // is being written to; count it, but leave it alone
+	active     bool // still being filled: not to be evicted or compacted
+	failed     bool // a write failed in its current or latest use
+	usable     bool // can be filled once it is free: its file does not rest
 }
 
-// Values that were deleted from a page leave holes, which cannot be used until
-// all of the page is free. bytesFragmented is the sum of them, and of what is
-// not written yet.
+// Deleted values leave holes in a page, which stay unused until the whole page
+// is free. bytesFragmented is the sum of these holes and of the unfilled parts.
 type extstoreStats struct {
 	pageAllocs      uint64
 	pageCount       int
@@ -56,16 +67,19 @@ type extstoreStats struct {
 	bytesRead       uint64
 	bytesUsed       uint64
 	bytesFragmented uint64
+	writeErrors     uint64
+	pagesFailed     int // a write failed in their current or latest use
+	filesFailing    int // their latest page of either kind failed
 	ioQueue         int
 }
 
 type extstoreConf struct {
 	pageSize      int // bytes
-	pageBuckets   int // pages that can be written to at a time
+	pageBuckets   int // pages that can be filled at the same time
 	wbufSize      int // bytes; divides pageSize
 	wbufCount     int
 	ioThreadcount int
-	ioDepth       int // requests that a thread takes at a time
+	ioDepth       int // requests that a thread takes from its queue at a time
 }
 
 type extstoreConfFile struct {
@@ -75,7 +89,18 @@ type extstoreConfFile struct {
 	freeBucket int // what its pages are for; 0 for anything
 
 	fd     int
-	offset int64 // of the next page to be made
+	offset int64 // of the next page to set up
+}
+
+// A storeFile is one of the files, with the recent failures of its two kinds of
+// pages: 0 for pages that were not written to the end in their previous use, or
+// had none; 1 for pages that were. A full disk fails the first kind, a broken disk
+// both. A failed kind rests for 2 seconds, 4, 8 and so on between attempts.
+type storeFile struct {
+	name  string
+	fd    int
+	fails [2]atomic.Uint32 // failed pages in a row
+	tryAt [2]atomic.Uint32 // no page is opened before this time
 }
 
 type objIoMode uint8
@@ -85,56 +110,61 @@ const (
 	objIoWrite
 )
 
-// An objIo is one thing to be read or written. From when it is submitted until
-// cb is called it belongs to an I/O thread, as does the memory.
+// An objIo is one read or write. From submission until cb is called, it and its
+// memory belong to an I/O thread.
 type objIo struct {
 	next        *objIo
 	data        any      // the caller's
-	buf         []byte   // to be read into, or written
-	iov         [][]byte // in place of buf, for reading
+	buf         []byte   // to read into, or to write
+	iov         [][]byte // to read into, in place of buf
 	pageVersion uint32
 	len         int // bytes
 	offset      int // in the page
 	pageId      int
 	mode        objIoMode
 	held        bool  // counted in the page's refcount
-	failed      bool  // it could not be written at the first try
-	err         error // of the last try
+	tries       int   // failed writes
+	err         error // of the latest
 
-	// Called by the I/O thread with the number of bytes, or less than 1 if
-	// there is nothing: the page is another by now, or the system has failed.
+	// Called by the I/O thread with the number of bytes moved; less than 1 if
+	// the page no longer has the value or the system call failed.
 	cb func(e *storeEngine, io *objIo, ret int)
 }
 
 // A write buffer.
 type storeWbuf struct {
-	next    *storeWbuf // free ones, or those of a page that are being written
+	next    *storeWbuf // in the engine's free list, or in the page's flushing list
 	buf     []byte
 	pos     int // bytes filled
-	offset  int // where in the page it begins
+	offset  int // of its first byte in the page
 	flushed bool
+
+	objCount, bytesUsed uint64 // its share of the page's counts
 }
 
 // A storePage is guarded by its mutex.
 type storePage struct {
 	mutex      sync.Mutex
-	objCount   uint64 // what is still wanted, and
-	bytesUsed  uint64 // how much that is
+	objCount   uint64 // live values
+	bytesUsed  uint64 // their size
 	offset     int64  // in the file
-	version    uint32 // changes with each use, 0 while it is free
-	refcount   int    // reads in flight, or held for
-	allocated  int    // bytes that have, or had, a write buffer
+	version    uint32 // changes with each use; 0 while the page is free
+	refcount   int    // reads that are in flight or hold the page
+	allocated  int    // bytes that write buffers were allocated for so far
 	written    int    // bytes in the file
 	bucket     int    // what it is used for
-	freeBucket int    // what it may be used for
-	fd         int
+	freeBucket int    // what it may be used for; 0 for anything
+	file       *storeFile
 	id         int
-	active     bool // is being written to
-	closed     bool // to be freed when nobody reads any more
+	active     bool // being filled, or its buffers are in flight
+	filled     bool // was written to the end in its previous use
+	failed     bool // a write failed: it takes no more values
+	lost       bool // its write buffers were discarded
+	closed     bool // to be freed once no read is in flight
 	free       bool
 	wbuf       *storeWbuf // being filled
-	flushing   *storeWbuf // being written, from the oldest on
-	next       *storePage // of its bucket, or of the free ones; the engine's mutex
+	flushing   *storeWbuf // being written, oldest first
+	next       *storePage // in its bucket or in the free list; guarded by the engine's mutex
 }
 
 type storeIoThread struct {
@@ -142,17 +172,17 @@ type storeIoThread struct {
 	cond      sync.Cond
 	queue     *objIo
 	queueTail *objIo
-	depth     atomic.Int64 // of the queue; to be looked at without the mutex
+	depth     atomic.Int64 // length of the queue; read without the mutex
 }
 
-// A storeEngine is all the files together. The order of locks is: maint, the
-// mutex of a page, mutex, and then statsMutex or that of an I/O thread.
+// A storeEngine is all files together. Locks are taken in this order: maint, a
+// page's mutex, mutex, then statsMutex or an I/O thread's mutex.
 type storeEngine struct {
-	mutex           sync.Mutex // guards what has no other lock, or never changes
+	mutex           sync.Mutex // guards the fields that name no other lock and change
 	pages           []storePage
-	wbufStack       *storeWbuf   // free ones
-	ioStack         *objIo       // for writing them, as many
-	pageBuckets     []*storePage // of each the page written to now, then the older ones
+	wbufStack       *storeWbuf   // free write buffers
+	ioStack         *objIo       // as many, to write them with
+	pageBuckets     []*storePage // by bucket: the page being filled, then the older ones
 	freePageBuckets []*storePage
 	version         uint32 // of the next page
 	pageFree        int
@@ -165,13 +195,14 @@ type storeEngine struct {
 	statsMutex sync.Mutex
 	stats      extstoreStats
 
-	maint sync.Mutex // held by whoever looks at all pages
+	maint sync.Mutex // held while all pages are visited
 
-	noNowait atomic.Bool // the system does not know RWF_NOWAIT of our files
+	noNowait atomic.Bool // the system does not support RWF_NOWAIT for our files
 
-	failing   atomic.Int32 // buffers that could not be written yet
-	failed    *objIo       // those of them that wait to be tried again; mutex
-	lastRetry relTime      // mutex
+	files     []*storeFile
+	stalled   []atomic.Uint32 // by bucket: failing files leave it no room until this time
+	retry     *objIo          // failed writes that will be tried again
+	lastRetry relTime
 }
 
 func wbufNew(size int) (*storeWbuf, error) {
@@ -191,7 +222,7 @@ func getIoThread(e *storeEngine) *storeIoThread {
 	return t
 }
 
-// nextVersion expects the engine's mutex. 0 is the version of a free page.
+// nextVersion requires the engine's mutex. It skips 0, the version of a free page.
 func nextVersion(e *storeEngine) uint32 {
 	if e.version++; e.version == 0 {
 		e.version++
@@ -203,6 +234,11 @@ func extstoreGetStats(e *storeEngine) (st extstoreStats) {
 	e.statsMutex.Lock()
 	st = e.stats
 	e.statsMutex.Unlock()
+	for _, f := range e.files {
+		if f.fails[0].Load()+f.fails[1].Load() > 0 {
+			st.filesFailing++
+		}
+	}
 	e.mutex.Lock()
 	st.pagesFree = e.pageFree
 	st.pagesUsed = len(e.pages) - e.pageFree
@@ -215,8 +251,8 @@ func extstoreGetStats(e *storeEngine) (st extstoreStats) {
 	return st
 }
 
-// extstoreGetPageData looks at all pages. On its way it frees those that
-// nobody needs or reads any more.
+// extstoreGetPageData visits all pages. It frees those without live values and
+// reads.
 func extstoreGetPageData(e *storeEngine) []extstorePageData {
 	pd := make([]extstorePageData, len(e.pages))
 	e.maint.Lock()
@@ -228,6 +264,8 @@ func extstoreGetPageData(e *storeEngine) []extstorePageData {
 		d.version = uint64(p.version)
 		d.bytesUsed = p.bytesUsed
 		d.active = p.active
+		d.failed = p.failed
+		d.usable = pageUsable(p)
 		if !p.active && !p.free {
 			if p.objCount > 0 && !p.closed {
 				d.bucket = p.bucket
@@ -242,7 +280,7 @@ func extstoreGetPageData(e *storeEngine) []extstorePageData {
 	return pd
 }
 
-// extstoreCheckConf returns what is wrong with cf.
+// extstoreCheckConf returns an error if cf is invalid.
 func extstoreCheckConf(cf *extstoreConf) error {
 	const erase = 2 << 20 // bytes
 	switch {
@@ -258,8 +296,8 @@ func extstoreCheckConf(cf *extstoreConf) error {
 	return nil
 }
 
-// extstoreOpen opens the file, empty and for us alone. Not as in C, which
-// takes, and cuts, whatever there is.
+// extstoreOpen opens, locks and empties a file. Unlike C, it refuses everything
+// but a regular file with one name.
 func extstoreOpen(file string) (fd int, err error) {
 	fd, err = unix.Open(file, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0600)
 	if err != nil {
@@ -314,6 +352,7 @@ func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error
 	}
 	e := &storeEngine{
 		pages:           make([]storePage, count),
+		stalled:         make([]atomic.Uint32, cf.pageBuckets),
 		pageSize:        cf.pageSize,
 		pageFree:        count,
 		pageBuckets:     make([]*storePage, cf.pageBuckets),
@@ -342,11 +381,12 @@ func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error
 	return e, nil
 }
 
-// extstorePages makes the pages, of each file in turn.
+// extstorePages sets up the pages, alternating between the files.
 func extstorePages(e *storeEngine, fh []*extstoreConfFile) {
 	left := make([]int, len(fh))
 	for x, f := range fh {
 		left[x] = f.pageCount
+		e.files = append(e.files, &storeFile{name: f.file, fd: f.fd})
 	}
 	x := 0
 	for i := range e.pages {
@@ -354,11 +394,11 @@ func extstorePages(e *storeEngine, fh []*extstoreConfFile) {
 			x = (x + 1) % len(fh)
 		}
 		f := fh[x]
+		p := &e.pages[i]
+		p.id, p.file, p.offset, p.freeBucket, p.free = i, e.files[x], f.offset, f.freeBucket, true
+		f.offset += int64(e.pageSize)
 		left[x]--
 		x = (x + 1) % len(fh)
-		p := &e.pages[i]
-		p.id, p.fd, p.offset, p.freeBucket, p.free = i, f.fd, f.offset, f.freeBucket, true
-		f.offset += int64(e.pageSize)
 	}
 	for i := len(e.pages) - 1; i >= 0; i-- {
 		p := &e.pages[i]
@@ -367,30 +407,70 @@ func extstorePages(e *storeEngine, fh []*extstoreConfFile) {
 	}
 }
 
-// evictPage evicts the oldest page that could serve the bucket, unless there
-// is a free one after all. It is slow, and called without a lock.
+// pageKind returns the kind of p: see storeFile.
+func pageKind(p *storePage) int {
+	if p.filled {
+		return 1
+	}
+	return 0
+}
+
+// pageUsable reports whether p can be filled once it is free. p must be locked
+// or free.
+func pageUsable(p *storePage) bool {
+	return currentTime.Load() >= p.file.tryAt[pageKind(p)].Load()
+}
+
+// fileRest lets one kind of f's pages rest, longer with each that failed in a row.
+func fileRest(f *storeFile, kind int) {
+	f.tryAt[kind].Store(currentTime.Load() + 1<<min(f.fails[kind].Load(), restLongest))
+}
+
+// extstoreStalled reports whether failing files leave the bucket no room.
+func extstoreStalled(e *storeEngine, bucket int) bool {
+	return currentTime.Load() < e.stalled[bucket].Load()
+}
+
+// evictPage evicts the oldest page that could serve the bucket, unless a page has
+// become free. If only pages of resting files could serve it, the bucket is stalled
+// for a second. evictPage is slow; the caller holds no lock.
 func evictPage(e *storeEngine, freeBucket int) {
 	const none = math.MaxUint64
 	lowVersion, lowPage := uint64(none), 0
+	stalled := false
 	for i, d := range extstoreGetPageData(e) {
-		if d.freeBucket != 0 && d.freeBucket != freeBucket {
-			continue
-		}
-		if d.version == 0 {
+		switch {
+		case d.freeBucket != 0 && d.freeBucket != freeBucket:
+		case !d.usable:
+			stalled = true
+		case d.version == 0:
 			return
-		}
-		if !d.active && d.version < lowVersion {
+		case !d.active && d.version < lowVersion:
 			lowPage, lowVersion = i, d.version
 		}
 	}
 	if lowVersion != none {
 		extstoreEvictPage(e, lowPage, uint32(lowVersion))
+	} else if stalled {
+		e.stalled[freeBucket].Store(currentTime.Load() + 1)
 	}
 }
 
-// allocatePage opens a free page for the bucket, whose present one is full, or
-// nil. It returns what the bucket has now, which another caller may have
-// opened, or nil if no page is free.
+// takeFree removes the first usable page from a free list and returns it, or nil.
+// The engine's mutex is held.
+func takeFree(head **storePage) *storePage {
+	for at := head; *at != nil; at = &(*at).next {
+		if p := *at; pageUsable(p) {
+			*at = p.next
+			return p
+		}
+	}
+	return nil
+}
+
+// allocatePage opens a free page for the bucket if its current page is still full,
+// which may be nil. It returns the bucket's current page, maybe one that another
+// caller has opened, or nil if no page is free.
 func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *storePage {
 	e.mutex.Lock()
 	p := e.pageBuckets[bucket]
@@ -398,45 +478,49 @@ func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *stor
 		e.mutex.Unlock()
 		return p
 	}
-	free := &e.freePageBuckets[freeBucket]
-	if *free == nil {
-		free = &e.freePageBuckets[0]
-	}
-	p = *free
+	p = takeFree(&e.freePageBuckets[freeBucket])
 	if p == nil {
-		e.mutex.Unlock()
+		p = takeFree(&e.freePageBuckets[0])
+	}
+	e.mutex.Unlock()
+	if p == nil {
 		return nil
 	}
-	*free = p.next
-	e.mutex.Unlock()
 
-	// Not as in C, which sets these without the page's lock.
+	// Unlike C, we hold the page's lock while its fields change.
 	p.mutex.Lock()
 	e.mutex.Lock()
 	if now := e.pageBuckets[bucket]; now != full {
-		p.next, *free = *free, p
+		putFree(e, p)
 		e.mutex.Unlock()
 		p.mutex.Unlock()
 		return now
 	}
 	p.next = full
 	e.pageBuckets[bucket] = p
+	e.statsMutex.Lock()
+	if p.failed {
+		e.stats.pagesFailed--
+	}
+	e.stats.pageAllocs++
+	e.statsMutex.Unlock()
 	p.active = true
 	p.free = false
 	p.closed = false
+	p.failed = false
+	p.lost = false
 	p.version = nextVersion(e)
 	p.bucket = bucket
 	e.pageFree--
-	e.statsMutex.Lock()
-	e.stats.pageAllocs++
-	e.statsMutex.Unlock()
+	if kind := pageKind(p); p.file.fails[kind].Load() > 0 {
+		fileRest(p.file, kind) // this page is the attempt; open no other meanwhile
+	}
 	e.mutex.Unlock()
 	p.mutex.Unlock()
 	return p
 }
 
-// allocateWbuf gives the page, which is locked, a write buffer if there is
-// one.
+// allocateWbuf gives a locked page a write buffer if one is free.
 func allocateWbuf(e *storeEngine, p *storePage) {
 	e.mutex.Lock()
 	w := e.wbufStack
@@ -452,70 +536,111 @@ func allocateWbuf(e *storeEngine, p *storePage) {
 	p.wbuf = w
 }
 
-// wbufCb is called when a buffer has been written. Not as in C, one that could
-// not be written stays where it is, for values to be read there, and waits for
-// extstoreRetry.
+// wbufCb runs on the I/O thread after a write. Unlike C, it keeps a buffer whose
+// write failed, so that its values can be read, and tries again a few times.
 func wbufCb(e *storeEngine, io *objIo, ret int) {
 	w := io.data.(*storeWbuf)
 	p := &e.pages[io.pageId]
-	if ret != len(w.buf) {
-		extstoreFailed(e, io)
+	f, kind := p.file, pageKind(p)
+	if ret != len(w.buf) && wbufFailed(e, p, io) {
 		return
-	}
-	if io.failed {
-		e.failing.Add(-1)
 	}
 	p.mutex.Lock()
 	e.mutex.Lock()
 	w.flushed = true
 	for w = p.flushing; w != nil && w.flushed; w = p.flushing {
-		p.written += len(w.buf)
+		if !p.lost {
+			p.written += len(w.buf)
+		}
 		p.flushing = w.next
 		w.next, e.wbufStack = e.wbufStack, w
 	}
-	if p.written == e.pageSize {
+	filled := p.written == e.pageSize
+	if filled || p.failed && p.flushing == nil {
 		p.active = false
+		p.filled = filled
+	}
+	if !p.lost && (filled || io.tries > 0) {
+		f.fails[kind].Store(0)
+		f.tryAt[kind].Store(0)
 	}
 	io.next, e.ioStack = e.ioStack, io
 	e.mutex.Unlock()
 	p.mutex.Unlock()
 }
 
-// extstoreFailed keeps a buffer that could not be written because of err. Of
-// several that fail at a time it tells only once.
-func extstoreFailed(e *storeEngine, io *objIo) {
-	if !io.failed && e.failing.Add(1) == 1 {
-		perror("extstore write failed, items stay in memory", io.err)
+// wbufFailed handles a failed write to p and returns whether it will be tried
+// again. On p's first failure it submits the buffer being filled as well, and lets
+// the file rest; after the last try it discards p's buffers.
+func wbufFailed(e *storeEngine, p *storePage, io *objIo) (again bool) {
+	f, kind := p.file, pageKind(p)
+	io.tries++
+	news := false
+	p.mutex.Lock()
+	if !p.failed {
+		p.failed = true
+		news = f.fails[kind].Add(1) == 1
+		if p.wbuf != nil {
+			submitWbuf(e, p)
+		}
+		e.statsMutex.Lock()
+		e.stats.pagesFailed++
+		e.statsMutex.Unlock()
 	}
-	io.failed = true
-	e.mutex.Lock()
-	io.next, e.failed = e.failed, io
-	e.mutex.Unlock()
+	e.statsMutex.Lock()
+	e.stats.writeErrors++
+	e.statsMutex.Unlock()
+	fileRest(f, kind)
+	if again = io.tries < writeTries && !p.lost; again {
+		e.mutex.Lock()
+		io.next, e.retry = e.retry, io
+		e.mutex.Unlock()
+	} else {
+		dropWbufs(e, p)
+	}
+	p.mutex.Unlock()
+	if news {
+		perror("extstore cannot write to "+f.name+", and leaves it alone for a while", io.err)
+	}
+	return again
 }
 
-// extstoreRetry has buffers written that could not be written before, if that
-// was not tried in this second already.
+// dropWbufs evicts the values in the write buffers of p, which is locked.
+func dropWbufs(e *storeEngine, p *storePage) {
+	p.lost = true
+	for w := p.flushing; w != nil; w = w.next {
+		p.objCount -= w.objCount
+		p.bytesUsed -= w.bytesUsed
+		e.statsMutex.Lock()
+		e.stats.objectsUsed -= w.objCount
+		e.stats.bytesUsed -= w.bytesUsed
+		e.stats.objectsEvicted += w.objCount
+		e.stats.bytesEvicted += w.bytesUsed
+		e.statsMutex.Unlock()
+		w.objCount, w.bytesUsed = 0, 0
+	}
+}
+
+// extstoreRetry submits the failed writes again, at most once a second.
 func extstoreRetry(e *storeEngine) {
 	now := currentTime.Load()
 	e.mutex.Lock()
-	io := e.failed
-	if e.lastRetry == now {
-		io = nil
-	} else {
-		e.failed = nil
+	var io *objIo
+	if e.lastRetry != now {
+		io, e.retry = e.retry, nil
+		e.lastRetry = now
 	}
-	e.lastRetry = now
 	e.mutex.Unlock()
 	if io != nil {
 		extstoreSubmitBg(e, io)
 	}
 }
 
-// submitWbuf has the buffer of a locked page written. What is not filled is
-// zeroes, so that it can be told when the page is read.
+// submitWbuf submits the write buffer of a locked page. It zeroes the unfilled
+// rest, so that readers of the page find where the values end.
 func submitWbuf(e *storeEngine, p *storePage) {
 	e.mutex.Lock()
-	io := e.ioStack // there are as many as buffers
+	io := e.ioStack // not nil: there are as many as buffers
 	e.ioStack = io.next
 	e.mutex.Unlock()
 	w := p.wbuf
@@ -538,13 +663,12 @@ func submitWbuf(e *storeEngine, p *storePage) {
 	extstoreSubmitBg(e, io)
 }
 
-// extstoreWriteRequest finds room for io.len bytes in a page of the bucket. If
-// it returns true io.buf is where they go, the page is locked, and
-// extstoreWrite must follow. It often fails, if only because a buffer is just
-// being written: callers try again later.
+// extstoreWriteRequest reserves io.len bytes in a page of the bucket. If it
+// returns true, the caller fills io.buf and then calls extstoreWrite; the page is
+// locked until then. It often fails, for example while buffers are in flight;
+// callers try again later.
 func extstoreWriteRequest(e *storeEngine, bucket, freeBucket int, io *objIo) bool {
-	if e.failing.Load() > 0 {
-		extstoreRetry(e)
+	if extstoreStalled(e, freeBucket) {
 		return false
 	}
 	var p *storePage
@@ -557,35 +681,37 @@ func extstoreWriteRequest(e *storeEngine, bucket, freeBucket int, io *objIo) boo
 		if p.active && p.wbuf != nil && len(p.wbuf.buf)-p.wbuf.pos < io.len {
 			submitWbuf(e, p)
 		}
-		if full = !p.active || p.wbuf == nil && p.allocated >= e.pageSize; full {
+		if full = !p.active || p.failed || p.wbuf == nil && p.allocated >= e.pageSize; full {
 			p.mutex.Unlock()
 		}
 	}
-	// Not as in C, a page may be written to while what it had before goes to
-	// the file, but not twice.
+	// Unlike in C, the page gets its next buffer while the previous one is in
+	// flight, but not while two are.
 	if p.wbuf == nil && (p.flushing == nil || p.flushing.next == nil) {
 		allocateWbuf(e, p)
 	}
 	if w := p.wbuf; w != nil {
 		io.buf = w.buf[w.pos : w.pos+io.len]
 		io.pageId = p.id
+		io.pageVersion = p.version
 		return true
 	}
 	p.mutex.Unlock()
 	return false
 }
 
-// extstoreWrite notes that the room from extstoreWriteRequest has been filled,
-// and tells in io where that is. It unlocks the page.
+// extstoreWrite completes extstoreWriteRequest: it counts the value, sets
+// io.offset and unlocks the page.
 func extstoreWrite(e *storeEngine, io *objIo) {
 	p := &e.pages[io.pageId]
 	w := p.wbuf
 	io.offset = w.offset + w.pos
-	io.pageVersion = p.version
 	w.pos += io.len
 	n := uint64(io.len)
 	p.bytesUsed += n
 	p.objCount++
+	w.bytesUsed += n
+	w.objCount++
 	e.statsMutex.Lock()
 	e.stats.bytesWritten += n
 	e.stats.bytesUsed += n
@@ -595,7 +721,7 @@ func extstoreWrite(e *storeEngine, io *objIo) {
 	p.mutex.Unlock()
 }
 
-// ioThreadSubmit puts io, and what is linked to it, on the thread's queue.
+// ioThreadSubmit appends io, and all that are linked to it, to the thread's queue.
 func ioThreadSubmit(t *storeIoThread, io *objIo) {
 	depth, tail := int64(1), io
 	for ; tail.next != nil; tail = tail.next {
@@ -617,19 +743,44 @@ func extstoreSubmit(e *storeEngine, io *objIo) { ioThreadSubmit(getIoThread(e), 
 
 func extstoreSubmitBg(e *storeEngine, io *objIo) { ioThreadSubmit(e.bgThread, io) }
 
-// extstoreDelete notes that count values of together bytes are wanted no more,
-// if the page still is what it was.
-func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, count, bytes uint64) {
+// wbufAt returns the write buffer that covers offset of p, or nil if that part is
+// in the file. p is locked.
+func wbufAt(p *storePage, offset int) *storeWbuf {
+	if !p.active || offset < p.written {
+		return nil
+	}
+	w := p.flushing
+	for w != nil && offset >= w.offset+len(w.buf) {
+		w = w.next
+	}
+	if w == nil {
+		w = p.wbuf
+	}
+	return w
+}
+
+// pageHas reports whether p still has the given version and the value that was
+// written at offset. p is locked.
+func pageHas(p *storePage, version uint32, offset int) bool {
+	return p.version == version && (offset < p.written || p.active && !p.lost)
+}
+
+// extstoreDelete notes that a value of that many bytes is dead, if the page still
+// has it. It frees the page with its last value.
+func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, offset int, bytes uint64) {
 	p := &e.pages[pageId]
 	p.mutex.Lock()
-	if !p.closed && p.version == pageVersion {
+	if !p.closed && pageHas(p, pageVersion, offset) && p.objCount > 0 {
 		bytes = min(bytes, p.bytesUsed)
-		count = min(count, p.objCount)
 		p.bytesUsed -= bytes
-		p.objCount -= count
+		p.objCount--
+		if w := wbufAt(p, offset); w != nil {
+			w.bytesUsed -= bytes
+			w.objCount--
+		}
 		e.statsMutex.Lock()
 		e.stats.bytesUsed -= bytes
-		e.stats.objectsUsed -= count
+		e.stats.objectsUsed--
 		e.statsMutex.Unlock()
 		if p.objCount == 0 && p.refcount == 0 && !p.active {
 			freePage(e, p)
@@ -638,16 +789,16 @@ func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, count, bytes
 	p.mutex.Unlock()
 }
 
-// extstoreCheck tells whether the page still is what it was.
-func extstoreCheck(e *storeEngine, pageId int, pageVersion uint32) bool {
+// extstoreCheck reports whether the page still has the value.
+func extstoreCheck(e *storeEngine, pageId int, pageVersion uint32, offset int) bool {
 	p := &e.pages[pageId]
 	p.mutex.Lock()
-	ok := p.version == pageVersion
+	ok := pageHas(p, pageVersion, offset)
 	p.mutex.Unlock()
 	return ok
 }
 
-// extstoreClosePage frees a page of which all that is wanted has been moved.
+// extstoreClosePage frees a page whose live values have been moved.
 func extstoreClosePage(e *storeEngine, pageId int, pageVersion uint32) {
 	p := &e.pages[pageId]
 	p.mutex.Lock()
@@ -660,8 +811,7 @@ func extstoreClosePage(e *storeEngine, pageId int, pageVersion uint32) {
 	p.mutex.Unlock()
 }
 
-// extstoreEvictPage is extstoreClosePage for a page of which nothing has been
-// moved.
+// extstoreEvictPage frees a page and counts its live values as evicted.
 func extstoreEvictPage(e *storeEngine, pageId int, pageVersion uint32) {
 	p := &e.pages[pageId]
 	p.mutex.Lock()
@@ -679,16 +829,9 @@ func extstoreEvictPage(e *storeEngine, pageId int, pageVersion uint32) {
 	p.mutex.Unlock()
 }
 
-// readFromWbuf reads what is not in the file yet. The page is locked.
-func readFromWbuf(p *storePage, io *objIo) int {
-	w := p.flushing
-	for w != nil && io.offset >= w.offset+len(w.buf) {
-		w = w.next
-	}
-	if w == nil {
-		w = p.wbuf
-	}
-	if w == nil || io.offset < w.offset || io.offset-w.offset+io.len > w.pos {
+// readFromWbuf reads a value that is still in w. The page is locked.
+func readFromWbuf(w *storeWbuf, io *objIo) int {
+	if io.offset < w.offset || io.offset-w.offset+io.len > w.pos {
 		return readFailed
 	}
 	src := w.buf[io.offset-w.offset:][:io.len]
@@ -701,9 +844,9 @@ func readFromWbuf(p *storePage, io *objIo) int {
 	return io.len - len(src)
 }
 
-// extstoreHold keeps the page of io from being freed until io has been read or
-// extstoreRelease is called. Not as in C, where a value that is moved while its
-// read waits in the queue is a miss.
+// extstoreHold keeps io's page from being freed until io has been read or
+// extstoreRelease is called. So a value that is moved while its read is queued can
+// still be read; in C it is a miss.
 func extstoreHold(e *storeEngine, io *objIo) {
 	p := &e.pages[io.pageId]
 	p.mutex.Lock()
@@ -718,8 +861,8 @@ func extstoreRelease(e *storeEngine, io *objIo) {
 	p.mutex.Unlock()
 }
 
-// holdPage is extstoreHold for a locked page. io is not held if the page is
-// another by now.
+// holdPage is extstoreHold for a locked page. It does nothing if the page has
+// another version by now.
 func holdPage(p *storePage, io *objIo) {
 	if !io.held && !p.free && !p.closed && p.version == io.pageVersion {
 		p.refcount++
@@ -734,24 +877,25 @@ func releasePage(p *storePage, io *objIo) {
 	}
 }
 
-// extstoreRead returns the number of bytes read, less than io.len if the file
-// is cut short, less than 1 if there is nothing. With scratch, room for iovecs,
-// it is for a worker, and may return readAgain; io is held then.
+// extstoreRead reads io and returns the number of bytes, fewer than io.len if the
+// file is truncated, or one of the results above. Workers pass scratch, room for
+// iovecs: then it does not block but returns readAgain, with io held.
 func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 	p := &e.pages[io.pageId]
 	p.mutex.Lock()
 	holdPage(p, io)
+	w := wbufAt(p, io.offset)
 	switch {
-	case !io.held:
+	case !io.held || !pageHas(p, io.pageVersion, io.offset):
 		ret = readGone
-	case p.active && io.offset >= p.written:
-		ret = readFromWbuf(p, io)
+	case w != nil:
+		ret = readFromWbuf(w, io)
 	default:
 		p.mutex.Unlock()
 		if scratch != nil {
-			ret = preadvNowait(e, p.fd, io, p.offset+int64(io.offset), scratch)
+			ret = preadvNowait(e, p.file.fd, io, p.offset+int64(io.offset), scratch)
 		} else {
-			ret = preadv(p.fd, io, p.offset+int64(io.offset))
+			ret = preadv(p.file.fd, io, p.offset+int64(io.offset))
 		}
 		p.mutex.Lock()
 	}
@@ -768,7 +912,7 @@ func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 	return ret
 }
 
-// preadvNowait reads all of io if it is in the system's cache.
+// preadvNowait reads io if the page cache has all of it.
 func preadvNowait(e *storeEngine, fd int, io *objIo, off int64, scratch []unix.Iovec) int {
 	if e.noNowait.Load() || len(io.iov) > cap(scratch) {
 		return readAgain
@@ -788,7 +932,7 @@ func preadvNowait(e *storeEngine, fd int, io *objIo, off int64, scratch []unix.I
 	return n
 }
 
-// preadv is preadv(2), or pread(2), of io.
+// preadv reads io with preadv(2), or pread(2) without iov.
 func preadv(fd int, io *objIo, off int64) int {
 	if io.iov == nil {
 		n, err := unix.Pread(fd, io.buf[:io.len], off)
@@ -820,8 +964,7 @@ func preadv(fd int, io *objIo, off int64) int {
 	return total
 }
 
-// pwrite is pwrite(2) of all of io. It returns -1, and the error in io, if not
-// all was written.
+// pwrite writes all of io. On failure it returns -1 and sets io.err.
 func pwrite(fd int, io *objIo, off int64) int {
 	for done := 0; done < io.len; {
 		n, err := unix.Pwrite(fd, io.buf[done:io.len], off+int64(done))
@@ -840,8 +983,8 @@ func pwrite(fd int, io *objIo, off int64) int {
 	return io.len
 }
 
-// extstoreIoThread serves the queue of me. It takes little at a time, so that
-// getIoThread keeps the queues of equal length.
+// extstoreIoThread serves me's queue. It takes few requests at a time, so that
+// getIoThread can balance the queues.
 func extstoreIoThread(e *storeEngine, me *storeIoThread) {
 	for {
 		me.mutex.Lock()
@@ -859,13 +1002,13 @@ func extstoreIoThread(e *storeEngine, me *storeIoThread) {
 		me.mutex.Unlock()
 
 		for io := stack; io != nil; {
-			next := io.next // cb may use io for something else
+			next := io.next // cb may reuse io
 			ret := 0
 			if io.mode == objIoRead {
 				ret = extstoreRead(e, io, nil)
 			} else {
-				p := &e.pages[io.pageId] // active, so it stays
-				ret = pwrite(p.fd, io, p.offset+int64(io.offset))
+				p := &e.pages[io.pageId] // active, so it is not freed
+				ret = pwrite(p.file.fd, io, p.offset+int64(io.offset))
 			}
 			io.cb(e, io, ret)
 			io = next
@@ -873,7 +1016,7 @@ func extstoreIoThread(e *storeEngine, me *storeIoThread) {
 	}
 }
 
-// freePage expects that the page is locked, and not active or read.
+// freePage requires that p is locked, not active, and without reads.
 func freePage(e *storeEngine, p *storePage) {
 	e.statsMutex.Lock()
 	e.stats.objectsUsed -= p.objCount
@@ -895,8 +1038,18 @@ func freePage(e *storeEngine, p *storePage) {
 	p.bucket = 0
 	p.closed = false
 	p.free = true
-	p.next = e.freePageBuckets[p.freeBucket]
-	e.freePageBuckets[p.freeBucket] = p
+	putFree(e, p)
 	e.pageFree++
 	e.mutex.Unlock()
+}
+
+// putFree adds p to its free list: at the end if it failed, to be tried last. p
+// and the engine are locked.
+func putFree(e *storeEngine, p *storePage) {
+	at := &e.freePageBuckets[p.freeBucket]
+	for p.failed && *at != nil {
+		at = &(*at).next
+	}
+	p.next = *at
+	*at = p
 }

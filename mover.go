@@ -249,7 +249,7 @@ func slabRebalancePrep() {
 	for x := 0; r.allowEvictions && x < 10 && t.newIt == nil; x++ {
 		if storageMakeRoom(r.sClsid) {
 			// An item has gone to a file.
-		} else if extStorage != nil && r.sClsid >= storageMinClass() && !r.stuck {
+		} else if extStorage != nil && r.sClsid >= storageMinClass() && !r.stuck && !storageStalled() {
 			return // one will, before long
 		} else if lruPullTail(r.sClsid, coldLru, 0, lruPullEvict, 0, nil) <= 0 && settings.lruSegmented.Load() {
 			lruPullTail(r.sClsid, hotLru, 0, 0, 0, nil)

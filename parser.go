@@ -328,10 +328,7 @@ func processGetCmd(c *conn, key []byte) string {
 	c.resp.wbuf = append(b, "\r\n"...)
 	ok := respAddValue(c, it, hv, int(it.nbytes), head, nil)
 	itemUnlock(hv)
-	if !ok {
-		return errNoMemoryGet
-	}
-	if settings.verbose.Load() > 1 {
+	if ok && settings.verbose.Load() > 1 {
 		fmt.Fprintf(os.Stderr, ">%d sending key %s\n", c.sfd, key)
 	}
 	return ""

@@ -29,8 +29,9 @@ const (
 
 	bufsOwnMax = 16 // how many respBufs a worker keeps for connections
 
-	respIovMax = 256  // most pieces gathered for one connection before they are sent
-	iovMax     = 1024 // most pieces that writev(2) takes
+	respIovMax  = 256     // most pieces gathered for one connection before they are sent
+	respReadMax = 4 << 20 // and bytes that are read for it from extstore
+	iovMax      = 1024    // most pieces that writev(2) takes
 )
 
 // Errors that are sent from more than one place.
@@ -66,6 +67,7 @@ type resp struct {
 	iovs, iovEnd int      // pieces not sent yet; iovEnd as end
 	count        int      // replies in it
 	mark         respMark // where the reply to the current command begins
+	read         int      // bytes of memory for values from extstore
 }
 
 const respGrows = math.MaxInt
@@ -208,7 +210,8 @@ func respFillIo(c *conn, p *ioPending) {
 // respFull tells whether to send what is gathered before more is added.
 func respFull(c *conn) bool {
 	r := c.resp
-	return r != nil && (len(r.wbuf)-r.off > wbufSize-2*respCopyMax || len(r.iov)-r.iovs > respIovMax-4 || c.transport == udpTransport)
+	return r != nil && (len(r.wbuf)-r.off > wbufSize-2*respCopyMax || len(r.iov)-r.iovs > respIovMax-4 ||
+		r.read > respReadMax || c.transport == udpTransport)
 }
 
 // respLend returns an empty resp at the end of t's buffers.
@@ -274,7 +277,7 @@ func respKeep(c *conn) {
 	}
 	own.wbuf = append(own.wbuf, r.wbuf[skip:r.done+len(respTail(r))]...)
 	respLeave(c.thread, r)
-	*r = resp{respBufs: own, done: r.done - skip, end: respGrows, iovEnd: respGrows, count: r.count}
+	*r = resp{respBufs: own, done: r.done - skip, end: respGrows, iovEnd: respGrows, count: r.count, read: r.read}
 	respSetMark(r)
 }
 

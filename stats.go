@@ -117,6 +117,7 @@ var stats struct {
 	extstoreCompactSkipped     atomic.Uint64
 	extstoreCompactRescCold    atomic.Uint64
 	extstoreCompactRescOld     atomic.Uint64
+	extstoreCompactBadcrc      atomic.Uint64
 }
 
 // Current values, which statsReset leaves as they are.
@@ -393,6 +394,7 @@ var statLines = [...][]statLine{{
 	{"extstore_compact_resc_cold", withExtstore, &stats.extstoreCompactRescCold},
 	{"extstore_compact_resc_old", withExtstore, &stats.extstoreCompactRescOld},
 	{"extstore_compact_skipped", withExtstore, &stats.extstoreCompactSkipped},
+	{"extstore_compact_badcrc", withExtstore, &stats.extstoreCompactBadcrc}, // not in C
 }}
 
 func withExtstore() bool { return extStorage != nil }

@@ -1,16 +1,17 @@
 // From items to the files of extstore.go and back. From storage.h and
 // storage.c.
 //
-// A thread takes items off the tails of their LRUs and writes them to a file,
-// as they lie in memory. In their place it puts items with the same key but,
-// for a value, the place in the file. A get of such an item leaves a gap in the
-// reply, and a request with an I/O thread to fill it; until it has the
-// connection is parked. Another thread compacts: it reads pages of which
-// little is still wanted, and writes that to another page.
+// The write thread takes items off the tails of their LRUs and writes them to a
+// file as they lie in memory. It replaces each with an item of the same key whose
+// value is the location in the file (itemHdr). A get of such an item leaves a gap
+// in the reply and submits a read to an I/O thread; the connection is parked until
+// the gap is filled. The compaction thread reads pages with few live values and
+// moves these to another page.
 
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"math"
@@ -24,26 +25,26 @@ import (
 // What pages are used for.
 const (
 	pageBucketDefault     = iota
-	pageBucketCompact     // what was moved here from another page
+	pageBucketCompact     // values that compaction moved
 	pageBucketChunked     // chunked items
-	pageBucketLowttl      // what expires soon (ext_low_ttl)
-	pageBucketColdcompact // as Compact, if nobody has asked for it
-	pageBucketOld         // the rest of the oldest pages
+	pageBucketLowttl      // values that expire soon (ext_low_ttl)
+	pageBucketColdcompact // values that compaction moved, not read lately
+	pageBucketOld         // live values of the oldest pages
 	pageBucketCount
 )
 
 const (
-	iosCached = 1024 // reads that a worker keeps for the next time
+	iosCached = 1024 // ioPendings that a worker keeps for reuse
 
-	// Bytes of a value up to which a worker reads it, if that need not wait, and
-	// up to which it does so into the reply.
+	// Largest value that a worker reads itself, if that does not block; and
+	// largest value that it reads right into the reply.
 	storageNowMax  = 64 << 10
 	storageCopyMax = 8 << 10
 
 	writeSleepMin          = 200  // microseconds
 	minStorageCompactSleep = 1000 // microseconds
 	compactWait            = 1000 // microseconds
-	compactMaxWaits        = 5000 // of these for a buffer, before we lose our patience
+	compactMaxWaits        = 5000 // waits for each buffer read, before its values are dropped
 
 	noVersion = math.MaxUint64
 )
@@ -51,27 +52,27 @@ const (
 var pageBucketNames = [pageBucketCount]string{"default", "compact", "chunked", "lowttl", "coldcompact", "old"}
 
 // An ioPending is a read that a reply waits for (io_pending_t and
-// io_pending_storage_t). It belongs to the worker, but from storageSubmitCb to
-// returnIoPending to an I/O thread.
+// io_pending_storage_t). It belongs to the worker, except between storageSubmitCb
+// and returnIoPending, when it belongs to an I/O thread.
 type ioPending struct {
-	next      *ioPending // free ones, or those that have come back
+	next      *ioPending // in the worker's cache, or among the completed reads
 	thread    *thread
 	c         *conn
-	iov       int   // the pieces of c's reply: its head, the value, and
-	nmiss     int   // what is sent instead of these two, of this length
-	hdrIt     *item // with a reference
-	it        *item // what is read into, not linked; the reply has a reference
+	iov       int   // index in c's reply of three pieces: header, value, and miss,
+	nmiss     int   // of this length, which replaces both if the value is gone
+	hdrIt     *item // holds a reference
+	it        *item // to read into; not linked; the reply holds the reference
 	submitted bool
 	miss      bool
 	badcrc    bool
 	ioCtx     objIo
 	vec       [2][]byte
-	hdr       [itemSize + 8 + keyMaxLength + 2 + 4]byte // of what was written: all but the value
+	hdr       [itemSize + 8 + keyMaxLength + 2 + 4]byte // receives the record up to its value
 }
 
-// A storageBuk is what there is of pages for one use.
+// A storageBuk sums up the pages of one bucket.
 type storageBuk struct {
-	lowPage         int // with the most holes
+	lowPage         int // the one with the most holes
 	lowVersion      uint64
 	lowestPage      int // the oldest
 	lowestVersion   uint64
@@ -87,28 +88,34 @@ type compactFlags struct {
 	useOld         bool
 }
 
-// A storageCompactWrap is a page that is being compacted, and what has come of
-// it.
+// A storageCompactWrap is the compaction of a page.
 type storageCompactWrap struct {
 	io          objIo
 	done        chan int
 	pageId      int
 	pageVersion uint32
 	flags       compactFlags
-	waits       int // left for this buffer
+	waits       int  // left for this part
+	stalled     bool // failing files leave no room
+	unsaved     bool // part of the page is damaged or unreadable
+	compactCounts
+}
 
+// compactCounts are the results for a part of a page.
+type compactCounts struct {
 	rescues        int
-	rescuesRealloc int // that took another header
+	rescuesRealloc int // with a new header item
 	lost           int
-	lostOom        int // for want of memory for that
+	lostOom        int // for lack of memory for a new header item
 	skipped        int
 	rescueCold     int
 	rescueOld      int
+	badcrc         int
 }
 
-// storageConf is what the command line asks for.
+// storageConf holds the options of the command line.
 var storageConf struct {
-	file []*extstoreConfFile // empty without ext_path; the last one given first
+	file []*extstoreConfFile // in reverse order of the options; empty without ext_path
 	ext  extstoreConf
 }
 
@@ -120,25 +127,24 @@ var (
 	storageCompactCond  = sync.NewCond(&storageCompactPlock)
 )
 
-// storageLen is the number of bytes that an item takes in a page, where each
-// begins at a multiple of 8.
+// storageLen is the size of an item's record in a page. Records begin at
+// multiples of 8.
 func storageLen(it *item) int { return (it.ntotal() + 7) &^ 7 }
 
-// storageValidateItem tells whether the value of an item with itemHdr is still
-// there.
+// storageValidateItem reports whether the value of an item with itemHdr still
+// exists.
 func storageValidateItem(it *item) bool {
 	hdr := it.hdr()
-	return extstoreCheck(extStorage, int(hdr.pageId), hdr.pageVersion)
+	return extstoreCheck(extStorage, int(hdr.pageId), hdr.pageVersion, int(hdr.offset))
 }
 
-// storageDelete notes that the value of an item with itemHdr is wanted no
-// more.
+// storageDelete notes that the value of an item with itemHdr is dead.
 func storageDelete(it *item) {
 	hdr := it.hdr()
-	extstoreDelete(extStorage, int(hdr.pageId), hdr.pageVersion, 1, uint64(storageLen(it)))
+	extstoreDelete(extStorage, int(hdr.pageId), hdr.pageVersion, int(hdr.offset), uint64(storageLen(it)))
 }
 
-// processExtstoreStats answers stats extstore: what is in each page.
+// processExtstoreStats answers "stats extstore": the state of each page.
 func processExtstoreStats(c *conn) {
 	if extStorage == nil {
 		return
@@ -149,10 +155,13 @@ func processExtstoreStats(c *conn) {
 		appendStat(c, name+":bytes", "%d", d.bytesUsed)
 		appendStat(c, name+":bucket", "%d", d.bucket)
 		appendStat(c, name+":free_bucket", "%d", d.freeBucket)
+		if d.failed {
+			appendStat(c, name+":failed", "1")
+		}
 	}
 }
 
-// storageStats appends what stats has to say of extstore's file. (The rest of
+// storageStats appends the part of "stats" about extstore's files. (The rest of
 // C's storage_stats is in statLines.)
 func storageStats(c *conn) {
 	if extStorage == nil {
@@ -175,9 +184,13 @@ func storageStats(c *conn) {
 	appendStat(c, "extstore_bytes_fragmented", "%d", st.bytesFragmented)
 	appendStat(c, "extstore_limit_maxbytes", "%d", st.pageCount*st.pageSize)
 	appendStat(c, "extstore_io_queue", "%d", st.ioQueue)
+	// Not in C.
+	appendStat(c, "extstore_write_errors", "%d", st.writeErrors)
+	appendStat(c, "extstore_pages_failed", "%d", st.pagesFailed)
+	appendStat(c, "extstore_files_failing", "%d", st.filesFailing)
 }
 
-// ioPendingNew returns a read for one of t's connections (C: do_cache_alloc).
+// ioPendingNew returns an ioPending for one of t's connections (C: do_cache_alloc).
 func ioPendingNew(t *thread) *ioPending {
 	p := t.ioCache
 	if p == nil {
@@ -201,21 +214,21 @@ func ioPendingFree(p *ioPending) {
 	}
 }
 
-// storageGetItemCb has a read in an I/O thread.
+// storageGetItemCb runs on the I/O thread when a read completes.
 func storageGetItemCb(_ *storeEngine, io *objIo, ret int) {
 	p := io.data.(*ioPending)
 	storageCheckItem(p, ret)
 	returnIoPending(p)
 }
 
-// storageCheckItem looks at what was read.
+// storageCheckItem checks the result of a read, and sets p.miss and p.badcrc.
 func storageCheckItem(p *ioPending, ret int) {
 	io := &p.ioCtx
 	if ret != io.len {
 		p.miss = true
 		return
 	}
-	crc := crc32.Update(0, castagnoli, io.iov[0][storeOffset:])
+	crc := crc32.Update(io.pageVersion, castagnoli, io.iov[0][storeOffset:])
 	for _, b := range io.iov[1:] {
 		crc = crc32.Update(crc, castagnoli, b)
 	}
@@ -224,11 +237,11 @@ func storageCheckItem(p *ioPending, ret int) {
 	}
 }
 
-// storageGetItem answers with the first n bytes of the value of an item with
-// itemHdr, whose lock is held and whose reference it takes over. What is said
-// before the value is in the reply from head on; if there turns out to be no
-// value any more, miss is said instead of both. It returns false, with
-// nothing said, if there is no memory to read into.
+// storageGetItem adds the first n bytes of the value of an item with itemHdr to
+// the reply. The item is locked; its reference passes to storageGetItem. The
+// value's header starts at head in the reply; if the value turns out to be gone,
+// miss replaces both. Without memory to read into it removes the header and
+// returns false; callers then answer with a miss, where C ends a get with an error.
 func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool {
 	t := c.thread
 	hdr := it.hdr()
@@ -264,6 +277,7 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 		t.stats.pending.n[statGetOomExtstore]++
 		return false
 	}
+	c.resp.read += io.len
 	if it.nbytes > storageCopyMax && storageGetNow(c, p, n, head, miss) {
 		return true
 	}
@@ -280,9 +294,8 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 	return true
 }
 
-// storageGetNow answers at once if it can: if the value is not large, and in a
-// write buffer or the system's cache. Not as in C, which leaves all reads to its
-// I/O threads.
+// storageGetNow answers at once if the value is small and in a write buffer or the
+// page cache. Unlike C, where I/O threads do all reads.
 func storageGetNow(c *conn, p *ioPending, n, head int, miss []byte) bool {
 	r := c.resp
 	if p.ioCtx.len > storageNowMax {
@@ -310,9 +323,9 @@ func storageGetNow(c *conn, p *ioPending, n, head int, miss []byte) bool {
 	return true
 }
 
-// storageIov says where p reads to: what is not the value to p.hdr, the value
-// to p.it. It returns false if there is no memory for its chunks. Not as in C,
-// what is in memory of an item never comes from a file.
+// storageIov sets up p's buffers: the value goes to p.it, all before it to p.hdr.
+// It returns false if there is no memory for chunks. Unlike in C, the header of an
+// item in memory never comes from a file.
 func storageIov(p *ioPending) bool {
 	it := p.it
 	p.vec[0] = p.hdr[:it.dataOff()]
@@ -337,8 +350,7 @@ func storageIov(p *ioPending) bool {
 	return true
 }
 
-// storageSubmitCb passes the reads that t's connections wait for to an I/O
-// thread.
+// storageSubmitCb submits the reads that t's connections wait for.
 func storageSubmitCb(t *thread) {
 	for io := t.ioQueue; io != nil; io = io.next {
 		io.data.(*ioPending).submitted = true
@@ -347,11 +359,10 @@ func storageSubmitCb(t *thread) {
 	t.ioQueue, t.ioQueueTail = nil, nil
 }
 
-// storageAbort forgets a read that was not submitted, with the reply that was
-// to have it.
+// storageAbort discards a read that was not submitted, as its reply is dropped.
 func storageAbort(p *ioPending) {
 	if p.submitted {
-		panic("storageAbort: the read is under way")
+		panic("storageAbort: the read is in flight")
 	}
 	t := p.thread
 	var prev *objIo
@@ -374,10 +385,10 @@ func storageAbort(p *ioPending) {
 	ioPendingFree(p)
 }
 
-// recacheOrFree lets go of the item that a read was for, which is locked. If
-// it is gone from the file that ends its life; if it is in demand what was read
-// takes its place, and is in memory again. Not as in C, this is when the read
-// has come back, not when the reply has been sent.
+// recacheOrFree drops p's reference to the item that was read, which is locked. It
+// unlinks the item if its value is gone. One time in extRecacheRate it moves the
+// value of a popular item back to memory. C does this after the reply has been
+// sent, we do it when the read completes.
 func recacheOrFree(p *ioPending) {
 	n := &p.thread.stats.pending.n
 	hdrIt := p.hdrIt
@@ -388,7 +399,7 @@ func recacheOrFree(p *ioPending) {
 			n[statBadcrcFromExtstore]++
 		}
 	} else if rate := settings.extRecacheRate.Load(); rate != 0 {
-		// It must have been hit twice lately.
+		// The item was hit at least twice lately.
 		const flags = itemLinked | itemFetched | itemActive
 		if hdrIt.itFlags&flags == flags && itemAge(hdrIt) < itemUpdateInterval {
 			if p.c.recacheCounter%rate == 0 {
@@ -400,6 +411,7 @@ func recacheOrFree(p *ioPending) {
 	doItemRemove(hdrIt)
 }
 
+// recache replaces p's item with one that has the value in memory.
 func recache(p *ioPending) {
 	it, hdrIt := p.it, p.hdrIt
 	hv := hash(hdrIt.key())
@@ -415,7 +427,7 @@ func recache(p *ioPending) {
 			return
 		}
 	}
-	it.exptime = hdrIt.exptime // it may have changed
+	it.exptime = hdrIt.exptime // may have changed since the read began
 	it.itFlags |= hdrIt.itFlags & itemPreserveFlags
 	it.slabsClsid = it.clsid() | coldLru
 	storageDelete(hdrIt)
@@ -423,7 +435,7 @@ func recache(p *ioPending) {
 	p.thread.stats.pending.n[statRecacheFromExtstore]++
 }
 
-// storageReturnCb has a read that has come back, in the worker.
+// storageReturnCb runs on the worker when a read has come back.
 func storageReturnCb(p *ioPending) {
 	c := p.c
 	lock := uint32(p.hdrIt.lock)
@@ -437,8 +449,9 @@ func storageReturnCb(p *ioPending) {
 
 // The write thread.
 
-// storageWrite writes the last item of the class, if it has not been used for
-// more than age seconds, or that is 0. It returns whether it has.
+// storageWrite writes the item at the tail of the class's LRU if it was not used
+// for more than age seconds; an age of 0 means any item. It reports
+// whether it wrote one.
 func storageWrite(clsid int, age uint32) bool {
 	var it *item
 	lruPullTail(clsid, coldLru, 0, lruPullReturnItem, 0, &it)
@@ -453,8 +466,8 @@ func storageWrite(clsid int, age uint32) bool {
 	return did
 }
 
-// storageWriteItem writes an item, which is locked, and puts one that says
-// where it is into its place. It fails if there is no room just now.
+// storageWriteItem writes a locked item and replaces it with one that points to
+// the file. It returns false if there is no memory, or no room in a page for now.
 func storageWriteItem(it *item, hv uint32) bool {
 	hdrIt := doItemAlloc(it.key(), hv, it.clientFlags(), it.exptime, itemHdrSize)
 	if hdrIt == nil {
@@ -473,6 +486,7 @@ func storageWriteItem(it *item, hv uint32) bool {
 		return false
 	}
 	storageFill(io.buf, it, hv)
+	storageSum(io.buf, io.pageVersion)
 	extstoreWrite(extStorage, &io)
 	hdrIt.itFlags |= itemHdr | it.itFlags&itemPreserveFlags
 	hdrIt.setHdr(itemHdrT{pageVersion: io.pageVersion, offset: uint32(io.offset), pageId: uint16(io.pageId)})
@@ -485,9 +499,8 @@ func storageWriteItem(it *item, hv uint32) bool {
 	return true
 }
 
-// storageFill copies an item to b, which has storageLen bytes. Where its times
-// were are the hash of its key and a checksum of all behind them; pointers are
-// left out.
+// storageFill makes b, of storageLen bytes, the record of an item, without its
+// links and checksum. The key's hash takes the place of the time field.
 func storageFill(b []byte, it *item, hv uint32) {
 	off, n := it.dataOff(), it.ntotal()
 	clear(b[:storeOffset])
@@ -497,10 +510,17 @@ func storageFill(b []byte, it *item, hv uint32) {
 	rec := bufItem(b)
 	rec.itFlags &^= itemLinked
 	rec.time = hv
-	rec.exptime = crc32.Checksum(b[storeOffset:n], castagnoli)
 }
 
-// storageMinClass returns the first class whose items are written.
+// storageSum puts the checksum of a record in place of its exptime field. The sum
+// is seeded with the page's version: if the disk loses a write, a stale record from
+// an earlier use of the page has a wrong sum.
+func storageSum(b []byte, pageVersion uint32) {
+	rec := bufItem(b)
+	rec.exptime = crc32.Update(pageVersion, castagnoli, b[storeOffset:rec.ntotal()])
+}
+
+// storageMinClass returns the smallest class whose items are written.
 func storageMinClass() int {
 	size := int(settings.extItemSize.Load()) - itemSaved
 	id := slabsClsid(size)
@@ -510,15 +530,26 @@ func storageMinClass() int {
 	return id
 }
 
-// storageMakeRoom writes an item of the class, if it can, so that none need be
-// evicted. Not in C, which evicts where the write thread is late.
+// storageMakeRoom tries to write an item of the class, so that none must be
+// evicted. Not in C, which evicts when the write thread is late.
 func storageMakeRoom(clsid int) bool {
 	return extStorage != nil && clsid >= storageMinClass() && storageWrite(clsid, 0)
 }
 
-// storageWriteTarget is how many free chunks a class should have, of which
-// perpage are in a page, if targetPages should be free in all. The headers of
-// small values are so large that too many must not be written.
+// storageStalled reports whether failing files leave some bucket no room. The
+// caller should evict instead of waiting for the write thread.
+func storageStalled() bool {
+	for bucket := range pageBucketCount {
+		if extstoreStalled(extStorage, bucket) {
+			return true
+		}
+	}
+	return false
+}
+
+// storageWriteTarget returns how many chunks of a class, perpage in each page, to
+// keep free when targetPages pages are missing from the pool. It is limited for
+// small values, whose headers take much of the memory gained.
 func storageWriteTarget(perpage, targetPages int) int {
 	switch size := settings.slabPageSize / perpage; {
 	case size < 500:
@@ -531,12 +562,12 @@ func storageWriteTarget(perpage, targetPages int) int {
 	return perpage * targetPages
 }
 
-// storageWriteThread writes what is old, and if there is not enough free
-// memory what is not. It never ends.
+// storageWriteThread writes old items, and recent ones when memory is short. It
+// never returns.
 func storageWriteThread() {
 	var backoff [maxNumberOfSlabClasses]int
 	toSleep := writeSleepMin
-	// Compaction is to be thought of once for each slab page that is written.
+	// Wake the compaction thread once for each slab page written.
 	checkCompact := settings.slabPageSize
 	kick := func(n int) {
 		if checkCompact -= n; checkCompact < 0 {
@@ -546,6 +577,7 @@ func storageWriteThread() {
 	}
 	storageWritePlock.Lock()
 	for counter := 1; ; counter++ {
+		extstoreRetry(extStorage)
 		minClass := storageMinClass()
 		globalPages, _ := globalPagePoolSize()
 		doSleep := true
@@ -557,7 +589,7 @@ func storageWriteThread() {
 		}
 		toSleep = min(toSleep, int(settings.extMaxSleep.Load()))
 
-		// The larger a value the less there is of a header.
+		// Largest first: the larger a value, the smaller the share of its header.
 		for x := maxNumberOfSlabClasses - 1; x > 0 && x >= minClass; x-- {
 			if backoff[x] != 0 && counter%backoff[x] != 0 {
 				continue
@@ -573,7 +605,7 @@ func storageWriteThread() {
 				if free < target {
 					itemAge = 0
 				}
-				// This fails when the write buffer is full, too.
+				// This also fails when the write buffer is full.
 				if !storageWrite(x, itemAge) {
 					break
 				}
@@ -590,7 +622,7 @@ func storageWriteThread() {
 			}
 		}
 
-		storageWritePlock.Unlock() // so that we can be paused
+		storageWritePlock.Unlock() // a chance to pause us
 		if doSleep {
 			for x := range backoff {
 				backoff[x] = 1
@@ -603,7 +635,7 @@ func storageWriteThread() {
 	}
 }
 
-// While the lock is held the thread can't wake up or write.
+// While this lock is held, the write thread does not wake up.
 func storageWritePause() { storageWritePlock.Lock() }
 
 func storageWriteResume() { storageWritePlock.Unlock() }
@@ -612,7 +644,7 @@ func startStorageWriteThread() { go storageWriteThread() }
 
 // The compaction thread.
 
-// storageCompactFill sums up the pages by what they may be used for.
+// storageCompactFill sums up the pages of each bucket.
 func storageCompactFill(st *extstoreStats, fragLimit uint64) (buckets [pageBucketCount]storageBuk) {
 	for x := range buckets {
 		buckets[x].lowVersion = noVersion
@@ -621,10 +653,13 @@ func storageCompactFill(st *extstoreStats, fragLimit uint64) (buckets [pageBucke
 	for x, d := range extstoreGetPageData(extStorage) {
 		buk := &buckets[d.freeBucket]
 		buk.pagesTotal++
-		if d.version == 0 {
+		switch {
+		case !d.usable:
+			continue // nothing would be gained by freeing it
+		case d.version == 0:
 			buk.pagesFree++
-		}
-		if d.version == 0 || d.active {
+			continue
+		case d.active:
 			continue
 		}
 		if d.version < buk.lowestVersion {
@@ -639,10 +674,10 @@ func storageCompactFill(st *extstoreStats, fragLimit uint64) (buckets [pageBucke
 	return buckets
 }
 
-// storageCompactCheck decides whether a page should be compacted, and which.
+// storageCompactCheck returns the page to compact next, or ok false.
 func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, ok bool) {
 	st := extstoreGetStats(extStorage)
-	if st.pagesUsed == 0 || extStorage.failing.Load() > 0 {
+	if st.pagesUsed == 0 || extstoreStalled(extStorage, pageBucketCompact) {
 		return 0, 0, flags, false
 	}
 	settings.tuneLock.Lock()
@@ -654,7 +689,7 @@ func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, 
 	}
 	buckets := storageCompactFill(&st, fragLimit)
 
-	// Of these two there is always to be a free page.
+	// These two must always have a free page.
 	for _, x := range [...]int{pageBucketColdcompact, pageBucketOld} {
 		buk := &buckets[x]
 		if buk.pagesTotal == 0 {
@@ -673,7 +708,7 @@ func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, 
 
 	for x := range buckets {
 		buk := &buckets[x]
-		// Only those that have pages of their own.
+		// Only buckets with pages of their own.
 		if buk.pagesTotal == 0 || x == pageBucketLowttl || buk.pagesFree >= int(settings.extCompactUnder.Load()) {
 			continue
 		}
@@ -684,8 +719,8 @@ func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, 
 			buk.pagesFree >= int(settings.extDropUnder.Load()) || buk.lowestVersion == noVersion {
 			continue
 		}
-		// No page has enough holes. The oldest can still be parted: what was
-		// not asked for is dropped, or goes elsewhere; or all goes to OLD.
+		// No page has enough holes. Compact the oldest: values that were not
+		// read are dropped or move to COLDCOMPACT, or all move to OLD.
 		flags.dropUnread = settings.extDropUnread.Load()
 		if flags.dropUnread || flags.hasColdcompact || flags.hasOld {
 			flags.useOld = flags.hasOld
@@ -695,11 +730,11 @@ func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, 
 	return 0, 0, flags, false
 }
 
-// storageCompactRescue writes the value rec, which is at offset of the page,
-// elsewhere if it is still wanted. The lock of its item is held. It returns
-// false if there is no room yet. At the first try it strikes the value off its
-// page, which becomes free with the last one, maybe to be the room for it.
-func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset int, first bool) bool {
+// storageCompactRescue moves the record rec, at offset of the page, to another
+// page if its value is live. The item's lock is held. It returns false if there is
+// no room yet. The old location is deleted after the value has moved, not before
+// as in C: callers release the lock between attempts, so others may delete it.
+func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset int) bool {
 	hdrIt := assocFind(rec.key(), hv)
 	if hdrIt == nil || hdrIt.itFlags&itemHdr == 0 || itemIsFlushed(hdrIt) || itemIsExpired(hdrIt, currentTime.Load()) {
 		return true
@@ -707,10 +742,6 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 	hdr := hdrIt.hdr()
 	if int(hdr.pageId) != wrap.pageId || hdr.pageVersion != wrap.pageVersion || int(hdr.offset) != offset {
 		return true
-	}
-	n := storageLen(rec)
-	if first {
-		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, 1, uint64(n))
 	}
 	bucket := pageBucketCompact
 	if wrap.flags.useOld {
@@ -724,19 +755,23 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 			return true
 		}
 	}
+	n := storageLen(rec)
 	io := objIo{mode: objIoWrite, len: n}
 	if !extstoreWriteRequest(extStorage, bucket, bucket, &io) {
+		wrap.stalled = extstoreStalled(extStorage, bucket)
 		return false
 	}
 	copy(io.buf, rec.offset(0, n))
+	storageSum(io.buf, io.pageVersion)
 	extstoreWrite(extStorage, &io)
 	newHdr := itemHdrT{pageVersion: io.pageVersion, offset: uint32(io.offset), pageId: uint16(io.pageId)}
 	hdrIt.refcount++
 	if !storageCompactHeader(wrap, hdrIt, hv, newHdr) {
-		extstoreDelete(extStorage, io.pageId, io.pageVersion, 1, uint64(n))
+		extstoreDelete(extStorage, io.pageId, io.pageVersion, io.offset, uint64(n))
 		wrap.lost++
 		wrap.lostOom++
 	} else {
+		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, uint64(n))
 		wrap.rescues++
 		switch bucket {
 		case pageBucketColdcompact:
@@ -749,9 +784,9 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 	return true
 }
 
-// storageCompactHeader makes an item, to which we have a reference, say where
-// its value is now. If somebody is about to read the value from where it was
-// another item takes its place. It returns false if there is no memory.
+// storageCompactHeader points an item, to which we hold a reference, to the new
+// location of its value. If others hold references, because they read the old
+// location, it replaces the item. It returns false if there is no memory.
 func storageCompactHeader(wrap *storageCompactWrap, hdrIt *item, hv uint32, hdr itemHdrT) bool {
 	if hdrIt.refcount == 2 {
 		hdrIt.setHdr(hdr)
@@ -770,69 +805,89 @@ func storageCompactHeader(wrap *storageCompactWrap, hdrIt *item, hv uint32, hdr 
 	return true
 }
 
-// storageRecord returns the item that is written at the front of b, or nil if
-// there is none or it is damaged.
-func storageRecord(b []byte) *item {
+// storageRecord returns the record at the start of b, or nil if there is none; ok
+// reports whether it is intact. A record is recognized by the hash of its key,
+// which clients cannot know, so a value that looks like a record is not taken for
+// one.
+func storageRecord(b []byte, pageVersion uint32) (rec *item, ok bool) {
 	if len(b) < itemSize {
-		return nil
+		return nil, false
 	}
-	rec := bufItem(b)
-	if rec.nkey == 0 || rec.nbytes < 2 || rec.itFlags&itemHdr != 0 || rec.ntotal() > len(b) || storageLen(rec) > len(b) ||
-		rec.exptime != crc32.Checksum(b[storeOffset:rec.ntotal()], castagnoli) {
-		return nil
+	rec = bufItem(b)
+	if rec.nkey == 0 || rec.nbytes < 2 || rec.itFlags&itemHdr != 0 || rec.dataOff() > len(b) || rec.time != hash(rec.key()) {
+		return nil, false
 	}
-	return rec
+	return rec, storageLen(rec) <= len(b) &&
+		rec.exptime == crc32.Update(pageVersion, castagnoli, b[storeOffset:rec.ntotal()])
 }
 
-// storageCompactReadback rescues what is wanted of a part of a page. It
-// returns false if it must give up, as nothing can be written.
+// storageNextRecord returns the first intact record at or after offset, with its
+// offset, or nil. It counts the damaged records that it skips: as their lengths may
+// be wrong, it tries every place where a record may begin. After the last record
+// there are zeroes.
+func storageNextRecord(wrap *storageCompactWrap, buf []byte, offset int) (int, *item) {
+	lost := false // offset is inside a damaged record
+	for ; offset+8 <= len(buf); offset += 8 {
+		rec, ok := storageRecord(buf[offset:], wrap.pageVersion)
+		if ok {
+			return offset, rec
+		}
+		if rec != nil || !lost && binary.LittleEndian.Uint64(buf[offset:]) != 0 {
+			lost = true
+			wrap.badcrc++
+		}
+	}
+	return offset, nil
+}
+
+// storageCompactReadback rescues the live values of a part of a page. It returns
+// false if failing files leave no room.
 func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOffset int) bool {
 	wrap.waits = compactMaxWaits
-	offset := 0
-	ok := true
-	for ok {
-		rec := storageRecord(readbackBuf[offset:])
-		if rec == nil {
-			break
-		}
+	wrap.stalled = false
+	offset, rec := storageNextRecord(wrap, readbackBuf, 0)
+	for rec != nil && !wrap.stalled {
 		hv := rec.time
 		most := max(wrap.waits, 10)
 		for tries := 0; ; tries++ {
 			itemLock(hv)
-			done := storageCompactRescue(wrap, rec, hv, pageOffset+offset, tries == 0)
+			done := storageCompactRescue(wrap, rec, hv, pageOffset+offset)
 			itemUnlock(hv)
-			if ok = extStorage.failing.Load() == 0; done || !ok {
+			if done || wrap.stalled {
 				break
 			}
 			if tries == most {
 				wrap.lost++
 				break
 			}
-			// Not as in C, which waits with the item locked.
+			// Unlike C, do not wait with the item locked.
 			wrap.waits--
 			storageCompactPlock.Unlock()
 			usleep(compactWait)
 			storageCompactPlock.Lock()
 		}
-		offset += storageLen(rec)
+		offset, rec = storageNextRecord(wrap, readbackBuf, offset+storageLen(rec))
 	}
+	wrap.unsaved = wrap.unsaved || wrap.badcrc > 0
 	stats.extstoreCompactLost.Add(uint64(wrap.lost))
 	stats.extstoreCompactRescues.Add(uint64(wrap.rescues))
 	stats.extstoreCompactSkipped.Add(uint64(wrap.skipped))
 	stats.extstoreCompactRescCold.Add(uint64(wrap.rescueCold))
 	stats.extstoreCompactRescOld.Add(uint64(wrap.rescueOld))
+	stats.extstoreCompactBadcrc.Add(uint64(wrap.badcrc))
 	if loggerEflags.Load()&logSysevents != 0 {
 		loggerLogText(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.rescuesRealloc, wrap.lost, wrap.lostOom, wrap.skipped)
 	}
-	wrap.rescues, wrap.rescuesRealloc, wrap.lost, wrap.lostOom, wrap.skipped, wrap.rescueCold, wrap.rescueOld = 0, 0, 0, 0, 0, 0, 0
-	return ok
+	wrap.compactCounts = compactCounts{}
+	return !wrap.stalled
 }
 
 func storageCompactCb(_ *storeEngine, io *objIo, ret int) { io.data.(*storageCompactWrap).done <- ret }
 
-// storageCompactPage reads a page and rescues what is wanted. It returns false
-// if the page is another meanwhile, or could not be read to its end.
+// storageCompactPage reads a page, rescues its live values and frees it. It
+// returns false if the page was freed meanwhile, or there is no room for values.
 func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
+	wrap.unsaved = false
 	for off := 0; off < extStorage.pageSize; off += len(readbackBuf) {
 		wrap.io = objIo{
 			mode:        objIoRead,
@@ -845,23 +900,35 @@ func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 			cb:          storageCompactCb,
 		}
 		extstoreSubmitBg(extStorage, &wrap.io)
-		if ret := <-wrap.done; ret < 1 {
+		ret := <-wrap.done
+		if ret == readGone {
+			if off > 0 && extstoreCheck(extStorage, wrap.pageId, wrap.pageVersion, 0) {
+				break // a write failed here, so the page has no more values
+			}
 			return false
+		}
+		if ret < len(readbackBuf) {
+			wrap.unsaved = true
 		}
 		if loggerEflags.Load()&logSysevents != 0 {
 			loggerLogText(loggerCompactReadStart, wrap.pageId, off)
 		}
-		if !storageCompactReadback(wrap, readbackBuf, off) {
+		if !storageCompactReadback(wrap, readbackBuf[:max(ret, 0)], off) {
 			return false
 		}
-		storageCompactPlock.Unlock() // so that we can be paused
+		storageCompactPlock.Unlock() // a chance to pause us
 		storageCompactPlock.Lock()
+	}
+	if wrap.unsaved {
+		extstoreEvictPage(extStorage, wrap.pageId, wrap.pageVersion) // counts the lost values
+	} else {
+		extstoreClosePage(extStorage, wrap.pageId, wrap.pageVersion)
 	}
 	return true
 }
 
-// storageCompactThread compacts pages while that is needed, and then waits for
-// storageWriteThread to have it look again. It never ends.
+// storageCompactThread compacts pages as long as there are pages to compact, then
+// waits for a signal from storageWriteThread. It never returns.
 func storageCompactThread() {
 	readbackBuf, err := bufAlloc(settings.extWbufSize)
 	if err != nil {
@@ -887,7 +954,6 @@ func storageCompactThread() {
 			storageCompactCond.Wait()
 			continue
 		}
-		extstoreClosePage(extStorage, wrap.pageId, wrap.pageVersion)
 		logs(loggerCompactEnd, wrap.pageId)
 		storageCompactPlock.Unlock()
 		usleep(minStorageCompactSleep)
@@ -895,7 +961,7 @@ func storageCompactThread() {
 	}
 }
 
-// While the lock is held the thread can't wake up or compact.
+// While this lock is held, the compaction thread does not wake up.
 func storageCompactPause() { storageCompactPlock.Lock() }
 
 func storageCompactResume() { storageCompactPlock.Unlock() }
@@ -950,12 +1016,12 @@ func storageInitConfig() {
 		ioThreadcount: 1,
 		ioDepth:       1,
 		pageBuckets:   pageBucketCount,
-		wbufCount:     2 * pageBucketCount, // for each to be filled and written at a time
+		wbufCount:     2 * pageBucketCount, // one to fill and one in flight for each
 	}
 }
 
-// storageReadConfig is one round of the loop for -o, with an option of
-// extstore. It returns false if it is none.
+// storageReadConfig handles one suboption of -o. It returns false if that is not
+// one of extstore's.
 func storageReadConfig(name, value string, given bool) bool {
 	number := func() int {
 		n, err := strconv.ParseUint(value, 10, 32)
@@ -1026,7 +1092,7 @@ func storageReadConfig(name, value string, given bool) bool {
 	return true
 }
 
-// storageCheckConfig ends the process if the options do not fit each other.
+// storageCheckConfig exits if the options contradict each other.
 func storageCheckConfig() {
 	ext := &storageConf.ext
 	if len(storageConf.file) == 0 {
@@ -1048,17 +1114,26 @@ func storageCheckConfig() {
 		if pages == 0 {
 			sysfatal(exUsage, "supplied ext_path has zero size, cannot use")
 		}
-		f.pageCount = int(min(pages, math.MaxUint16)) // which is too many
+		f.pageCount = int(min(pages, math.MaxUint16)) // extstoreInit refuses that many
 		if options.daemonize && !options.maxcore && !strings.HasPrefix(f.file, "/") {
 			sysfatal(exUsage, "-d goes to /: ext_path %s must be a whole path", f.file)
 		}
 	}
 }
 
+// storageMemory returns the bytes of all write buffers and of compaction's read
+// buffer.
+func storageMemory() uint64 {
+	if len(storageConf.file) == 0 {
+		return 0
+	}
+	return uint64((storageConf.ext.wbufCount + 1) * storageConf.ext.wbufSize)
+}
+
 // storageInit opens the files.
 func storageInit() {
 	if settings.extCompactUnder.Load() == 0 {
-		// The help text knows this fraction, too.
+		// -h mentions this fraction.
 		under := uint32(max(storageConf.file[0].pageCount/100, 1))
 		settings.extCompactUnder.Store(under)
 		settings.extDropUnder.Store(under)

@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"path/filepath"
 	"regexp"
@@ -19,6 +20,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -824,6 +827,31 @@ func (w *stress) checkQuiet(t *testing.T, c *client) {
 	c.wantNoneUsed(t)
 }
 
+// failWrites makes the server's writes behind the first 10 MB of each file fail
+// every other second, until stop is called.
+func failWrites(s *server) (stop func()) {
+	done := make(chan struct{})
+	limit := func(n uint64) {
+		unix.Prlimit(s.cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: n, Max: math.MaxUint64}, nil)
+	}
+	go func() {
+		for fails := true; ; fails = !fails {
+			if fails {
+				limit(10 << 20)
+			} else {
+				limit(math.MaxUint64)
+			}
+			select {
+			case <-done:
+				limit(math.MaxUint64)
+				return
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+	return func() { close(done) }
+}
+
 func TestStress(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -841,16 +869,30 @@ func TestStress(t *testing.T) {
 		{"tmpfs", "-m 20 -f 2 -t 3 -o hashpower=12,slab_automove=1,slab_chunk_max=64,ext_path={1}/ext:32m:old,ext_path={1}/ext2:32m:coldcompact,ext_path={1}/ext3:32m," +
 			"ext_page_size=4,ext_wbuf_size=2,ext_item_size=200,ext_recache_rate=5,ext_threads=2,ext_low_ttl=5",
 			"extstore_page_evictions", 0},
+		{"failing", "-m 20 -f 2 -t 3 -o hashpower=12,slab_automove=1,slab_chunk_max=64,ext_path={0}/ext:32m,ext_path={0}/ext2:32m,ext_path={full}/ext3:32m," +
+			"ext_page_size=4,ext_wbuf_size=2,ext_item_age=0,ext_item_size=200,ext_recache_rate=5,ext_compact_under=3,ext_drop_under=2,ext_max_sleep=1000",
+			"extstore_write_errors", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			dirs := extDirs(t)
-			flags := strings.NewReplacer("{0}", dirs[0], "{1}", dirs[len(dirs)-1]).Replace(tt.flags)
+			full := t.TempDir()
+			if tt.name == "failing" {
+				if err := unix.Mount("tmpfs", full, "tmpfs", 0, "size=6m"); err != nil {
+					t.Log(err)
+				} else {
+					defer unix.Unmount(full, unix.MNT_DETACH)
+				}
+			}
+			flags := strings.NewReplacer("{full}", full, "{0}", dirs[0], "{1}", dirs[len(dirs)-1]).Replace(tt.flags)
 			w := &stress{flags: strings.Fields(flags), lost: tt.lost, restarts: tt.restarts}
 			if w.restarts > 0 {
 				w.flags = append(w.flags, "-e", filepath.Join(restartDir(t), "f"))
 			}
 			w.s = mc9(t, w.flags...)
+			if tt.name == "failing" {
+				defer failWrites(w.s)()
+			}
 			w.run(t, testSeed(t, 0))
 			if c := w.s.client(); !w.roomy() && (c.statN(w.lost) == 0 || *long >= 10 && c.statN("slabs_moved") == 0) {
 				t.Error("memory was not short, or the mover did not run")
