@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -79,7 +80,11 @@ var (
 	sslCtxLock sync.Mutex                            // held to replace what is in
 	sslCtx     atomic.Pointer[[sslModes]*tls.Config] // one for each sslMode
 
-	sslSlots chan struct{} // room for the handshakes that may compute at once
+	sslTurns struct { // handshakes compute by turns, sslThreads at a time
+		lock         sync.Mutex
+		free         int        // turns that nobody has
+		begun, fresh []*sslConn // connections that wait for one, the first one first
+	}
 
 	// Each handshake leaves garbage. This is never touched, so it takes no
 	// memory, but makes the collector run after 16 MB and half of the heap, not
@@ -95,18 +100,21 @@ type sslConn struct {
 	mode     sslMode
 	tls      *tls.Conn
 
-	// The handshake. Its goroutine owns the conn once begun is set.
+	// The handshake. Once begun is set, its goroutine owns the conn.
 	begun     atomic.Bool
-	accepting bool // until it is over
-	timer     *time.Timer
-	late      atomic.Bool   // the timer has fired
-	wake      chan struct{} // tells the goroutine of an event, or that it is late
+	accepting bool          // until it is over
+	greeted   bool          // something has arrived
+	turn      chan struct{} // tells the goroutine that it may compute
+	wake      chan struct{} // tells the goroutine of an event, or that the timer has fired
+	timer     *time.Timer   // runs while the client is waited for
+	waiting   time.Time     // since when it is waited for
+	left      time.Duration // for how much longer it may be waited for
 
 	out  []byte // records that the socket has not taken, at most sslOutMax bytes
 	owed int    // bytes in them that sslWrite has not returned as sent
 
 	more    bool    // crypto/tls may have input: read before waiting
-	records int     // whole records of the last recv that it has not returned yet
+	records int     // at most so many records have arrived that it has not returned
 	header  [5]byte // of the record that is arriving
 	nheader int     // bytes of header that have arrived
 	body    int     // bytes that are still to follow the header
@@ -117,15 +125,18 @@ type sslConn struct {
 // answer messages that are no requests, and does not read the answers.
 func sslOutMax() int { return settings.sslWbufSize + 128<<10 }
 
-// sslAccept shakes hands, then passes c to its worker, or has it closed.
+// sslAccept shakes hands, then passes c to its worker, or has it closed. It has
+// a turn.
 func sslAccept(c *conn) {
 	s := c.ssl
-	sslSlots <- struct{}{}
 	s.tls = tls.Server(s, sslCtx.Load()[s.mode])
-	err := s.tls.Handshake()
-	<-sslSlots
-	s.timer.Stop()
+	err := io.EOF
+	if !sslHungUp(c) {
+		err = s.tls.Handshake()
+	}
+	sslEndTurn()
 	s.accepting = false
+	c.lastCmdTime = currentTime.Load() // the client has not been idle
 	if loggerEflags.Load()&logConnevents != 0 {
 		loggerLogConnEvent(c, loggerConnectionNew)
 		if name := sslGetPeerCn(c); name != "" {
@@ -149,30 +160,92 @@ func sslAccept(c *conn) {
 	redispatchConn(c)
 }
 
-// wait lets other handshakes compute until there is an event. It sends more of
-// s.out then.
-func (s *sslConn) wait() error {
+// sslHungUp reports whether the client of c has gone. Clients of a herd that lose
+// patience come back: computing for those that have gone would keep the others
+// waiting.
+func sslHungUp(c *conn) bool {
+	fds := []unix.PollFd{{Fd: int32(c.sfd), Events: unix.POLLRDHUP}}
+	n, _ := unix.Poll(fds, 0)
+	return n > 0
+}
+
+// sslTakeTurn makes s wait for its turn to compute. A handshake that has begun
+// goes before those that have not: its client has waited longer, and it is nearer
+// its end.
+func sslTakeTurn(s *sslConn) {
+	t := &sslTurns
+	t.lock.Lock()
+	if s.turn != nil {
+		t.begun = append(t.begun, s)
+	} else {
+		t.fresh = append(t.fresh, s)
+	}
+	sslNextTurn()
+	t.lock.Unlock()
+}
+
+func sslEndTurn() {
+	sslTurns.lock.Lock()
+	sslTurns.free++
+	sslNextTurn()
+	sslTurns.lock.Unlock()
+}
+
+// sslNextTurn gives the free turns to connections that wait. The caller holds
+// sslTurns.lock.
+func sslNextTurn() {
+	t := &sslTurns
+	for ; t.free > 0 && len(t.begun)+len(t.fresh) > 0; t.free-- {
+		if len(t.begun) > 0 {
+			t.begun[0].turn <- struct{}{}
+			t.begun = slices.Delete(t.begun, 0, 1)
+			continue
+		}
+		s := t.fresh[0]
+		t.fresh = slices.Delete(t.fresh, 0, 1)
+		s.turn = make(chan struct{}, 1)
+		go sslAccept(s.c)
+	}
+}
+
+// await waits for the client until there is an event or time is up. It gives its
+// turn away meanwhile. Then it sends more of s.out.
+func (s *sslConn) await() error {
+	if s.left <= 0 {
+		return os.ErrDeadlineExceeded
+	}
 	events := uint32(evRead | unix.EPOLLONESHOT)
 	if len(s.out) > 0 {
 		events |= evWrite
 	}
+	s.waiting = time.Now()
 	if err := pollMod(&s.c.thread.poll, s.c.sfd, events); err != nil {
 		return err
 	}
-	<-sslSlots
+	s.timer.Reset(s.left)
+	sslEndTurn()
 	<-s.wake
-	sslSlots <- struct{}{}
+	s.waited()
+	sslTakeTurn(s)
+	<-s.turn
 	if e := s.flush(); e != 0 && e != unix.EAGAIN {
 		return e
 	}
 	return nil
 }
 
+// waited ends the time in which the client is waited for.
+func (s *sslConn) waited() {
+	s.timer.Stop()
+	s.left -= time.Since(s.waiting)
+}
+
 // sslWake starts the handshake at the first event, and tells it of others. A
 // stale event may come when the handshake is over.
 func sslWake(s *sslConn) {
 	if s.begun.CompareAndSwap(false, true) {
-		go sslAccept(s.c)
+		s.waited()
+		sslTakeTurn(s)
 		return
 	}
 	select {
@@ -184,20 +257,21 @@ func sslWake(s *sslConn) {
 // Read is how crypto/tls reads records. It takes EAGAIN for a temporary error,
 // which its own Read returns, and can go on later.
 func (s *sslConn) Read(b []byte) (int, error) {
+	if !s.greeted {
+		b = b[:len(s.header)] // so that plain text is left unread: close(2) resets then, as in memcached
+	}
 	for {
-		if s.accepting && s.late.Load() {
-			return 0, os.ErrDeadlineExceeded
-		}
 		n, e := rawRecv(s.c.sfd, b)
 		switch {
 		case n > 0:
+			s.greeted = true
 			s.countRecords(b[:n])
 			return n, nil
 		case e == 0:
 			return 0, io.EOF
 		case e == unix.EINTR:
 		case e == unix.EAGAIN && s.accepting:
-			if err := s.wait(); err != nil {
+			if err := s.await(); err != nil {
 				return 0, err
 			}
 		default:
@@ -208,7 +282,6 @@ func (s *sslConn) Read(b []byte) (int, error) {
 
 // countRecords counts the records that end in b, which has just arrived.
 func (s *sslConn) countRecords(b []byte) {
-	s.records = 0
 	for len(b) > 0 {
 		if s.nheader < len(s.header) {
 			n := copy(s.header[s.nheader:], b)
@@ -285,7 +358,7 @@ func sslRead(c *conn, b []byte) (int, unix.Errno) {
 		s.more = n == len(b) || s.records > 0 || err != nil
 		return n, 0
 	}
-	s.more = false
+	s.more, s.records = false, 0 // some records have no data, so were not returned
 	switch e, ok := err.(unix.Errno); {
 	case ok && e == unix.EAGAIN:
 		return -1, e
@@ -403,7 +476,7 @@ func loadServerCertificates() (problem string) {
 		ctx[mode].ClientAuth = sslClientAuth(sslMode(mode))
 	}
 	sslCtx.Store(&ctx)
-	settings.sslLastCertRefreshTime.Store(max(currentTime.Load(), itemUpdateInterval+2)) // see clockInit
+	settings.sslLastCertRefreshTime.Store(max(currentTime.Load(), clockBegin))
 	return ""
 }
 
@@ -498,12 +571,10 @@ func sslInitConn(c *conn, mode sslMode) {
 	if idle := time.Duration(settings.idleTimeout) * time.Second; idle != 0 {
 		limit = min(limit, idle)
 	}
-	s := &sslConn{c: c, mode: mode, wake: make(chan struct{}, 1), accepting: true}
+	s := &sslConn{c: c, mode: mode, accepting: true, wake: make(chan struct{}, 1), waiting: time.Now(), left: limit}
 	c.ssl = s
-	s.timer = time.AfterFunc(limit, func() {
-		s.late.Store(true)
-		sslWake(s)
-	})
+	s.timer = time.AfterFunc(limit, func() { sslWake(s) })
+	s.timer.Reset(limit) // the function sees s.timer
 }
 
 func sslInitSettings() {
@@ -520,7 +591,7 @@ func sslInit() {
 	if problem := loadServerCertificates(); problem != "" {
 		sysfatal(exUsage, "%s", problem)
 	}
-	sslSlots = make(chan struct{}, sslThreads())
+	sslTurns.free = sslThreads()
 	debug.SetGCPercent(50)
 	sslBallast = make([]byte, 32<<20)
 }

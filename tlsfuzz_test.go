@@ -99,7 +99,7 @@ func fuzzTlsEnd(t *testing.T, th *thread, c *conn, client *fuzzClient) {
 			t.Fatalf("the client has hung up, but the state is %v", stateText(c.state))
 		}
 	}
-	if c.ssl != nil || len(sslSlots) != 0 {
+	if c.ssl != nil || sslTurns.free != sslThreads() {
 		t.Fatal("the connection's TLS state is still there")
 	}
 	fuzzCheck(t, th, c)
