@@ -5,13 +5,21 @@
 package main
 
 import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +27,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // tlsServer runs mc9 with a certificate and these options.
@@ -492,6 +502,174 @@ func TestTlsStalled(t *testing.T) {
 	c := s.client()
 	c.want(t, "get foo\r\n", "END\r\n")
 	t.Logf("per handshake in progress: %d KB", (s.status("VmRSS"))/200)
+}
+
+// Handshakes that have begun compute first. The time for which a client waits
+// until the server computes does not count.
+func TestTlsTurns(t *testing.T) {
+	fuzzTlsInit(t)
+	th := fuzzInit(t, 0)
+	config := fuzzTlsSettings(0)
+	settings.idleTimeout = 1
+	begin := time.Now()
+	waiting := func() [2]int {
+		sslTurns.lock.Lock()
+		defer sslTurns.lock.Unlock()
+		return [2]int{len(sslTurns.begun), len(sslTurns.fresh)}
+	}
+	until := func(what string, done func() bool) {
+		t.Helper()
+		for !done() {
+			runtime.Gosched()
+			if fuzzEvents(th, 1); time.Since(begin) > patience {
+				t.Fatal(what)
+			}
+		}
+	}
+	turns := func(n int) { // from now on
+		sslTurns.lock.Lock()
+		sslTurns.free = n
+		sslNextTurn()
+		sslTurns.lock.Unlock()
+	}
+	open := func() (*conn, *fuzzClient, chan error) {
+		c, client := fuzzTlsStart(t, th, asciiProt)
+		client.wait = int(patience / time.Millisecond)
+		shaken := make(chan error, 1)
+		go func() { shaken <- tls.Client(client, config).Handshake() }()
+		return c, client, shaken
+	}
+
+	turns(0)
+	c, client, shaken := open()
+	until("the first one waits", func() bool { return waiting() == [2]int{0, 1} })
+	until("time passes", func() bool { return time.Since(begin) > 1200*time.Millisecond })
+	turns(sslThreads())
+	until("the handshake is over", func() bool { return len(shaken) > 0 && c.state == connRead })
+	if err := <-shaken; err != nil {
+		t.Error(err)
+	}
+	fuzzTlsEnd(t, th, c, client)
+
+	settings.idleTimeout = 0
+	first := &fuzzClient{fd: -1, damage: -1}
+	tls.Client(first, config).Handshake()
+	c, client = fuzzTlsStart(t, th, asciiProt)
+	unix.Write(client.fd, first.wire)
+	until("the server answers", func() bool {
+		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(client.fd), Events: unix.POLLIN}}, 0)
+		return n > 0
+	})
+	until("the server waits for the client", func() bool {
+		sslTurns.lock.Lock()
+		defer sslTurns.lock.Unlock()
+		return sslTurns.free == sslThreads()
+	})
+	turns(0)
+	c2, client2, shaken := open()
+	until("the new one waits", func() bool { return waiting() == [2]int{0, 1} })
+	unix.Write(client.fd, []byte("garbage, but it arrives"))
+	until("the one that has begun waits", func() bool { return waiting() == [2]int{1, 1} })
+	sslTurns.lock.Lock()
+	sslTurns.free = 1
+	sslNextTurn()
+	if n := len(sslTurns.begun); n != 0 {
+		t.Error("the new one goes first")
+	}
+	sslTurns.lock.Unlock()
+	until("the handshake is over", func() bool { return len(shaken) > 0 && c2.state == connRead })
+	turns(sslThreads())
+	fuzzTlsEnd(t, th, c2, client2)
+	fuzzTlsEnd(t, th, c, client)
+}
+
+// A herd of clients, whose handshakes take longer than clients may take, is
+// served.
+func TestTlsHerd(t *testing.T) {
+	s := start(t, "", true, append(makeRsaCert(t, "localhost", 4096).flags(), "-o", "idle_timeout=2")...)
+	var all sync.WaitGroup
+	begin := time.Now()
+	for i := range 300 {
+		nc := s.plain()
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			c, err := sslClient(nc, s.tls)
+			if err != nil {
+				t.Errorf("client %d: %v", i, err)
+				return
+			}
+			newClient(c).want(t, "get foo\r\n", "END\r\n")
+		}()
+	}
+	all.Wait()
+	t.Log(time.Since(begin))
+}
+
+// Of TLS 1.2, a request that arrives behind a warning alert is answered.
+func TestTlsWarning(t *testing.T) {
+	s := tlsServer(t)
+	var keys strings.Builder
+	s.tls.KeyLogWriter = &keys
+	s.tls.MaxVersion = tls.VersionTLS12
+	s.tls.CipherSuites = []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}
+	wire := &wiretap{Conn: s.plain()}
+	nc, err := sslClient(wire, s.tls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal := tls12Seal(t, keys.String(), wire.heard[11:][:32])
+	const alert, data = 21, 23
+	records := append(seal(data, "get a\r\n"), seal(alert, "\x01\x5a")...) // user_canceled
+	// crypto/tls receives again before it returns the first request.
+	records = append(records, seal(data, "set b 0 0 8000\r\n"+pattern(8000, 1)+"\r\n")...)
+	wire.Write(records)
+	if reply := newClient(nc).line() + newClient(nc).line(); reply != "END\r\nSTORED\r\n" {
+		t.Errorf("%q", reply)
+	}
+}
+
+// A wiretap keeps what it reads.
+type wiretap struct {
+	net.Conn
+	heard []byte
+}
+
+func (w *wiretap) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	w.heard = append(w.heard, b[:n]...)
+	return n, err
+}
+
+// tls12Seal returns a function that makes records as a client does after its
+// handshake with TLS_*_WITH_AES_128_GCM_SHA256 (RFC 5246, RFC 5288). keys is
+// what KeyLogWriter got.
+func tls12Seal(t *testing.T, keys string, serverRandom []byte) func(kind byte, text string) []byte {
+	var clientRandom, master []byte
+	if _, err := fmt.Sscanf(keys, "CLIENT_RANDOM %x %x", &clientRandom, &master); err != nil {
+		t.Fatal(err)
+	}
+	prf := func(b ...[]byte) []byte {
+		h := hmac.New(sha256.New, master)
+		h.Write(bytes.Join(b, nil))
+		return h.Sum(nil)
+	}
+	seed := append(append([]byte("key expansion"), serverRandom...), clientRandom...)
+	a1 := prf(seed)
+	block := append(prf(a1, seed), prf(prf(a1), seed)...) // two keys of 16 bytes, two salts of 4
+	key, err := aes.NewCipher(block[:16])
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcm, _ := cipher.NewGCM(key)
+	seq := uint64(0) // Finished had 0
+	return func(kind byte, text string) []byte {
+		seq++
+		nonce := binary.BigEndian.AppendUint64(nil, seq)
+		head := binary.BigEndian.AppendUint16(append(slices.Clone(nonce), kind, 3, 3), uint16(len(text)))
+		sealed := gcm.Seal(nonce, append(block[32:36:36], nonce...), []byte(text), head)
+		return append(binary.BigEndian.AppendUint16([]byte{kind, 3, 3}, uint16(len(sealed))), sealed...)
+	}
 }
 
 // Values of all sizes in records of all sizes, to a slow client, and with -R 1,

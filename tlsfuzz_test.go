@@ -106,7 +106,7 @@ func fuzzTlsEnd(t *testing.T, th *thread, c *conn, client *fuzzClient) {
 }
 
 // fuzzTlsInit sets up what all inputs share.
-func fuzzTlsInit(f *testing.F) {
+func fuzzTlsInit(f testing.TB) {
 	fuzzStart(f)
 	cert := makeCert(f, "localhost", nil)
 	f.Cleanup(func() { settings.sslEnabled = false })
