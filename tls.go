@@ -11,8 +11,10 @@
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -37,6 +39,9 @@ const tlsBuild = true
 // sslPatience is the time limit of a handshake; a shorter -o idle_timeout takes
 // its place.
 const sslPatience = 10 * time.Second
+
+// The most that -o ssl_wbuf_size may be, in bytes. Each worker has such a buffer.
+const sslWbufMax = 64 << 20
 
 // The part of stats that is about TLS.
 type sslCounters struct {
@@ -85,6 +90,11 @@ var (
 		free         int        // turns that nobody has
 		begun, fresh []*sslConn // connections that wait for one, the first one first
 	}
+
+	sslCipherSuites []uint16 // those of -o ssl_ciphers; nil for Go's choice
+
+	// With -d, what the files held at the start; nil for files that are to be read.
+	sslKept map[string][]byte
 
 	// Each handshake leaves garbage. This is never touched, so it takes no
 	// memory, but makes the collector run after 16 MB and half of the heap, not
@@ -442,13 +452,14 @@ func loadServerCertificates() (problem string) {
 		ClientCAs:                   x509.NewCertPool(), // nil would be the system's
 		MinVersion:                  settings.sslMinVersion,
 		DynamicRecordSizingDisabled: true,
+		CipherSuites:                sslCipherSuites,
 		// As OpenSSL 3.0: Go's default adds ML-KEM, which takes a fifth of a
 		// handshake's time.
 		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521},
 	}
-	chain, err := os.ReadFile(settings.sslChainCert)
+	chain, err := sslReadFile(settings.sslChainCert)
 	if err == nil {
-		err = sslCheckChain(chain)
+		chain, err = sslChain(chain)
 	}
 	if err != nil {
 		return fmt.Sprintf("Error loading the certificate chain: %s : %s", orNull(settings.sslChainCert), strerror(err))
@@ -459,16 +470,20 @@ func loadServerCertificates() (problem string) {
 	}
 	config.Certificates = []tls.Certificate{cert}
 	if settings.sslCaCert != "" {
-		ca, err := os.ReadFile(settings.sslCaCert)
-		if err == nil && !config.ClientCAs.AppendCertsFromPEM(ca) {
+		ca, err := sslReadFile(settings.sslCaCert)
+		known := false
+		for _, der := range sslCertificates(ca) {
+			if cert, err := x509.ParseCertificate(der); err == nil {
+				config.ClientCAs.AddCert(cert)
+				known = true
+			}
+		}
+		if err == nil && !known {
 			err = errors.New("no certificate in it")
 		}
 		if err != nil {
 			return fmt.Sprintf("Error loading the CA certificate: %s : %s", settings.sslCaCert, strerror(err))
 		}
-	}
-	if config.CipherSuites, problem = sslCipherList(settings.sslCiphers); problem != "" {
-		return problem
 	}
 	var ctx [sslModes]*tls.Config
 	for mode := range ctx {
@@ -480,42 +495,127 @@ func loadServerCertificates() (problem string) {
 	return ""
 }
 
-// sslCheckChain wants at least one certificate, and all of them readable.
-func sslCheckChain(chain []byte) error {
-	n := 0
-	for block, rest := pem.Decode(chain); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return err
-		}
-		n++
+// sslFiles lists the files that the settings name.
+func sslFiles() []string {
+	names := []string{settings.sslChainCert, settings.sslKey, settings.sslCaCert}
+	return slices.DeleteFunc(names, func(name string) bool { return name == "" })
+}
+
+// sslReadFile reads one of these files.
+func sslReadFile(name string) ([]byte, error) {
+	if b, ok := sslKept[name]; ok {
+		return b, nil
 	}
-	if n == 0 {
-		return errors.New("no certificate in it")
+	b, err := os.ReadFile(name)
+	if err == nil && sslKept != nil {
+		sslKept[name] = b
 	}
-	return nil
+	return b, err
+}
+
+// sslHandOver returns descriptors of the files for the daemon, which may not be
+// allowed to read them any more.
+func sslHandOver() (fds []uintptr) {
+	if !settings.sslEnabled {
+		return nil
+	}
+	for _, name := range sslFiles() {
+		fd, err := unix.MemfdCreate(filepath.Base(name), unix.MFD_CLOEXEC)
+		if err == nil {
+			_, err = unix.Pwrite(fd, sslKept[name], 0)
+		}
+		if err != nil {
+			sysfatal(exOserr, "failed to hand %s to the daemon: %s", name, strerror(err))
+		}
+		fds = append(fds, uintptr(fd))
+	}
+	return fds
+}
+
+// sslInherit reads the files from the descriptors that sslHandOver has made,
+// from fd on.
+func sslInherit(fd int) {
+	if !settings.sslEnabled {
+		return
+	}
+	sslKept = map[string][]byte{}
+	for i, name := range sslFiles() {
+		f := os.NewFile(uintptr(fd+i), name)
+		b, err := io.ReadAll(f)
+		if err == nil {
+			sslKept[name] = b
+		}
+		f.Close()
+	}
+}
+
+// sslBlocks returns the blocks of a PEM file. Each may begin with a byte order
+// mark.
+func sslBlocks(file []byte) (blocks []*pem.Block) {
+	file = bytes.ReplaceAll(file, []byte("\ufeff"), nil)
+	for block, rest := pem.Decode(file); block != nil; block, rest = pem.Decode(rest) {
+		blocks = append(blocks, block)
+	}
+	return blocks
+}
+
+// sslCertificates returns the certificates in a PEM file, in DER.
+func sslCertificates(file []byte) (certs [][]byte) {
+	for _, block := range sslBlocks(file) {
+		switch block.Type {
+		case "CERTIFICATE", "X509 CERTIFICATE":
+			certs = append(certs, block.Bytes)
+		case "TRUSTED CERTIFICATE": // what OpenSSL trusts it for follows it
+			var cert asn1.RawValue
+			if _, err := asn1.Unmarshal(block.Bytes, &cert); err == nil {
+				certs = append(certs, cert.FullBytes)
+			}
+		}
+	}
+	return certs
+}
+
+// sslChain returns file's certificates as crypto/tls takes them. There has to be
+// one, and all must be readable.
+func sslChain(file []byte) (chain []byte, err error) {
+	for _, der := range sslCertificates(file) {
+		if _, err := x509.ParseCertificate(der); err != nil {
+			return nil, err
+		}
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	if chain == nil {
+		return nil, errors.New("no certificate in it")
+	}
+	return chain, nil
 }
 
 // sslLoadKey adds the key to the chain. Without ssl_key it is in the same file:
-// so says memcached's help, though memcached wants ssl_key.
+// memcached's help says so too, but memcached fails without ssl_key.
 func sslLoadKey(chain []byte) (tls.Certificate, error) {
-	key := chain
-	if settings.sslKey != "" {
-		var err error
-		if key, err = os.ReadFile(settings.sslKey); err != nil {
-			return tls.Certificate{}, err
-		}
+	name := settings.sslKey
+	if name == "" {
+		name = settings.sslChainCert
 	}
+	key, err := sslReadFile(name)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	var blocks []byte
 	switch settings.sslKeyformat {
 	case sslFiletypePem:
+		for _, block := range sslBlocks(key) {
+			if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
+				return tls.Certificate{}, errors.New("the key has a password; this makes a copy without: openssl pkey -in KEY -out COPY")
+			}
+			blocks = append(blocks, pem.EncodeToMemory(block)...)
+		}
 	case sslFiletypeAsn1:
-		key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
+		blocks = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
 	default:
 		return tls.Certificate{}, errors.New("bad ssl filetype")
 	}
-	return tls.X509KeyPair(chain, key)
+	return tls.X509KeyPair(chain, blocks)
 }
 
 // sslClientAuth is what a listener of this mode wants of its clients.
@@ -535,21 +635,33 @@ func sslClientAuth(mode sslMode) tls.ClientAuthType {
 var sslCipherName = strings.NewReplacer("TLS_RSA_WITH_", "", "TLS_", "", "_WITH_", "-", "AES_", "AES",
 	"3DES_EDE_CBC", "DES-CBC3", "_CBC", "", "RC4_128", "RC4", "POLY1305_SHA256", "POLY1305", "_", "-")
 
-// sslCipherList finds the suites of -o ssl_ciphers. Those of TLS 1.3 cannot be
-// chosen, nor can they in memcached.
-func sslCipherList(list string) (ids []uint16, problem string) {
-	for _, name := range strings.FieldsFunc(list, func(r rune) bool { return r == ':' || r == ' ' }) {
-		n := len(ids)
-		for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
-			if suite.SupportedVersions[0] != tls.VersionTLS13 && name == sslCipherName.Replace(suite.Name) {
-				ids = append(ids, suite.ID)
-			}
-		}
-		if len(ids) == n {
-			return nil, "Error setting the provided cipher(s): " + name
+// sslSuites returns the cipher suites that OpenSSL's name, or word for a group,
+// stands for. Those of TLS 1.3 cannot be chosen, nor can they in memcached.
+func sslSuites(name string) (ids []uint16) {
+	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		usual := !suite.Insecure && (name == "HIGH" || name == "DEFAULT" || name == "ALL")
+		if suite.SupportedVersions[0] != tls.VersionTLS13 && (usual || name == sslCipherName.Replace(suite.Name)) {
+			ids = append(ids, suite.ID)
 		}
 	}
-	return ids, ""
+	return ids
+}
+
+// sslCipherList returns the cipher suites of -o ssl_ciphers. It leaves out, and
+// returns, what has no meaning here. The order is Go's.
+func sslCipherList(list string) (ids []uint16, unknown []string) {
+	for _, name := range strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(":; ", r) }) {
+		suites := sslSuites(strings.TrimLeft(name, "!-+"))
+		switch {
+		case len(suites) == 0:
+			unknown = append(unknown, name)
+		case name[0] == '!' || name[0] == '-':
+			ids = slices.DeleteFunc(ids, func(id uint16) bool { return slices.Contains(suites, id) })
+		default:
+			ids = append(ids, suites...)
+		}
+	}
+	return ids, unknown
 }
 
 // sslConnClose tells the client of the end, unless it has not taken all records
@@ -588,8 +700,23 @@ func sslInit() {
 	if !settings.sslEnabled {
 		return
 	}
+	daemon := sslKept != nil
+	if options.daemonize && !daemon {
+		sslKept = map[string][]byte{}
+	}
+	var unknown []string
+	sslCipherSuites, unknown = sslCipherList(settings.sslCiphers)
+	switch {
+	case settings.sslCiphers != "" && len(sslCipherSuites) == 0:
+		sysfatal(exUsage, "Error setting the provided cipher(s): %s", settings.sslCiphers)
+	case len(unknown) > 0 && !daemon:
+		fmt.Fprintf(os.Stderr, "WARNING: these have no effect in ssl_ciphers: %s\n", strings.Join(unknown, " "))
+	}
 	if problem := loadServerCertificates(); problem != "" {
 		sysfatal(exUsage, "%s", problem)
+	}
+	if daemon {
+		sslKept = nil // from now on the files are read
 	}
 	sslTurns.free = sslThreads()
 	debug.SetGCPercent(50)
@@ -736,6 +863,9 @@ func sslSuboption(name, value string, given bool) bool {
 		if settings.sslWbufSize <= 0 {
 			sysfatal(1, "ssl_wbuf_size must be > 0")
 		}
+		if settings.sslWbufSize > sslWbufMax {
+			sysfatal(1, "ssl_wbuf_size must be at most %d", sslWbufMax>>10)
+		}
 	case "ssl_min_version":
 		if !sslSetMinVersion(number()) {
 			sysfatal(1, "Invalid ssl_min_version. Use help to see valid options.")
@@ -754,8 +884,8 @@ func sslCheckOptions() {
 	if settings.port == 0 {
 		sysfatal(exUsage, "ERROR: You cannot enable SSL without a TCP port.")
 	}
-	for _, name := range []string{settings.sslChainCert, settings.sslKey, settings.sslCaCert} {
-		if options.daemonize && !options.maxcore && name != "" && !filepath.IsAbs(name) {
+	for _, name := range sslFiles() {
+		if options.daemonize && !options.maxcore && !filepath.IsAbs(name) {
 			sysfatal(exUsage, "-d changes to /: [%s] must be an absolute path", name)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
@@ -52,6 +53,9 @@ func (s *server) plain() net.Conn {
 func TestTlsOptions(t *testing.T) {
 	cert, other := makeCert(t, "localhost", nil), makeCert(t, "other", nil)
 	none := cert.pem + ".none"
+	locked, old := cert.key+".locked", cert.key+".old"
+	os.WriteFile(locked, []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"), 0o644)
+	os.WriteFile(old, []byte("-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n"), 0o644)
 	with := "ssl_chain_cert=" + cert.pem + ",ssl_key=" + cert.key
 	for _, tt := range []struct {
 		options string
@@ -68,8 +72,10 @@ func TestTlsOptions(t *testing.T) {
 		{"-Z -o ssl_keyformat=3," + with, 64, "Error loading the key: " + cert.key + " : Bad ssl filetype"},
 		{"-Z -o ssl_ca_cert=" + none + "," + with, 64, "Error loading the CA certificate: " + none + " : No such file or directory"},
 		{"-Z -o ssl_ca_cert=" + cert.key + "," + with, 64, "Error loading the CA certificate: " + cert.key + " : No certificate in it"},
-		{"-Z -o ssl_ciphers=ECDHE-RSA-AES128-GCM-SHA256:FOO," + with, 64, "Error setting the provided cipher(s): FOO"},
+		{"-Z -o ssl_ciphers=DHE-RSA-AES128-SHA:!HIGH," + with, 64, "Error setting the provided cipher(s): DHE-RSA-AES128-SHA:!HIGH"},
 		{"-Z -o ssl_ciphers=TLS_AES_128_GCM_SHA256," + with, 64, "Error setting the provided cipher(s): TLS_AES_128_GCM_SHA256"},
+		{"-Z -o ssl_key=" + locked + ",ssl_chain_cert=" + cert.pem, 64, "Error loading the key: " + locked + " : The key has a password"},
+		{"-Z -o ssl_key=" + old + ",ssl_chain_cert=" + cert.pem, 64, "Error loading the key: " + old + " : The key has a password"},
 		{"-Z -p 0 -o " + with, 64, "ERROR: You cannot enable SSL without a TCP port."},
 		{"-Z -d -o ssl_chain_cert=cert.pem", 64, "-d changes to /: [cert.pem] must be an absolute path"},
 		{"-o ssl_kernel_tls", 64, "Kernel TLS offload is not available"},
@@ -80,6 +86,7 @@ func TestTlsOptions(t *testing.T) {
 		{"-o ssl_keyformat=x", 1, "could not parse argument to ssl_keyformat"},
 		{"-o ssl_wbuf_size=x", 1, "could not parse argument to ssl_wbuf_size"},
 		{"-o ssl_wbuf_size=0", 1, "ssl_wbuf_size must be > 0"},
+		{"-o ssl_wbuf_size=65537", 1, "ssl_wbuf_size must be at most 65536"},
 		{"-o ssl_min_version=9", 1, "Invalid ssl_min_version. Use help to see valid options."},
 		{"-o ssl_foo=1", 1, `Illegal suboption "ssl_foo=1"`},
 		{"-l notls:127.0.0.1", 71, "'notls' option is valid only when SSL is enabled"},
@@ -90,17 +97,56 @@ func TestTlsOptions(t *testing.T) {
 	}
 }
 
-// The key may be in DER, or in the certificate's file.
+// The key may be in DER, or in the certificate's file. Files may have byte order
+// marks, and certificates the other names that OpenSSL has for them.
 func TestTlsKeys(t *testing.T) {
 	cert := makeCert(t, "localhost", nil)
 	key, _ := os.ReadFile(cert.key)
 	chain, _ := os.ReadFile(cert.pem)
-	both := cert.pem + ".both"
-	os.WriteFile(both, append(key, chain...), 0o644)
-	for _, options := range []string{"ssl_keyformat=2,ssl_chain_cert=" + cert.pem + ",ssl_key=" + cert.der, "ssl_chain_cert=" + both} {
+	file := func(name string, content ...[]byte) string {
+		os.WriteFile(cert.pem+name, bytes.Join(content, nil), 0o644)
+		return cert.pem + name
+	}
+	const bom = "\ufeff"
+	both := file(".both", key, chain)
+	marked := file(".marked", []byte(bom), chain, []byte(bom), key)
+	trusted := file(".trusted", pem.EncodeToMemory(&pem.Block{Type: "TRUSTED CERTIFICATE", Bytes: append(cert.Leaf.Raw[:len(cert.Leaf.Raw):len(cert.Leaf.Raw)], "\x30\x00"...)}))
+	former := file(".former", bytes.ReplaceAll(chain, []byte(" CERT"), []byte(" X509 CERT")))
+	for _, options := range []string{"ssl_keyformat=2,ssl_chain_cert=" + cert.pem + ",ssl_key=" + cert.der, "ssl_chain_cert=" + both,
+		"ssl_chain_cert=" + marked, "ssl_chain_cert=" + trusted + ",ssl_key=" + cert.key, "ssl_chain_cert=" + former + ",ssl_key=" + marked} {
 		s := start(t, "", true, "-l", "127.0.0.1", "-p", "-1", "-Z", "-o", options)
 		s.client().want(t, "get foo\r\n", "END\r\n")
 	}
+	for _, ca := range []string{marked, trusted, former} {
+		s := start(t, "", true, append(cert.flags(), "-o", "ssl_verify_mode=2,ssl_ca_cert="+ca)...)
+		s.tls.Certificates = []tls.Certificate{cert.Certificate}
+		s.client().want(t, "get foo\r\n", "END\r\n")
+	}
+}
+
+// Root may start a daemon of another user with a key that only root can read.
+func TestTlsDaemon(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("not root")
+	}
+	cert := makeCert(t, "localhost", nil)
+	os.Chmod(cert.key, 0o600)
+	port := freePort(t)
+	flags := []string{"-d", "-u", "nobody", "-l", "127.0.0.1", "-p", port, "-Z", "-o", "ssl_chain_cert=" + cert.pem + ",ssl_key=" + cert.key + ",ssl_ca_cert=" + cert.pem}
+	if code, out := run(t, append(flags, "-o", "ssl_ciphers=DHE-RSA-AES128-SHA:HIGH")...); code != 0 ||
+		out != "WARNING: these have no effect in ssl_ciphers: DHE-RSA-AES128-SHA\n" {
+		t.Fatalf("%d, %s", code, out)
+	}
+	nc, err := tls.Dial("tcp", "127.0.0.1:"+port, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newClient(nc)
+	pid := c.statN("pid")
+	defer syscall.Kill(int(pid), syscall.SIGKILL)
+	c.want(t, "refresh_certs\r\n", "Error loading the key: "+cert.key+" : Permission denied\r\n")
+	os.Chmod(cert.key, 0o644)
+	c.want(t, "refresh_certs\r\n", "OK\r\n")
 }
 
 func TestTlsSettings(t *testing.T) {
@@ -156,6 +202,23 @@ func TestTlsCiphers(t *testing.T) {
 			}
 		}
 	}
+
+	// What is known in a list is used, though Go leaves it out by default.
+	s = start(t, "", true, append(makeRsaCert(t, "localhost", 2048).flags(), "-o", "ssl_ciphers=HIGH:!ECDHE-RSA-AES128-SHA:DHE-RSA-AES128-SHA:AES128-SHA256:TLS_AES_128_GCM_SHA256:!aNULL")...)
+	s.tls.MaxVersion = tls.VersionTLS12
+	for suite, in := range map[uint16]bool{tls.TLS_RSA_WITH_AES_128_CBC_SHA256: true, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256: true,
+		tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA: false, tls.TLS_RSA_WITH_AES_128_GCM_SHA256: false} {
+		s.tls.CipherSuites = []uint16{suite}
+		if c, err := s.dial(); (err == nil) != in {
+			t.Errorf("%s: %v", tls.CipherSuiteName(suite), err)
+		} else if err == nil {
+			c.Close()
+		}
+	}
+	if want := "no effect in ssl_ciphers: DHE-RSA-AES128-SHA TLS_AES_128_GCM_SHA256 !aNULL\n"; !strings.Contains(s.said(), want) {
+		t.Errorf("have %s, want %s", s.said(), want)
+	}
+
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
 		return
