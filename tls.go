@@ -43,6 +43,9 @@ const sslPatience = 10 * time.Second
 // The most that -o ssl_wbuf_size may be, in bytes. Each worker has such a buffer.
 const sslWbufMax = 64 << 20
 
+// sslRecordMax is the room that crypto/tls wants for the largest record.
+const sslRecordMax = 5 + 16<<10 + 2048 + bytes.MinRead
+
 // The part of stats that is about TLS.
 type sslCounters struct {
 	sslProtoErrors     uint64 // errors after the handshake
@@ -52,7 +55,8 @@ type sslCounters struct {
 
 // The part of a worker that is about TLS.
 type sslThread struct {
-	sslWbuf []byte // scratch of sslSendmsg
+	sslWbuf  []byte   // scratch of sslSendmsg
+	sslRbufs [][]byte // record buffers not lent to a connection; see sslLend
 }
 
 // The part of settings that is about TLS.
@@ -165,6 +169,9 @@ func sslAccept(c *conn) {
 		statsLock.Lock()
 		stats.sslNewSessions++ // C: ssl_new_session_callback
 		statsLock.Unlock()
+	}
+	if hand := memTlsHand.of(s.tls); hand != nil && hand.Len() == 0 {
+		*hand = bytes.Buffer{}
 	}
 	s.more = true // a request may have arrived with the end of the handshake
 	redispatchConn(c)
@@ -357,9 +364,47 @@ func sslGetPeerCn(c *conn) string {
 	return certs[0].Subject.CommonName
 }
 
+// sslLend lends c's tls.Conn a buffer of the worker for the records that arrive.
+// crypto/tls would give each connection one of its own, and would keep it.
+func sslLend(c *conn) {
+	in, t := memTlsRawInput.of(c.ssl.tls), c.thread
+	if in == nil || in.Cap() > 0 {
+		return
+	}
+	if n := len(t.sslRbufs); n > 0 {
+		*in = *bytes.NewBuffer(t.sslRbufs[n-1])
+		t.sslRbufs = t.sslRbufs[:n-1]
+	} else {
+		*in = *bytes.NewBuffer(make([]byte, 0, sslRecordMax))
+	}
+}
+
+// sslRelease gives the buffer back if no part of a record is in it. All of the
+// records before that have been read.
+func sslRelease(c *conn) {
+	in, t := memTlsRawInput.of(c.ssl.tls), c.thread
+	if in == nil || in.Len() > 0 {
+		return
+	}
+	in.Reset()                                   // so that Bytes has all of the buffer
+	if b := in.Bytes(); cap(b) >= sslRecordMax { // else it is that of the handshake
+		t.sslRbufs = append(t.sslRbufs, b)
+	}
+	*in = bytes.Buffer{}
+}
+
 // sslRead is recv(2), decrypted.
 func sslRead(c *conn, b []byte) (int, unix.Errno) {
+	n, e := sslReadRecord(c, b)
+	if !c.ssl.more {
+		sslRelease(c)
+	}
+	return n, e
+}
+
+func sslReadRecord(c *conn, b []byte) (int, unix.Errno) {
 	s := c.ssl
+	sslLend(c)
 	n, err := s.tls.Read(b)
 	if n > 0 {
 		if n < len(b) {

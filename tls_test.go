@@ -646,6 +646,81 @@ func TestTlsTurns(t *testing.T) {
 	fuzzTlsEnd(t, th, c, client)
 }
 
+// A connection that waits for a request has no buffer of crypto/tls, whatever it
+// has moved before; one that waits for the rest of a record has its own.
+func TestTlsIdle(t *testing.T) {
+	fuzzTlsInit(t)
+	th := fuzzInit(t, 0)
+	config := fuzzTlsSettings(0)
+	type open struct {
+		c      *conn
+		client *fuzzClient
+		tls    *tls.Conn
+	}
+	var opens [4]open
+	for i := range opens {
+		c, client := fuzzTlsStart(t, th, asciiProt)
+		client.wait = int(patience / time.Millisecond)
+		conn := tls.Client(client, config)
+		shaken := make(chan error, 1)
+		go func() { shaken <- conn.Handshake() }()
+		for len(shaken) == 0 || c.state != connRead {
+			runtime.Gosched()
+			fuzzEvents(th, 1)
+		}
+		if err := <-shaken; err != nil {
+			t.Fatal(err)
+		}
+		client.wait = 0
+		opens[i] = open{c, client, conn}
+	}
+	request := fmt.Sprintf("set a 0 0 16000\r\n%s\r\nget a\r\n", pattern(16000, 1))
+	for range 3 {
+		for i, o := range opens {
+			io.WriteString(o.tls, request)
+			n, err := unix.Write(o.client.fd, o.client.wire[:len(o.client.wire)-i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.client.wire = o.client.wire[n:]
+		}
+		for fuzzEvents(th, 0) {
+		}
+		for i, o := range opens {
+			if n := memTlsRawInput.of(o.c.ssl.tls).Cap(); (n > 0) != (i > 0) {
+				t.Errorf("%d bytes to come, and a buffer of %d", i, n)
+			}
+			unix.Write(o.client.fd, o.client.wire)
+			o.client.wire = nil
+		}
+		for fuzzEvents(th, 0) {
+		}
+		for _, o := range opens {
+			want := fmt.Sprintf("STORED\r\nVALUE a 0 16000\r\n%s\r\nEND\r\n", pattern(16000, 1))
+			have := make([]byte, len(want))
+			for n := 0; n < len(want) && !t.Failed(); {
+				m, err := o.tls.Read(have[n:])
+				if n += m; err != nil && err != unix.EAGAIN {
+					t.Error(err)
+				}
+				fuzzEvents(th, 0)
+			}
+			if string(have) != want {
+				t.Errorf("%.50q", have)
+			}
+			if n := memTlsRawInput.of(o.c.ssl.tls).Cap() + memTlsHand.of(o.c.ssl.tls).Cap(); n > 0 {
+				t.Errorf("idle, with buffers of %d bytes", n)
+			}
+		}
+		if n := len(th.sslRbufs); n != len(opens) {
+			t.Errorf("the worker has %d buffers, want %d", n, len(opens))
+		}
+	}
+	for _, o := range opens {
+		fuzzTlsEnd(t, th, o.c, o.client)
+	}
+}
+
 // A herd of clients, whose handshakes take longer than clients may take, is
 // served.
 func TestTlsHerd(t *testing.T) {
