@@ -152,7 +152,7 @@ func limitFiles() {
 // by the limit of our control group (version 2), or of one around it.
 func checkMemory() {
 	const besides = 16 << 20 // bytes for connections, the hash table, the program
-	need := settings.maxbytes.Load() + besides
+	need := settings.maxbytes.Load() + besides + sslMemory()
 	if limit := cgroupLimit("memory.max"); limit < need {
 		fmt.Fprintf(os.Stderr, "WARNING: the memory limit of the control group is %d MB, but -m %d may need %d MB\n",
 			limit>>20, settings.maxbytes.Load()>>20, need>>20)

@@ -776,6 +776,15 @@ func sslThreads() int {
 	return min(settings.numThreads, runtime.NumCPU())
 }
 
+// sslMemory returns for how many bytes checkMemory allows: garbage, and the
+// handshakes of a herd of 4000 clients.
+func sslMemory() uint64 {
+	if !settings.sslEnabled {
+		return 0
+	}
+	return 32 << 20
+}
+
 // refreshCerts is the part of SIGHUP that is about TLS.
 func refreshCerts() {
 	if !settings.sslEnabled {

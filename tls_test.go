@@ -14,6 +14,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -742,6 +743,18 @@ func TestTlsHerd(t *testing.T) {
 	}
 	all.Wait()
 	t.Log(time.Since(begin))
+}
+
+// A client that speaks plain text is reset, as by memcached.
+func TestTlsPlain(t *testing.T) {
+	s := tlsServer(t)
+	for _, said := range []string{"get foo\r\n", "set foo 0 0 100\r\n" + pattern(100, 1) + "\r\n"} {
+		c := s.plain()
+		io.WriteString(c, said)
+		if n, err := c.Read(make([]byte, 100)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%.10q: %d, %v", said, n, err)
+		}
+	}
 }
 
 // Of TLS 1.2, a request that arrives behind a warning alert is answered.
