@@ -1,7 +1,7 @@
 //go:build tls
 
-// The buffers of crypto/tls that it never frees. Part of mem.go, as it needs
-// unsafe.
+// The buffers of a tls.Conn, which crypto/tls shows nobody and never frees. A part
+// of mem.go, as it needs unsafe.
 
 package main
 
@@ -12,27 +12,19 @@ import (
 	"unsafe"
 )
 
-// A memTlsField is where in a tls.Conn a buffer is.
-type memTlsField struct {
-	offset uintptr
-	ok     bool // this version of Go has it
-}
-
+// Each returns a buffer of the tls.Conn, or nil if this version of Go has no such
+// field. The caller owns the tls.Conn. It may replace a buffer in which nothing is
+// left; rawInput only if nothing is left in input either.
 var (
-	memTlsRawInput = memTlsFind("rawInput") // records as they arrive
-	memTlsHand     = memTlsFind("hand")     // messages of the handshake
+	memTlsRawInput = memTlsField[bytes.Buffer]("rawInput") // records as they arrive
+	memTlsInput    = memTlsField[bytes.Reader]("input")    // the last one, decrypted in place
+	memTlsHand     = memTlsField[bytes.Buffer]("hand")     // messages of the handshake
 )
 
-func memTlsFind(name string) memTlsField {
+func memTlsField[T any](name string) func(*tls.Conn) *T {
 	f, ok := reflect.TypeFor[tls.Conn]().FieldByName(name)
-	return memTlsField{f.Offset, ok && f.Type == reflect.TypeFor[bytes.Buffer]()}
-}
-
-// of returns the buffer of c, or nil if this version of Go has none. The caller
-// owns c. It may replace a buffer that is empty.
-func (f memTlsField) of(c *tls.Conn) *bytes.Buffer {
-	if !f.ok {
-		return nil
+	if !ok || f.Type != reflect.TypeFor[T]() {
+		return func(*tls.Conn) *T { return nil }
 	}
-	return (*bytes.Buffer)(unsafe.Add(unsafe.Pointer(c), f.offset))
+	return func(c *tls.Conn) *T { return (*T)(unsafe.Add(unsafe.Pointer(c), f.Offset)) }
 }

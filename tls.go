@@ -127,11 +127,7 @@ type sslConn struct {
 	out  []byte // records that the socket has not taken, at most sslOutMax bytes
 	owed int    // bytes in them that sslWrite has not returned as sent
 
-	more    bool    // crypto/tls may have input: read before waiting
-	records int     // at most so many records have arrived that it has not returned
-	header  [5]byte // of the record that is arriving
-	nheader int     // bytes of header that have arrived
-	body    int     // bytes that are still to follow the header
+	more bool // crypto/tls may have input: read before waiting
 }
 
 // sslOutMax limits sslConn.out, in bytes. A write and a handshake stay below
@@ -170,7 +166,7 @@ func sslAccept(c *conn) {
 		stats.sslNewSessions++ // C: ssl_new_session_callback
 		statsLock.Unlock()
 	}
-	if hand := memTlsHand.of(s.tls); hand != nil && hand.Len() == 0 {
+	if hand := memTlsHand(s.tls); hand != nil && hand.Len() == 0 {
 		*hand = bytes.Buffer{}
 	}
 	s.more = true // a request may have arrived with the end of the handshake
@@ -275,14 +271,13 @@ func sslWake(s *sslConn) {
 // which its own Read returns, and can go on later.
 func (s *sslConn) Read(b []byte) (int, error) {
 	if !s.greeted {
-		b = b[:len(s.header)] // so that plain text is left unread: close(2) resets then, as in memcached
+		b = b[:5] // a record's header, so that plain text is left unread: close(2) resets then, as in memcached
 	}
 	for {
 		n, e := rawRecv(s.c.sfd, b)
 		switch {
 		case n > 0:
 			s.greeted = true
-			s.countRecords(b[:n])
 			return n, nil
 		case e == 0:
 			return 0, io.EOF
@@ -293,25 +288,6 @@ func (s *sslConn) Read(b []byte) (int, error) {
 			}
 		default:
 			return 0, e
-		}
-	}
-}
-
-// countRecords counts the records that end in b, which has just arrived.
-func (s *sslConn) countRecords(b []byte) {
-	for len(b) > 0 {
-		if s.nheader < len(s.header) {
-			n := copy(s.header[s.nheader:], b)
-			s.nheader += n
-			b = b[n:]
-			s.body = int(s.header[3])<<8 | int(s.header[4])
-		}
-		n := min(s.body, len(b))
-		s.body -= n
-		b = b[n:]
-		if s.nheader == len(s.header) && s.body == 0 {
-			s.nheader = 0
-			s.records++
 		}
 	}
 }
@@ -367,7 +343,7 @@ func sslGetPeerCn(c *conn) string {
 // sslLend lends c's tls.Conn a buffer of the worker for the records that arrive.
 // crypto/tls would give each connection one of its own, and would keep it.
 func sslLend(c *conn) {
-	in, t := memTlsRawInput.of(c.ssl.tls), c.thread
+	in, t := memTlsRawInput(c.ssl.tls), c.thread
 	if in == nil || in.Cap() > 0 {
 		return
 	}
@@ -379,11 +355,10 @@ func sslLend(c *conn) {
 	}
 }
 
-// sslRelease gives the buffer back if no part of a record is in it. All of the
-// records before that have been read.
+// sslRelease gives that buffer back.
 func sslRelease(c *conn) {
-	in, t := memTlsRawInput.of(c.ssl.tls), c.thread
-	if in == nil || in.Len() > 0 {
+	in, t := memTlsRawInput(c.ssl.tls), c.thread
+	if in == nil {
 		return
 	}
 	in.Reset()                                   // so that Bytes has all of the buffer
@@ -393,27 +368,26 @@ func sslRelease(c *conn) {
 	*in = bytes.Buffer{}
 }
 
-// sslRead is recv(2), decrypted.
-func sslRead(c *conn, b []byte) (int, unix.Errno) {
-	n, e := sslReadRecord(c, b)
-	if !c.ssl.more {
-		sslRelease(c)
-	}
-	return n, e
+// sslBuffered reports whether crypto/tls may have input that c has not read.
+func sslBuffered(c *conn) bool {
+	raw, in := memTlsRawInput(c.ssl.tls), memTlsInput(c.ssl.tls)
+	return raw == nil || in == nil || raw.Len()+in.Len() > 0
 }
 
-func sslReadRecord(c *conn, b []byte) (int, unix.Errno) {
+// sslRead is recv(2), decrypted.
+func sslRead(c *conn, b []byte) (int, unix.Errno) {
 	s := c.ssl
 	sslLend(c)
 	n, err := s.tls.Read(b)
+	buffered := sslBuffered(c)
+	if !buffered {
+		sslRelease(c)
+	}
 	if n > 0 {
-		if n < len(b) {
-			s.records--
-		}
-		s.more = n == len(b) || s.records > 0 || err != nil
+		s.more = buffered || err != nil
 		return n, 0
 	}
-	s.more, s.records = false, 0 // some records have no data, so were not returned
+	s.more = false
 	switch e, ok := err.(unix.Errno); {
 	case ok && e == unix.EAGAIN:
 		return -1, e

@@ -67,6 +67,7 @@ func (f *fuzzClient) SetWriteDeadline(time.Time) error { return nil }
 // fuzzEvents runs one round of a worker whose thread does not run. It returns
 // false if there was nothing to do within msec milliseconds.
 func fuzzEvents(th *thread, msec int) bool {
+	runtime.Gosched() // for the goroutines, and for the collector
 	events, _ := pollWait(&th.poll, msec)
 	for i := range events {
 		if fd := int(events[i].Fd); fd != th.notifyReceiveFd {
