@@ -1,12 +1,12 @@
 //go:build tls
 
-// TLS, built with -tags tls. From tls.c; crypto/tls takes OpenSSL's place.
+// TLS, built with -tags tls. From tls.c; crypto/tls replaces OpenSSL.
 //
-// A handshake runs on a goroutine, which owns the connection meanwhile, as a
-// side thread does during a dump, and then passes it to the worker by the pipe.
-// From then on the worker reads and writes records itself, and never waits:
-// crypto/tls keeps the part of a record that has arrived, and sslConn.out keeps
-// the records that the socket has not taken.
+// A goroutine runs the handshake. It owns the connection until the handshake is
+// over, like a side thread during a dump, then hands it to the worker through the
+// pipe. From then on the worker reads and writes records itself and never blocks:
+// crypto/tls keeps a partly received record, and sslConn.out keeps records that
+// the socket has not accepted.
 
 package main
 
@@ -36,30 +36,31 @@ import (
 
 const tlsBuild = true
 
-// sslPatience is the time limit of a handshake; a shorter -o idle_timeout takes
-// its place.
+// sslPatience limits how long a handshake waits for its client. A shorter
+// -o idle_timeout replaces it.
 const sslPatience = 10 * time.Second
 
-// The most that -o ssl_wbuf_size may be, in bytes. Each worker has such a buffer.
+// sslWbufMax is the largest -o ssl_wbuf_size, in bytes. Each worker allocates one
+// such buffer.
 const sslWbufMax = 64 << 20
 
-// sslRecordMax is the room that crypto/tls wants for the largest record.
+// sslRecordMax is the space that crypto/tls needs to receive the largest record.
 const sslRecordMax = 5 + 16<<10 + 2048 + bytes.MinRead
 
-// The part of stats that is about TLS.
+// sslCounters are the TLS counters of stats.
 type sslCounters struct {
 	sslProtoErrors     uint64 // errors after the handshake
-	sslHandshakeErrors uint64 // and in it
+	sslHandshakeErrors uint64 // failed handshakes
 	sslNewSessions     uint64 // handshakes that did not resume a session
 }
 
-// The part of a worker that is about TLS.
+// sslThread holds a worker's TLS buffers.
 type sslThread struct {
 	sslWbuf  []byte   // scratch of sslSendmsg
 	sslRbufs [][]byte // record buffers not lent to a connection; see sslLend
 }
 
-// The part of settings that is about TLS.
+// sslSettings are the TLS settings.
 type sslSettings struct {
 	sslEnabled             bool
 	sslChainCert           string
@@ -69,15 +70,15 @@ type sslSettings struct {
 	sslCiphers             string
 	sslCaCert              string
 	sslLastCertRefreshTime atomic.Uint32 // relTime
-	sslWbufSize            int           // most bytes that are encrypted at a time
+	sslWbufSize            int           // bytes encrypted at a time, at most
 	sslSessionCache        bool
 	sslMinVersion          uint16
 }
 
 const (
 	sslVerifyPeer             = 1 << iota
-	sslVerifyFailIfNoPeerCert // beside sslVerifyPeer
-	sslVerifyClientOnce       // says nothing new: there is no renegotiation
+	sslVerifyFailIfNoPeerCert // set together with sslVerifyPeer
+	sslVerifyClientOnce       // has no effect: there is no renegotiation
 )
 
 const (
@@ -86,28 +87,32 @@ const (
 )
 
 var (
-	sslCtxLock sync.Mutex                            // held to replace what is in
+	sslCtxLock sync.Mutex                            // serializes replacements of sslCtx
 	sslCtx     atomic.Pointer[[sslModes]*tls.Config] // one for each sslMode
 
-	sslTurns struct { // handshakes compute by turns, sslThreads at a time
-		lock         sync.Mutex
-		free         int        // turns that nobody has
-		begun, fresh []*sslConn // connections that wait for one, the first one first
+	// Handshakes take turns to compute, sslThreads of them at a time.
+	sslTurns struct {
+		lock  sync.Mutex
+		free  int        // turns available
+		begun []*sslConn // queue for a turn: handshakes in progress
+		fresh []*sslConn // and, behind them, those that have not begun
 	}
 
-	sslCipherSuites []uint16 // those of -o ssl_ciphers; nil for Go's choice
+	sslCipherSuites []uint16 // from -o ssl_ciphers; nil for Go's defaults
 
-	// With -d, what the files held at the start; nil for files that are to be read.
+	// With -d, the contents of the files at startup, by name. Once it is nil the
+	// files themselves are read.
 	sslKept map[string][]byte
 
-	// Each handshake leaves garbage. This is never touched, so it takes no
-	// memory, but makes the collector run after 16 MB and half of the heap, not
-	// after 4 MB. It runs for long, as it waits for workers; see pollWait.
-	sslBallast []byte //lint:ignore U1000 it only has to be there
+	// Each handshake leaves garbage. The ballast is never touched, so it uses no
+	// memory, but the collector counts it, and runs after 16 MB of garbage and
+	// half of the heap instead of after 4 MB. A collection takes long because it
+	// waits for workers; see pollWait.
+	sslBallast []byte //lint:ignore U1000 only its existence matters
 )
 
-// An sslConn is the TLS of a conn. It is also the net.Conn below crypto/tls,
-// which calls no methods of it but those declared here.
+// An sslConn is the TLS state of a conn. It is also the net.Conn underneath
+// crypto/tls, which calls only the methods declared here.
 type sslConn struct {
 	net.Conn // nil
 	c        *conn
@@ -116,27 +121,26 @@ type sslConn struct {
 
 	// The handshake. Once begun is set, its goroutine owns the conn.
 	begun     atomic.Bool
-	accepting bool          // until it is over
-	greeted   bool          // something has arrived
-	turn      chan struct{} // tells the goroutine that it may compute
-	wake      chan struct{} // tells the goroutine of an event, or that the timer has fired
-	timer     *time.Timer   // runs while the client is waited for
-	waiting   time.Time     // since when it is waited for
-	left      time.Duration // for how much longer it may be waited for
+	accepting bool          // the handshake is not over
+	greeted   bool          // the client has sent something
+	turn      chan struct{} // tells the goroutine that it may compute; nil until its first turn
+	wake      chan struct{} // tells the goroutine of an event or of the timer
+	timer     *time.Timer   // runs while we wait for the client
+	waiting   time.Time     // when that wait began
+	left      time.Duration // how much longer we will wait
 
-	out  []byte // records that the socket has not taken, at most sslOutMax bytes
-	owed int    // bytes in them that sslWrite has not returned as sent
+	out  []byte // records that the socket has not accepted, at most sslOutMax bytes
+	owed int    // their payload, in bytes, that sslWrite has yet to report as sent
 
-	more bool // crypto/tls may have input: read before waiting
+	more bool // crypto/tls may hold input: read before waiting
 }
 
-// sslOutMax limits sslConn.out, in bytes. A write and a handshake stay below
-// it. A client exceeds it, and loses its connection, if it makes crypto/tls
-// answer messages that are no requests, and does not read the answers.
+// sslOutMax limits sslConn.out, in bytes. A write or a handshake never reaches it.
+// A client is disconnected if its handshake or alert replies exceed this unread.
 func sslOutMax() int { return settings.sslWbufSize + 128<<10 }
 
-// sslAccept shakes hands, then passes c to its worker, or has it closed. It has
-// a turn.
+// sslAccept runs the handshake of c, then returns c to its worker or asks the
+// worker to close it. It begins with a turn.
 func sslAccept(c *conn) {
 	s := c.ssl
 	s.tls = tls.Server(s, sslCtx.Load()[s.mode])
@@ -173,19 +177,17 @@ func sslAccept(c *conn) {
 	redispatchConn(c)
 }
 
-// sslHungUp reports whether the client of c has gone. Clients of a herd that lose
-// patience come back: computing for those that have gone would keep the others
-// waiting.
+// sslHungUp reports whether the client of c has disconnected. Impatient clients of
+// a herd reconnect; handshakes for their old connections would delay everybody.
 func sslHungUp(c *conn) bool {
 	fds := []unix.PollFd{{Fd: int32(c.sfd), Events: unix.POLLRDHUP}}
 	n, _ := unix.Poll(fds, 0)
 	return n > 0
 }
 
-// sslTakeTurn makes s wait for its turn to compute. A handshake that has begun
-// goes before those that have not: its client has waited longer, and it is nearer
-// its end.
-func sslTakeTurn(s *sslConn) {
+// sslAwaitTurn queues s for a turn to compute. Handshakes in progress go before
+// those that have not begun: their clients have waited longer, and they need less.
+func sslAwaitTurn(s *sslConn) {
 	t := &sslTurns
 	t.lock.Lock()
 	if s.turn != nil {
@@ -204,7 +206,7 @@ func sslEndTurn() {
 	sslTurns.lock.Unlock()
 }
 
-// sslNextTurn gives the free turns to connections that wait. The caller holds
+// sslNextTurn gives free turns to queued connections. The caller holds
 // sslTurns.lock.
 func sslNextTurn() {
 	t := &sslTurns
@@ -221,8 +223,8 @@ func sslNextTurn() {
 	}
 }
 
-// await waits for the client until there is an event or time is up. It gives its
-// turn away meanwhile. Then it sends more of s.out.
+// await gives up its turn until the client can be read from or written to, or has
+// run out of time. Then it waits for another turn and flushes s.out.
 func (s *sslConn) await() error {
 	if s.left <= 0 {
 		return os.ErrDeadlineExceeded
@@ -239,7 +241,7 @@ func (s *sslConn) await() error {
 	sslEndTurn()
 	<-s.wake
 	s.waited()
-	sslTakeTurn(s)
+	sslAwaitTurn(s)
 	<-s.turn
 	if e := s.flush(); e != 0 && e != unix.EAGAIN {
 		return e
@@ -247,31 +249,33 @@ func (s *sslConn) await() error {
 	return nil
 }
 
-// waited ends the time in which the client is waited for.
+// waited ends a wait for the client and charges it for the time.
 func (s *sslConn) waited() {
 	s.timer.Stop()
 	s.left -= time.Since(s.waiting)
 }
 
-// sslWake starts the handshake at the first event, and tells it of others. A
-// stale event may come when the handshake is over.
+// sslWake queues the handshake at the first event and wakes it at later ones. A
+// stale event may arrive after the handshake.
 func sslWake(s *sslConn) {
 	if s.begun.CompareAndSwap(false, true) {
 		s.waited()
-		sslTakeTurn(s)
+		sslAwaitTurn(s)
 		return
 	}
 	select {
 	case s.wake <- struct{}{}:
-	default: // it has been told, or is over
+	default: // already woken, or over
 	}
 }
 
-// Read is how crypto/tls reads records. It takes EAGAIN for a temporary error,
-// which its own Read returns, and can go on later.
+// Read is what crypto/tls calls to receive records. EAGAIN counts as a temporary
+// error there: tls.Conn.Read returns it, and can be called again.
 func (s *sslConn) Read(b []byte) (int, error) {
 	if !s.greeted {
-		b = b[:5] // a record's header, so that plain text is left unread: close(2) resets then, as in memcached
+		// Only a record's header: if it is plain text the rest stays unread, and
+		// close(2) resets the connection, as in C.
+		b = b[:5]
 	}
 	for {
 		n, e := rawRecv(s.c.sfd, b)
@@ -292,8 +296,8 @@ func (s *sslConn) Read(b []byte) (int, error) {
 	}
 }
 
-// Write is how crypto/tls writes records. To it a short write is an error for
-// good, so what the socket does not take is kept.
+// Write is what crypto/tls calls to send records. A short write would be a
+// permanent error there, so Write keeps what the socket does not accept.
 func (s *sslConn) Write(b []byte) (int, error) {
 	n := 0
 	if len(s.out) == 0 {
@@ -311,7 +315,7 @@ func (s *sslConn) Write(b []byte) (int, error) {
 
 func (s *sslConn) SetWriteDeadline(time.Time) error { return nil }
 
-// flush sends what is in s.out. It returns EAGAIN if something is left.
+// flush sends s.out. It returns EAGAIN if some of it remains.
 func (s *sslConn) flush() unix.Errno {
 	n, e := sslSend(s.c.sfd, s.out)
 	s.out = s.out[n:]
@@ -321,7 +325,7 @@ func (s *sslConn) flush() unix.Errno {
 	return e
 }
 
-// sslSend returns how many bytes of b the socket has taken.
+// sslSend returns how many bytes of b the socket has accepted.
 func sslSend(sfd int, b []byte) (done int, e unix.Errno) {
 	for done < len(b) && (e == 0 || e == unix.EINTR) {
 		var n int
@@ -331,7 +335,7 @@ func sslSend(sfd int, b []byte) (done int, e unix.Errno) {
 	return done, e
 }
 
-// sslGetPeerCn returns the name in the certificate of the client, or "".
+// sslGetPeerCn returns the common name in the client's certificate, or "".
 func sslGetPeerCn(c *conn) string {
 	certs := c.ssl.tls.ConnectionState().PeerCertificates
 	if len(certs) == 0 {
@@ -340,8 +344,8 @@ func sslGetPeerCn(c *conn) string {
 	return certs[0].Subject.CommonName
 }
 
-// sslLend lends c's tls.Conn a buffer of the worker for the records that arrive.
-// crypto/tls would give each connection one of its own, and would keep it.
+// sslLend lends c's tls.Conn one of the worker's buffers to receive records in.
+// Otherwise crypto/tls would allocate one for each connection and never free it.
 func sslLend(c *conn) {
 	in, t := memTlsRawInput(c.ssl.tls), c.thread
 	if in == nil || in.Cap() > 0 {
@@ -355,26 +359,26 @@ func sslLend(c *conn) {
 	}
 }
 
-// sslRelease gives that buffer back.
+// sslRelease returns that buffer to the worker.
 func sslRelease(c *conn) {
 	in, t := memTlsRawInput(c.ssl.tls), c.thread
 	if in == nil {
 		return
 	}
-	in.Reset()                                   // so that Bytes has all of the buffer
-	if b := in.Bytes(); cap(b) >= sslRecordMax { // else it is that of the handshake
+	in.Reset()                                   // makes Bytes return the whole buffer
+	if b := in.Bytes(); cap(b) >= sslRecordMax { // a smaller one comes from the handshake
 		t.sslRbufs = append(t.sslRbufs, b)
 	}
 	*in = bytes.Buffer{}
 }
 
-// sslBuffered reports whether crypto/tls may have input that c has not read.
+// sslBuffered reports whether crypto/tls may hold input for c.
 func sslBuffered(c *conn) bool {
 	raw, in := memTlsRawInput(c.ssl.tls), memTlsInput(c.ssl.tls)
 	return raw == nil || in == nil || raw.Len()+in.Len() > 0
 }
 
-// sslRead is recv(2), decrypted.
+// sslRead is recv(2) with decryption.
 func sslRead(c *conn, b []byte) (int, unix.Errno) {
 	s := c.ssl
 	sslLend(c)
@@ -411,10 +415,10 @@ func sslProtoError(c *conn, err error) unix.Errno {
 	return unix.EPROTO
 }
 
-// sslWrite is send(2), encrypted, for the worker or side thread that owns c.
-// Bytes are sent when the socket has taken their records. Until then it returns
-// EAGAIN and, as SSL_write, has to be called again with the same bytes; more may
-// follow them.
+// sslWrite is send(2) with encryption, for the worker or side thread that owns c.
+// Bytes count as sent once the socket has accepted their records. Until then it
+// returns EAGAIN and, like SSL_write, must be called again with the same bytes,
+// possibly followed by more.
 func sslWrite(c *conn, b []byte) (int, unix.Errno) {
 	s := c.ssl
 	if len(s.out) > 0 {
@@ -437,7 +441,7 @@ func sslWrite(c *conn, b []byte) (int, unix.Errno) {
 	return n, 0
 }
 
-// sslSendmsg returns the beginning of r, for sslWrite.
+// sslSendmsg returns the unsent beginning of r, to be passed to sslWrite.
 func sslSendmsg(t *thread, r *resp) []byte {
 	if len(r.iov) == 0 {
 		b := r.wbuf[r.done:]
@@ -449,8 +453,8 @@ func sslSendmsg(t *thread, r *resp) []byte {
 	return t.sslWbuf[:respCopy(t.sslWbuf, r)]
 }
 
-// sslLogError logs err for watchers. It may quote the client, so all that does
-// not print is escaped.
+// sslLogError logs err for watchers. It escapes everything unprintable, as err may
+// quote the client.
 func sslLogError(c *conn, err error) {
 	if loggerEflags.Load()&logConnevents == 0 {
 		return
@@ -459,8 +463,8 @@ func sslLogError(c *conn, err error) {
 	loggerLogText(loggerConnectionTlserror, c.sfd, text[1:len(text)-1])
 }
 
-// loadServerCertificates reads the certificates and puts them in force. If it
-// cannot it returns why, and leaves the old ones in force.
+// loadServerCertificates loads the certificates and the key for new connections.
+// On failure it returns the reason, and the old ones stay in use.
 func loadServerCertificates() (problem string) {
 	if !settings.sslEnabled {
 		return "Error TLS not enabled"
@@ -468,11 +472,11 @@ func loadServerCertificates() (problem string) {
 	sslCtxLock.Lock()
 	defer sslCtxLock.Unlock()
 	config := tls.Config{
-		ClientCAs:                   x509.NewCertPool(), // nil would be the system's
+		ClientCAs:                   x509.NewCertPool(), // nil would mean the system's
 		MinVersion:                  settings.sslMinVersion,
 		DynamicRecordSizingDisabled: true,
 		CipherSuites:                sslCipherSuites,
-		// As OpenSSL 3.0: Go's default adds ML-KEM, which takes a fifth of a
+		// As in OpenSSL 3.0. Go's default adds ML-KEM, which takes a fifth of a
 		// handshake's time.
 		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521},
 	}
@@ -514,7 +518,7 @@ func loadServerCertificates() (problem string) {
 	return ""
 }
 
-// sslFiles lists the files that the settings name.
+// sslFiles returns the names of the files in the settings.
 func sslFiles() []string {
 	names := []string{settings.sslChainCert, settings.sslKey, settings.sslCaCert}
 	return slices.DeleteFunc(names, func(name string) bool { return name == "" })
@@ -532,8 +536,8 @@ func sslReadFile(name string) ([]byte, error) {
 	return b, err
 }
 
-// sslHandOver returns descriptors of the files for the daemon, which may not be
-// allowed to read them any more.
+// sslHandOver returns descriptors with the contents of the files for the daemon,
+// which runs as the user of -u and may not be allowed to open them.
 func sslHandOver() (fds []uintptr) {
 	if !settings.sslEnabled {
 		return nil
@@ -551,8 +555,8 @@ func sslHandOver() (fds []uintptr) {
 	return fds
 }
 
-// sslInherit reads the files from the descriptors that sslHandOver has made,
-// from fd on.
+// sslInherit reads the files from the descriptors of sslHandOver, the first of
+// which is fd.
 func sslInherit(fd int) {
 	if !settings.sslEnabled {
 		return
@@ -568,8 +572,8 @@ func sslInherit(fd int) {
 	}
 }
 
-// sslBlocks returns the blocks of a PEM file. Each may begin with a byte order
-// mark.
+// sslBlocks returns the blocks of a PEM file, in which byte order marks are
+// ignored.
 func sslBlocks(file []byte) (blocks []*pem.Block) {
 	file = bytes.ReplaceAll(file, []byte("\ufeff"), nil)
 	for block, rest := pem.Decode(file); block != nil; block, rest = pem.Decode(rest) {
@@ -578,13 +582,13 @@ func sslBlocks(file []byte) (blocks []*pem.Block) {
 	return blocks
 }
 
-// sslCertificates returns the certificates in a PEM file, in DER.
+// sslCertificates returns the certificates in a PEM file as DER.
 func sslCertificates(file []byte) (certs [][]byte) {
 	for _, block := range sslBlocks(file) {
 		switch block.Type {
 		case "CERTIFICATE", "X509 CERTIFICATE":
 			certs = append(certs, block.Bytes)
-		case "TRUSTED CERTIFICATE": // what OpenSSL trusts it for follows it
+		case "TRUSTED CERTIFICATE": // OpenSSL's trust settings follow the certificate
 			var cert asn1.RawValue
 			if _, err := asn1.Unmarshal(block.Bytes, &cert); err == nil {
 				certs = append(certs, cert.FullBytes)
@@ -594,8 +598,8 @@ func sslCertificates(file []byte) (certs [][]byte) {
 	return certs
 }
 
-// sslChain returns file's certificates as crypto/tls takes them. There has to be
-// one, and all must be readable.
+// sslChain returns the certificates in file in the form that crypto/tls accepts.
+// There must be at least one, and all must be valid.
 func sslChain(file []byte) (chain []byte, err error) {
 	for _, der := range sslCertificates(file) {
 		if _, err := x509.ParseCertificate(der); err != nil {
@@ -609,8 +613,8 @@ func sslChain(file []byte) (chain []byte, err error) {
 	return chain, nil
 }
 
-// sslLoadKey adds the key to the chain. Without ssl_key it is in the same file:
-// memcached's help says so too, but memcached fails without ssl_key.
+// sslLoadKey returns the chain with its key. Without ssl_key the key is in the
+// chain's file. C's help says so, but C fails without ssl_key.
 func sslLoadKey(chain []byte) (tls.Certificate, error) {
 	name := settings.sslKey
 	if name == "" {
@@ -637,7 +641,7 @@ func sslLoadKey(chain []byte) (tls.Certificate, error) {
 	return tls.X509KeyPair(chain, blocks)
 }
 
-// sslClientAuth is what a listener of this mode wants of its clients.
+// sslClientAuth returns what a listener of this mode requires of its clients.
 func sslClientAuth(mode sslMode) tls.ClientAuthType {
 	verify := settings.sslVerifyMode
 	switch {
@@ -649,13 +653,13 @@ func sslClientAuth(mode sslMode) tls.ClientAuthType {
 	return tls.RequireAndVerifyClientCert
 }
 
-// sslCipherName makes OpenSSL's name of a cipher suite from Go's, which is
-// IANA's.
+// sslCipherName turns Go's name of a cipher suite, which is IANA's, into
+// OpenSSL's.
 var sslCipherName = strings.NewReplacer("TLS_RSA_WITH_", "", "TLS_", "", "_WITH_", "-", "AES_", "AES",
 	"3DES_EDE_CBC", "DES-CBC3", "_CBC", "", "RC4_128", "RC4", "POLY1305_SHA256", "POLY1305", "_", "-")
 
-// sslSuites returns the cipher suites that OpenSSL's name, or word for a group,
-// stands for. Those of TLS 1.3 cannot be chosen, nor can they in memcached.
+// sslSuites returns the cipher suites that OpenSSL's name of a suite or of a group
+// stands for. As in C, suites of TLS 1.3 cannot be chosen.
 func sslSuites(name string) (ids []uint16) {
 	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
 		usual := !suite.Insecure && (name == "HIGH" || name == "DEFAULT" || name == "ALL")
@@ -666,8 +670,8 @@ func sslSuites(name string) (ids []uint16) {
 	return ids
 }
 
-// sslCipherList returns the cipher suites of -o ssl_ciphers. It leaves out, and
-// returns, what has no meaning here. The order is Go's.
+// sslCipherList returns the cipher suites that -o ssl_ciphers selects, and the
+// words in it that it does not know. crypto/tls has its own order of suites.
 func sslCipherList(list string) (ids []uint16, unknown []string) {
 	for _, name := range strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(":; ", r) }) {
 		suites := sslSuites(strings.TrimLeft(name, "!-+"))
@@ -683,20 +687,19 @@ func sslCipherList(list string) (ids []uint16, unknown []string) {
 	return ids, unknown
 }
 
-// sslConnClose tells the client of the end, unless it has not taken all records
-// before that.
+// sslConnClose sends close_notify unless records are still unsent.
 func sslConnClose(c *conn) {
 	if s := c.ssl; s.tls != nil && len(s.out) == 0 {
-		s.tls.CloseWrite() // nothing happens if there was no handshake
+		s.tls.CloseWrite() // does nothing if the handshake failed
 	}
 	c.ssl = nil
 }
 
-// sslPending tells whether c may have input of which epoll does not know.
+// sslPending reports whether c may have input that epoll does not see.
 func sslPending(c *conn) bool { return c.ssl != nil && c.ssl.more }
 
-// sslInitConn prepares c, which is new, for the handshake, which begins when the
-// client has sent something.
+// sslInitConn prepares the new connection c for the handshake, which begins once
+// the client has sent something.
 func sslInitConn(c *conn, mode sslMode) {
 	limit := sslPatience
 	if idle := time.Duration(settings.idleTimeout) * time.Second; idle != 0 {
@@ -705,7 +708,7 @@ func sslInitConn(c *conn, mode sslMode) {
 	s := &sslConn{c: c, mode: mode, accepting: true, wake: make(chan struct{}, 1), waiting: time.Now(), left: limit}
 	c.ssl = s
 	s.timer = time.AfterFunc(limit, func() { sslWake(s) })
-	s.timer.Reset(limit) // the function sees s.timer
+	s.timer.Reset(limit) // orders the store to s.timer before the timer's sslWake
 }
 
 func sslInitSettings() {
@@ -714,7 +717,7 @@ func sslInitSettings() {
 	settings.sslMinVersion = tls.VersionTLS12
 }
 
-// sslInit ends the process if TLS cannot be had with these settings.
+// sslInit sets up TLS. It exits if the settings do not allow that.
 func sslInit() {
 	if !settings.sslEnabled {
 		return
@@ -735,14 +738,14 @@ func sslInit() {
 		sysfatal(exUsage, "%s", problem)
 	}
 	if daemon {
-		sslKept = nil // from now on the files are read
+		sslKept = nil // later refreshes read the files
 	}
 	sslTurns.free = sslThreads()
 	debug.SetGCPercent(50)
 	sslBallast = make([]byte, 32<<20)
 }
 
-// sslThreads returns how many handshakes may compute at once.
+// sslThreads returns how many handshakes may compute at the same time.
 func sslThreads() int {
 	if !settings.sslEnabled {
 		return 0
@@ -750,7 +753,7 @@ func sslThreads() int {
 	return min(settings.numThreads, runtime.NumCPU())
 }
 
-// sslMemory returns for how many bytes checkMemory allows: garbage, and the
+// sslMemory returns the bytes that checkMemory allows for TLS: garbage, and the
 // handshakes of a herd of 4000 clients.
 func sslMemory() uint64 {
 	if !settings.sslEnabled {
@@ -759,7 +762,7 @@ func sslMemory() uint64 {
 	return 32 << 20
 }
 
-// refreshCerts is the part of SIGHUP that is about TLS.
+// refreshCerts reloads the certificates on SIGHUP.
 func refreshCerts() {
 	if !settings.sslEnabled {
 		return
@@ -769,8 +772,8 @@ func refreshCerts() {
 	}
 }
 
-// processRefreshCertsCommand: refresh_certs. It returns false if the command is
-// another.
+// processRefreshCertsCommand serves refresh_certs. It returns false for any other
+// command.
 func processRefreshCertsCommand(c *conn, pr *parser) bool {
 	if !pr.prcmp(commandToken, "refresh_certs") {
 		return false
@@ -783,7 +786,7 @@ func processRefreshCertsCommand(c *conn, pr *parser) bool {
 	return true
 }
 
-// What -h says of TLS (C: ssl_help), in three places.
+// The TLS options in -h (C: ssl_help), which appear in three places.
 const (
 	sslHelpListen = `. With -Z a prefix notls:, btls: or mtls: means no TLS,
                           TLS that asks for no certificate, or TLS that wants one`
@@ -843,7 +846,7 @@ func sslSetMinVersion(version int) bool {
 // sslEnable is -Z.
 func sslEnable() { settings.sslEnabled = true }
 
-// sslListen is the mode of a listener where -l has no prefix.
+// sslListen returns the mode of a listener without a prefix in -l.
 func sslListen() sslMode {
 	if settings.sslEnabled {
 		return sslEnabledDefault
@@ -851,8 +854,7 @@ func sslListen() sslMode {
 	return sslDisabled
 }
 
-// sslSuboption is the part of parseSuboption that is about TLS. It returns false
-// for other suboptions.
+// sslSuboption parses a TLS suboption of -o. It returns false for any other.
 func sslSuboption(name, value string, given bool) bool {
 	switch name {
 	case "ssl_session_cache":
@@ -904,7 +906,7 @@ func sslSuboption(name, value string, given bool) bool {
 	return true
 }
 
-// sslCheckOptions is the part of checkOptions that is about TLS.
+// sslCheckOptions checks the TLS options once all are known.
 func sslCheckOptions() {
 	if !settings.sslEnabled {
 		return
@@ -919,7 +921,7 @@ func sslCheckOptions() {
 	}
 }
 
-// sslStats is the part of serverStats that is about TLS. statsLock is held.
+// sslStats adds the TLS statistics to stats. The caller holds statsLock.
 func sslStats(c *conn, now relTime) {
 	if !settings.sslEnabled {
 		return
@@ -932,9 +934,9 @@ func sslStats(c *conn, now relTime) {
 	appendStat(c, "time_since_server_cert_refresh", "%d", now-settings.sslLastCertRefreshTime.Load())
 }
 
-// sslStatSettings is the part of processStatSettings that is about TLS.
+// sslStatSettings adds the TLS settings to stats settings.
 func sslStatSettings(c *conn) {
-	orNil := func(s string) string { // as C's printf has it
+	orNil := func(s string) string { // as C's printf prints NULL
 		if s == "" {
 			return "(null)"
 		}
@@ -953,9 +955,9 @@ func sslStatSettings(c *conn) {
 	appendStat(c, "ssl_min_version", "%s", sslProtoText(settings.sslMinVersion))
 }
 
-// sslAsk is the part of checkAsk that is about TLS. It takes any certificate. A
-// server that answers with an alert may want one of us, so that is as good as an
-// answer that wants a password.
+// sslAsk is checkAsk over TLS. It accepts any certificate. A server that answers
+// with an alert probably requires a client certificate, so an alert counts like a
+// reply that requires a password.
 func sslAsk(fd int, request []byte) ([]byte, error) {
 	conn, err := net.FileConn(os.NewFile(uintptr(fd), ""))
 	if err != nil {
