@@ -789,20 +789,20 @@ func processRefreshCertsCommand(c *conn, pr *parser) bool {
 // The TLS options in -h (C: ssl_help), which appear in three places.
 const (
 	sslHelpListen = `. With -Z a prefix notls:, btls: or mtls: means no TLS,
-                          TLS that asks for no certificate, or TLS that wants one`
+                          TLS without client certificates, or TLS that requires them`
 	sslHelpEnable = `
 -Z, --enable-ssl          speak TLS on TCP ports`
 	sslHelp = `
-   - ssl_chain_cert:      the server's certificate and those that it is signed with, in PEM
+   - ssl_chain_cert:      the server's certificate and its CA chain, in PEM
    - ssl_key:             its private key (default: in the file of ssl_chain_cert)
    - ssl_keyformat:       format of the key: 1 for PEM, 2 for DER (default: 1)
-   - ssl_verify_mode:     certificate of a client: 0 does not ask for one, 1 checks it if
-                          there is one, 2 and 3 refuse a client without one (default: 0)
-   - ssl_ciphers:         cipher suites for TLS up to 1.2, OpenSSL's names with colons between
-   - ssl_ca_cert:         those who may sign certificates of clients, in PEM (default: nobody)
-   - ssl_wbuf_size:       kilobytes that are encrypted at a time (default: 16)
+   - ssl_verify_mode:     client certificates: 0 does not ask for one, 1 checks it if there
+                          is one, 2 and 3 refuse clients without one (default: 0)
+   - ssl_ciphers:         cipher suites for TLS up to 1.2: OpenSSL's names, separated by colons
+   - ssl_ca_cert:         CA certificates trusted for clients, in PEM (default: none)
+   - ssl_wbuf_size:       kilobytes encrypted at a time, at most 65536 (default: 16)
    - ssl_session_cache:   count new sessions; clients may resume a session in any case
-   - ssl_min_version:     least version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)`
+   - ssl_min_version:     minimum version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)`
 )
 
 func sslProtoText(version uint16) string {
