@@ -3,9 +3,11 @@
 package main
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -34,14 +36,30 @@ type testCert struct {
 // parent is nil.
 func makeCert(t testing.TB, name string, parent *testCert) *testCert {
 	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return makeCertFor(t, name, key, parent)
+}
+
+func makeRsaCert(t testing.TB, name string, bits int) *testCert {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return makeCertFor(t, name, key, nil)
+}
+
+func makeCertFor(t testing.TB, name string, key crypto.Signer, parent *testCert) *testCert {
+	t.Helper()
 	must := func(err error) {
 		if err != nil {
 			t.Helper()
 			t.Fatal(err)
 		}
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(err)
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	must(err)
 	template := &x509.Certificate{
@@ -57,7 +75,7 @@ func makeCert(t testing.TB, name string, parent *testCert) *testCert {
 	if parent != nil {
 		signer, signerKey = parent.Leaf, parent.PrivateKey
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, signer, &key.PublicKey, signerKey)
+	der, err := x509.CreateCertificate(rand.Reader, template, signer, key.Public(), signerKey)
 	must(err)
 	leaf, err := x509.ParseCertificate(der)
 	must(err)

@@ -109,7 +109,7 @@ func fuzzInit(t testing.TB, mode uint8) *thread {
 }
 
 // fuzzStart sets up what all inputs share.
-func fuzzStart(f *testing.F) {
+func fuzzStart(f testing.TB) {
 	before := threads
 	f.Cleanup(func() { threads = before })
 	settingsInit()

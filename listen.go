@@ -41,7 +41,7 @@ const (
 
 // The sockets, in order of creation. With -d the daemon inherits them as
 // descriptors from 3 on, followed by a pipe on which it reports that it is
-// serving.
+// serving, and by the files for TLS.
 var (
 	listeners     []listener
 	daemonReadyFd int

@@ -151,7 +151,7 @@ func limitFiles() {
 // by the limit of our control group (version 2), or of one around it.
 func checkMemory() {
 	const besides = 16 << 20 // bytes for connections, the hash table, the program
-	need := settings.maxbytes.Load() + besides + storageMemory()
+	need := settings.maxbytes.Load() + besides + storageMemory() + sslMemory()
 	if limit := cgroupLimit("memory.max"); limit < need {
 		fmt.Fprintf(os.Stderr, "WARNING: the memory limit of the control group is %d MB, but -m %d may need %d MB\n",
 			limit>>20, settings.maxbytes.Load()>>20, need>>20)
@@ -251,8 +251,8 @@ func loseRoot() {
 }
 
 // daemonize detaches from the terminal. A Go program cannot fork, so it starts a
-// second mc9 with the same arguments, which inherits the sockets and goes on
-// from there. It returns once that mc9 serves. If that one exits instead, having
+// second mc9 with the same arguments, which inherits the sockets and the files for
+// TLS, and goes on from there. It returns once that mc9 serves. If that one exits instead, having
 // said why, so do we.
 func daemonize(nochdir bool) error {
 	var ready [2]int
@@ -270,7 +270,7 @@ func daemonize(nochdir bool) error {
 	for _, l := range listeners {
 		attr.Files = append(attr.Files, uintptr(l.sfd))
 	}
-	attr.Files = append(attr.Files, uintptr(ready[1]))
+	attr.Files = append(append(attr.Files, uintptr(ready[1])), sslHandOver()...)
 	pid, err := syscall.ForkExec("/proc/self/exe", os.Args, &attr)
 	if err != nil {
 		return err
@@ -467,6 +467,10 @@ func main() {
 	if options.check {
 		os.Exit(check(options.checkAddr))
 	}
+	daemon := options.daemonize && inheritSockets()
+	if daemon {
+		sslInherit(daemonReadyFd + 1)
+	}
 	sslInit()
 	sigs := make(chan os.Signal, 8)
 	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1)
@@ -482,7 +486,7 @@ func main() {
 	// First open the listening sockets, as a low port may need root; then lose
 	// root; then go to the background. Not as in C, where the sockets come
 	// last. Files and the Unix socket belong to the user that we become.
-	if options.daemonize && inheritSockets() {
+	if daemon {
 		os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	} else {
 		activated := activationSockets()

@@ -24,6 +24,9 @@ func sslSuboption(name, value string, given bool) bool    { return false }
 func sslCheckOptions()                                    {}
 func sslListen() sslMode                                  { return sslDisabled }
 func sslInit()                                            {}
+func sslInherit(fd int)                                   {}
+func sslHandOver() []uintptr                              { return nil }
+func sslMemory() uint64                                   { return 0 }
 func sslThreads() int                                     { return 0 }
 func refreshCerts()                                       {}
 func processRefreshCertsCommand(c *conn, pr *parser) bool { return false }

@@ -1,18 +1,20 @@
 //go:build tls
 
-// TLS, built with -tags tls. From tls.c; crypto/tls takes OpenSSL's place.
+// TLS, built with -tags tls. From tls.c; crypto/tls replaces OpenSSL.
 //
-// A handshake runs on a goroutine, which owns the connection meanwhile, as a
-// side thread does during a dump, and then passes it to the worker by the pipe.
-// From then on the worker reads and writes records itself, and never waits:
-// crypto/tls keeps the part of a record that has arrived, and sslConn.out keeps
-// the records that the socket has not taken.
+// A goroutine runs the handshake. It owns the connection until the handshake is
+// over, like a side thread during a dump, then hands it to the worker through the
+// pipe. From then on the worker reads and writes records itself and never blocks:
+// crypto/tls keeps a partly received record, and sslConn.out keeps records that
+// the socket has not accepted.
 
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -21,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,24 +35,32 @@ import (
 
 const tlsBuild = true
 
-// sslPatience is the time limit of a handshake; a shorter -o idle_timeout takes
-// its place.
+// sslPatience limits how long a handshake waits for its client. A shorter
+// -o idle_timeout replaces it.
 const sslPatience = 10 * time.Second
 
-// The part of stats that is about TLS.
+// sslWbufMax is the largest -o ssl_wbuf_size, in bytes. Each worker allocates one
+// such buffer.
+const sslWbufMax = 64 << 20
+
+// sslRecordMax is the space that crypto/tls needs to receive the largest record.
+const sslRecordMax = 5 + 16<<10 + 2048 + bytes.MinRead
+
+// sslCounters are the TLS counters of stats.
 type sslCounters struct {
 	sslProtoErrors     atomic.Uint64 // errors after the handshake
-	sslHandshakeErrors atomic.Uint64 // and in it
+	sslHandshakeErrors atomic.Uint64 // failed handshakes
 	sslNewSessions     atomic.Uint64 // handshakes that did not resume a session
 }
 
-// The part of a worker that is about TLS.
+// sslThread holds a worker's TLS buffers.
 type sslThread struct {
-	sslWbuf []byte // scratch of sslSendmsg
-	sslMade int    // bytes that gcAllocated is to be told of
+	sslWbuf  []byte   // scratch of sslSendmsg
+	sslRbufs [][]byte // record buffers not lent to a connection; see sslLend
+	sslMade  int      // bytes allocated since the last call of gcAllocated
 }
 
-// The part of settings that is about TLS.
+// sslSettings are the TLS settings.
 type sslSettings struct {
 	sslEnabled             bool
 	sslChainCert           string
@@ -59,15 +70,15 @@ type sslSettings struct {
 	sslCiphers             string
 	sslCaCert              string
 	sslLastCertRefreshTime atomic.Uint32 // relTime
-	sslWbufSize            int           // most bytes that are encrypted at a time
+	sslWbufSize            int           // bytes encrypted at a time, at most
 	sslSessionCache        bool
 	sslMinVersion          uint16
 }
 
 const (
 	sslVerifyPeer             = 1 << iota
-	sslVerifyFailIfNoPeerCert // beside sslVerifyPeer
-	sslVerifyClientOnce       // says nothing new: there is no renegotiation
+	sslVerifyFailIfNoPeerCert // set together with sslVerifyPeer
+	sslVerifyClientOnce       // has no effect: there is no renegotiation
 )
 
 const (
@@ -76,52 +87,65 @@ const (
 )
 
 var (
-	sslCtxLock sync.Mutex                            // held to replace what is in
+	sslCtxLock sync.Mutex                            // serializes replacements of sslCtx
 	sslCtx     atomic.Pointer[[sslModes]*tls.Config] // one for each sslMode
 
-	sslSlots chan struct{} // room for the handshakes that may compute at once
+	// Handshakes take turns to compute, sslThreads of them at a time.
+	sslTurns struct {
+		lock  sync.Mutex
+		free  int        // turns available
+		begun []*sslConn // queue for a turn: handshakes in progress
+		fresh []*sslConn // and, behind them, those that have not begun
+	}
+
+	sslCipherSuites []uint16 // from -o ssl_ciphers; nil for Go's defaults
+
+	// With -d, the contents of the files at startup, by name. Once it is nil the
+	// files themselves are read.
+	sslKept map[string][]byte
 )
 
-// An sslConn is the TLS of a conn. It is also the net.Conn below crypto/tls,
-// which calls no methods of it but those declared here.
+// An sslConn is the TLS state of a conn. It is also the net.Conn underneath
+// crypto/tls, which calls only the methods declared here.
 type sslConn struct {
 	net.Conn // nil
 	c        *conn
 	mode     sslMode
 	tls      *tls.Conn
 
-	// The handshake. Its goroutine owns the conn once begun is set.
+	// The handshake. Once begun is set, its goroutine owns the conn.
 	begun     atomic.Bool
-	accepting bool // until it is over
-	timer     *time.Timer
-	late      atomic.Bool   // the timer has fired
-	wake      chan struct{} // tells the goroutine of an event, or that it is late
+	accepting bool          // the handshake is not over
+	greeted   bool          // the client has sent something
+	turn      chan struct{} // tells the goroutine that it may compute; nil until its first turn
+	wake      chan struct{} // tells the goroutine of an event or of the timer
+	timer     *time.Timer   // runs while we wait for the client
+	waiting   time.Time     // when that wait began
+	left      time.Duration // how much longer we will wait
 
-	out  []byte // records that the socket has not taken, at most sslOutMax bytes
-	owed int    // bytes in them that sslWrite has not returned as sent
+	out  []byte // records that the socket has not accepted, at most sslOutMax bytes
+	owed int    // their payload, in bytes, that sslWrite has yet to report as sent
 
-	more    bool    // crypto/tls may have input: read before waiting
-	records int     // whole records of the last recv that it has not returned yet
-	header  [5]byte // of the record that is arriving
-	nheader int     // bytes of header that have arrived
-	body    int     // bytes that are still to follow the header
+	more bool // crypto/tls may hold input: read before waiting
 }
 
-// sslOutMax limits sslConn.out, in bytes. A write and a handshake stay below
-// it. A client exceeds it, and loses its connection, if it makes crypto/tls
-// answer messages that are no requests, and does not read the answers.
+// sslOutMax limits sslConn.out, in bytes. A write or a handshake never reaches it.
+// A client is disconnected if its handshake or alert replies exceed this unread.
 func sslOutMax() int { return settings.sslWbufSize + 128<<10 }
 
-// sslAccept shakes hands, then passes c to its worker, or has it closed.
+// sslAccept runs the handshake of c, then returns c to its worker or asks the
+// worker to close it. It begins with a turn.
 func sslAccept(c *conn) {
 	s := c.ssl
-	sslSlots <- struct{}{}
 	s.tls = tls.Server(s, sslCtx.Load()[s.mode])
-	err := s.tls.Handshake()
+	err := io.EOF
+	if !sslHungUp(c) {
+		err = s.tls.Handshake()
+	}
 	gcAllocated(64 << 10)
-	<-sslSlots
-	s.timer.Stop()
+	sslEndTurn()
 	s.accepting = false
+	c.lastCmdTime = currentTime.Load() // the client has not been idle
 	if loggerEflags.Load()&logConnevents != 0 {
 		loggerLogConnEvent(c, loggerConnectionNew)
 		if name := sslGetPeerCn(c); name != "" {
@@ -137,59 +161,124 @@ func sslAccept(c *conn) {
 	if settings.sslSessionCache && !s.tls.ConnectionState().DidResume {
 		stats.sslNewSessions.Add(1) // C: ssl_new_session_callback
 	}
+	if hand := memTlsHand(s.tls); hand != nil && hand.Len() == 0 {
+		*hand = bytes.Buffer{}
+	}
 	s.more = true // a request may have arrived with the end of the handshake
 	redispatchConn(c)
 }
 
-// wait lets other handshakes compute until there is an event. It sends more of
-// s.out then.
-func (s *sslConn) wait() error {
+// sslHungUp reports whether the client of c has disconnected. Impatient clients of
+// a herd reconnect; handshakes for their old connections would delay everybody.
+func sslHungUp(c *conn) bool {
+	fds := []unix.PollFd{{Fd: int32(c.sfd), Events: unix.POLLRDHUP}}
+	n, _ := unix.Poll(fds, 0)
+	return n > 0
+}
+
+// sslAwaitTurn queues s for a turn to compute. Handshakes in progress go before
+// those that have not begun: their clients have waited longer, and they need less.
+func sslAwaitTurn(s *sslConn) {
+	t := &sslTurns
+	t.lock.Lock()
+	if s.turn != nil {
+		t.begun = append(t.begun, s)
+	} else {
+		t.fresh = append(t.fresh, s)
+	}
+	sslNextTurn()
+	t.lock.Unlock()
+}
+
+func sslEndTurn() {
+	sslTurns.lock.Lock()
+	sslTurns.free++
+	sslNextTurn()
+	sslTurns.lock.Unlock()
+}
+
+// sslNextTurn gives free turns to queued connections. The caller holds
+// sslTurns.lock.
+func sslNextTurn() {
+	t := &sslTurns
+	for ; t.free > 0 && len(t.begun)+len(t.fresh) > 0; t.free-- {
+		if len(t.begun) > 0 {
+			t.begun[0].turn <- struct{}{}
+			t.begun = slices.Delete(t.begun, 0, 1)
+			continue
+		}
+		s := t.fresh[0]
+		t.fresh = slices.Delete(t.fresh, 0, 1)
+		s.turn = make(chan struct{}, 1)
+		go sslAccept(s.c)
+	}
+}
+
+// await gives up its turn until the client can be read from or written to, or has
+// run out of time. Then it waits for another turn and flushes s.out.
+func (s *sslConn) await() error {
+	if s.left <= 0 {
+		return os.ErrDeadlineExceeded
+	}
 	events := uint32(evRead | unix.EPOLLONESHOT)
 	if len(s.out) > 0 {
 		events |= evWrite
 	}
+	s.waiting = time.Now()
 	if err := pollMod(&s.c.thread.poll, s.c.sfd, events); err != nil {
 		return err
 	}
-	<-sslSlots
+	s.timer.Reset(s.left)
+	sslEndTurn()
 	<-s.wake
-	sslSlots <- struct{}{}
+	s.waited()
+	sslAwaitTurn(s)
+	<-s.turn
 	if e := s.flush(); e != 0 && e != unix.EAGAIN {
 		return e
 	}
 	return nil
 }
 
-// sslWake starts the handshake at the first event, and tells it of others. A
-// stale event may come when the handshake is over.
+// waited ends a wait for the client and charges it for the time.
+func (s *sslConn) waited() {
+	s.timer.Stop()
+	s.left -= time.Since(s.waiting)
+}
+
+// sslWake queues the handshake at the first event and wakes it at later ones. A
+// stale event may arrive after the handshake.
 func sslWake(s *sslConn) {
 	if s.begun.CompareAndSwap(false, true) {
-		go sslAccept(s.c)
+		s.waited()
+		sslAwaitTurn(s)
 		return
 	}
 	select {
 	case s.wake <- struct{}{}:
-	default: // it has been told, or is over
+	default: // already woken, or over
 	}
 }
 
-// Read is how crypto/tls reads records. It takes EAGAIN for a temporary error,
-// which its own Read returns, and can go on later.
+// Read is what crypto/tls calls to receive records. EAGAIN counts as a temporary
+// error there: tls.Conn.Read returns it, and can be called again.
 func (s *sslConn) Read(b []byte) (int, error) {
+	if !s.greeted {
+		// Only a record's header: if it is plain text the rest stays unread, and
+		// close(2) resets the connection, as in C.
+		b = b[:5]
+	}
 	for {
-		if s.accepting && s.late.Load() {
-			return 0, os.ErrDeadlineExceeded
-		}
 		n, e := rawRecv(s.c.sfd, b)
 		switch {
 		case n > 0:
-			s.countRecords(b[:n])
+			s.greeted = true
 			return n, nil
 		case e == 0:
 			return 0, io.EOF
 		case e == unix.EINTR:
 		case e == unix.EAGAIN && s.accepting:
-			if err := s.wait(); err != nil {
+			if err := s.await(); err != nil {
 				return 0, err
 			}
 		default:
@@ -198,28 +287,8 @@ func (s *sslConn) Read(b []byte) (int, error) {
 	}
 }
 
-// countRecords counts the records that end in b, which has just arrived.
-func (s *sslConn) countRecords(b []byte) {
-	s.records = 0
-	for len(b) > 0 {
-		if s.nheader < len(s.header) {
-			n := copy(s.header[s.nheader:], b)
-			s.nheader += n
-			b = b[n:]
-			s.body = int(s.header[3])<<8 | int(s.header[4])
-		}
-		n := min(s.body, len(b))
-		s.body -= n
-		b = b[n:]
-		if s.nheader == len(s.header) && s.body == 0 {
-			s.nheader = 0
-			s.records++
-		}
-	}
-}
-
-// Write is how crypto/tls writes records. To it a short write is an error for
-// good, so what the socket does not take is kept.
+// Write is what crypto/tls calls to send records. A short write would be a
+// permanent error there, so Write keeps what the socket does not accept.
 func (s *sslConn) Write(b []byte) (int, error) {
 	n := 0
 	if len(s.out) == 0 {
@@ -237,7 +306,7 @@ func (s *sslConn) Write(b []byte) (int, error) {
 
 func (s *sslConn) SetWriteDeadline(time.Time) error { return nil }
 
-// flush sends what is in s.out. It returns EAGAIN if something is left.
+// flush sends s.out. It returns EAGAIN if some of it remains.
 func (s *sslConn) flush() unix.Errno {
 	n, e := sslSend(s.c.sfd, s.out)
 	s.out = s.out[n:]
@@ -247,7 +316,7 @@ func (s *sslConn) flush() unix.Errno {
 	return e
 }
 
-// sslSend returns how many bytes of b the socket has taken.
+// sslSend returns how many bytes of b the socket has accepted.
 func sslSend(sfd int, b []byte) (done int, e unix.Errno) {
 	for done < len(b) && (e == 0 || e == unix.EINTR) {
 		var n int
@@ -257,7 +326,7 @@ func sslSend(sfd int, b []byte) (done int, e unix.Errno) {
 	return done, e
 }
 
-// sslGetPeerCn returns the name in the certificate of the client, or "".
+// sslGetPeerCn returns the common name in the client's certificate, or "".
 func sslGetPeerCn(c *conn) string {
 	certs := c.ssl.tls.ConnectionState().PeerCertificates
 	if len(certs) == 0 {
@@ -266,19 +335,55 @@ func sslGetPeerCn(c *conn) string {
 	return certs[0].Subject.CommonName
 }
 
-// sslRead is recv(2), decrypted.
+// sslLend lends c's tls.Conn one of the worker's buffers to receive records in.
+// Otherwise crypto/tls would allocate one for each connection and never free it.
+func sslLend(c *conn) {
+	in, t := memTlsRawInput(c.ssl.tls), c.thread
+	if in == nil || in.Cap() > 0 {
+		return
+	}
+	if n := len(t.sslRbufs); n > 0 {
+		*in = *bytes.NewBuffer(t.sslRbufs[n-1])
+		t.sslRbufs = t.sslRbufs[:n-1]
+	} else {
+		*in = *bytes.NewBuffer(make([]byte, 0, sslRecordMax))
+	}
+}
+
+// sslRelease returns that buffer to the worker.
+func sslRelease(c *conn) {
+	in, t := memTlsRawInput(c.ssl.tls), c.thread
+	if in == nil {
+		return
+	}
+	in.Reset()                                   // makes Bytes return the whole buffer
+	if b := in.Bytes(); cap(b) >= sslRecordMax { // a smaller one comes from the handshake
+		t.sslRbufs = append(t.sslRbufs, b)
+	}
+	*in = bytes.Buffer{}
+}
+
+// sslBuffered reports whether crypto/tls may hold input for c.
+func sslBuffered(c *conn) bool {
+	raw, in := memTlsRawInput(c.ssl.tls), memTlsInput(c.ssl.tls)
+	return raw == nil || in == nil || raw.Len()+in.Len() > 0
+}
+
+// sslRead is recv(2) with decryption.
 func sslRead(c *conn, b []byte) (int, unix.Errno) {
 	s, t := c.ssl, c.thread
 	if t.sslMade += 512; t.sslMade >= 1<<20 { // for what it receives and sends
 		gcAllocated(t.sslMade)
 		t.sslMade = 0
 	}
+	sslLend(c)
 	n, err := s.tls.Read(b)
+	buffered := sslBuffered(c)
+	if !buffered {
+		sslRelease(c)
+	}
 	if n > 0 {
-		if n < len(b) {
-			s.records--
-		}
-		s.more = n == len(b) || s.records > 0 || err != nil
+		s.more = buffered || err != nil
 		return n, 0
 	}
 	s.more = false
@@ -303,10 +408,10 @@ func sslProtoError(c *conn, err error) unix.Errno {
 	return unix.EPROTO
 }
 
-// sslWrite is send(2), encrypted, for the worker or side thread that owns c.
-// Bytes are sent when the socket has taken their records. Until then it returns
-// EAGAIN and, as SSL_write, has to be called again with the same bytes; more may
-// follow them.
+// sslWrite is send(2) with encryption, for the worker or side thread that owns c.
+// Bytes count as sent once the socket has accepted their records. Until then it
+// returns EAGAIN and, like SSL_write, must be called again with the same bytes,
+// possibly followed by more.
 func sslWrite(c *conn, b []byte) (int, unix.Errno) {
 	s := c.ssl
 	if len(s.out) > 0 {
@@ -329,7 +434,7 @@ func sslWrite(c *conn, b []byte) (int, unix.Errno) {
 	return n, 0
 }
 
-// sslSendmsg returns the beginning of r, for sslWrite.
+// sslSendmsg returns the unsent beginning of r, to be passed to sslWrite.
 func sslSendmsg(t *thread, r *resp) []byte {
 	if len(respPieces(r)) == 0 {
 		b := respTail(r)
@@ -341,8 +446,8 @@ func sslSendmsg(t *thread, r *resp) []byte {
 	return t.sslWbuf[:respCopy(t.sslWbuf, r)]
 }
 
-// sslLogError logs err for watchers. It may quote the client, so all that does
-// not print is escaped.
+// sslLogError logs err for watchers. It escapes everything unprintable, as err may
+// quote the client.
 func sslLogError(c *conn, err error) {
 	if loggerEflags.Load()&logConnevents == 0 {
 		return
@@ -351,8 +456,8 @@ func sslLogError(c *conn, err error) {
 	loggerLogText(loggerConnectionTlserror, c.sfd, text[1:len(text)-1])
 }
 
-// loadServerCertificates reads the certificates and puts them in force. If it
-// cannot it returns why, and leaves the old ones in force.
+// loadServerCertificates loads the certificates and the key for new connections.
+// On failure it returns the reason, and the old ones stay in use.
 func loadServerCertificates() (problem string) {
 	if !settings.sslEnabled {
 		return "Error TLS not enabled"
@@ -360,16 +465,17 @@ func loadServerCertificates() (problem string) {
 	sslCtxLock.Lock()
 	defer sslCtxLock.Unlock()
 	config := tls.Config{
-		ClientCAs:                   x509.NewCertPool(), // nil would be the system's
+		ClientCAs:                   x509.NewCertPool(), // nil would mean the system's
 		MinVersion:                  settings.sslMinVersion,
 		DynamicRecordSizingDisabled: true,
-		// As OpenSSL 3.0: Go's default adds ML-KEM, which takes a fifth of a
+		CipherSuites:                sslCipherSuites,
+		// As in OpenSSL 3.0. Go's default adds ML-KEM, which takes a fifth of a
 		// handshake's time.
 		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521},
 	}
-	chain, err := os.ReadFile(settings.sslChainCert)
+	chain, err := sslReadFile(settings.sslChainCert)
 	if err == nil {
-		err = sslCheckChain(chain)
+		chain, err = sslChain(chain)
 	}
 	if err != nil {
 		return fmt.Sprintf("Error loading the certificate chain: %s : %s", orNull(settings.sslChainCert), strerror(err))
@@ -380,16 +486,20 @@ func loadServerCertificates() (problem string) {
 	}
 	config.Certificates = []tls.Certificate{cert}
 	if settings.sslCaCert != "" {
-		ca, err := os.ReadFile(settings.sslCaCert)
-		if err == nil && !config.ClientCAs.AppendCertsFromPEM(ca) {
+		ca, err := sslReadFile(settings.sslCaCert)
+		known := false
+		for _, der := range sslCertificates(ca) {
+			if cert, err := x509.ParseCertificate(der); err == nil {
+				config.ClientCAs.AddCert(cert)
+				known = true
+			}
+		}
+		if err == nil && !known {
 			err = errors.New("no certificate in it")
 		}
 		if err != nil {
 			return fmt.Sprintf("Error loading the CA certificate: %s : %s", settings.sslCaCert, strerror(err))
 		}
-	}
-	if config.CipherSuites, problem = sslCipherList(settings.sslCiphers); problem != "" {
-		return problem
 	}
 	var ctx [sslModes]*tls.Config
 	for mode := range ctx {
@@ -397,49 +507,134 @@ func loadServerCertificates() (problem string) {
 		ctx[mode].ClientAuth = sslClientAuth(sslMode(mode))
 	}
 	sslCtx.Store(&ctx)
-	settings.sslLastCertRefreshTime.Store(max(currentTime.Load(), itemUpdateInterval+2)) // see clockInit
+	settings.sslLastCertRefreshTime.Store(max(currentTime.Load(), clockBegin))
 	return ""
 }
 
-// sslCheckChain wants at least one certificate, and all of them readable.
-func sslCheckChain(chain []byte) error {
-	n := 0
-	for block, rest := pem.Decode(chain); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return err
-		}
-		n++
-	}
-	if n == 0 {
-		return errors.New("no certificate in it")
-	}
-	return nil
+// sslFiles returns the names of the files in the settings.
+func sslFiles() []string {
+	names := []string{settings.sslChainCert, settings.sslKey, settings.sslCaCert}
+	return slices.DeleteFunc(names, func(name string) bool { return name == "" })
 }
 
-// sslLoadKey adds the key to the chain. Without ssl_key it is in the same file:
-// so says memcached's help, though memcached wants ssl_key.
-func sslLoadKey(chain []byte) (tls.Certificate, error) {
-	key := chain
-	if settings.sslKey != "" {
-		var err error
-		if key, err = os.ReadFile(settings.sslKey); err != nil {
-			return tls.Certificate{}, err
+// sslReadFile reads one of these files.
+func sslReadFile(name string) ([]byte, error) {
+	if b, ok := sslKept[name]; ok {
+		return b, nil
+	}
+	b, err := os.ReadFile(name)
+	if err == nil && sslKept != nil {
+		sslKept[name] = b
+	}
+	return b, err
+}
+
+// sslHandOver returns descriptors with the contents of the files for the daemon,
+// which runs as the user of -u and may not be allowed to open them.
+func sslHandOver() (fds []uintptr) {
+	if !settings.sslEnabled {
+		return nil
+	}
+	for _, name := range sslFiles() {
+		fd, err := unix.MemfdCreate(filepath.Base(name), unix.MFD_CLOEXEC)
+		if err == nil {
+			_, err = unix.Pwrite(fd, sslKept[name], 0)
+		}
+		if err != nil {
+			sysfatal(exOserr, "failed to hand %s to the daemon: %s", name, strerror(err))
+		}
+		fds = append(fds, uintptr(fd))
+	}
+	return fds
+}
+
+// sslInherit reads the files from the descriptors of sslHandOver, the first of
+// which is fd.
+func sslInherit(fd int) {
+	if !settings.sslEnabled {
+		return
+	}
+	sslKept = map[string][]byte{}
+	for i, name := range sslFiles() {
+		f := os.NewFile(uintptr(fd+i), name)
+		b, err := io.ReadAll(f)
+		if err == nil {
+			sslKept[name] = b
+		}
+		f.Close()
+	}
+}
+
+// sslBlocks returns the blocks of a PEM file, in which byte order marks are
+// ignored.
+func sslBlocks(file []byte) (blocks []*pem.Block) {
+	file = bytes.ReplaceAll(file, []byte("\ufeff"), nil)
+	for block, rest := pem.Decode(file); block != nil; block, rest = pem.Decode(rest) {
+		blocks = append(blocks, block)
+	}
+	return blocks
+}
+
+// sslCertificates returns the certificates in a PEM file as DER.
+func sslCertificates(file []byte) (certs [][]byte) {
+	for _, block := range sslBlocks(file) {
+		switch block.Type {
+		case "CERTIFICATE", "X509 CERTIFICATE":
+			certs = append(certs, block.Bytes)
+		case "TRUSTED CERTIFICATE": // OpenSSL's trust settings follow the certificate
+			var cert asn1.RawValue
+			if _, err := asn1.Unmarshal(block.Bytes, &cert); err == nil {
+				certs = append(certs, cert.FullBytes)
+			}
 		}
 	}
+	return certs
+}
+
+// sslChain returns the certificates in file in the form that crypto/tls accepts.
+// There must be at least one, and all must be valid.
+func sslChain(file []byte) (chain []byte, err error) {
+	for _, der := range sslCertificates(file) {
+		if _, err := x509.ParseCertificate(der); err != nil {
+			return nil, err
+		}
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	if chain == nil {
+		return nil, errors.New("no certificate in it")
+	}
+	return chain, nil
+}
+
+// sslLoadKey returns the chain with its key. Without ssl_key the key is in the
+// chain's file. C's help says so, but C fails without ssl_key.
+func sslLoadKey(chain []byte) (tls.Certificate, error) {
+	name := settings.sslKey
+	if name == "" {
+		name = settings.sslChainCert
+	}
+	key, err := sslReadFile(name)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	var blocks []byte
 	switch settings.sslKeyformat {
 	case sslFiletypePem:
+		for _, block := range sslBlocks(key) {
+			if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
+				return tls.Certificate{}, errors.New("the key has a password; this makes a copy without: openssl pkey -in KEY -out COPY")
+			}
+			blocks = append(blocks, pem.EncodeToMemory(block)...)
+		}
 	case sslFiletypeAsn1:
-		key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
+		blocks = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
 	default:
 		return tls.Certificate{}, errors.New("bad ssl filetype")
 	}
-	return tls.X509KeyPair(chain, key)
+	return tls.X509KeyPair(chain, blocks)
 }
 
-// sslClientAuth is what a listener of this mode wants of its clients.
+// sslClientAuth returns what a listener of this mode requires of its clients.
 func sslClientAuth(mode sslMode) tls.ClientAuthType {
 	verify := settings.sslVerifyMode
 	switch {
@@ -451,53 +646,62 @@ func sslClientAuth(mode sslMode) tls.ClientAuthType {
 	return tls.RequireAndVerifyClientCert
 }
 
-// sslCipherName makes OpenSSL's name of a cipher suite from Go's, which is
-// IANA's.
+// sslCipherName turns Go's name of a cipher suite, which is IANA's, into
+// OpenSSL's.
 var sslCipherName = strings.NewReplacer("TLS_RSA_WITH_", "", "TLS_", "", "_WITH_", "-", "AES_", "AES",
 	"3DES_EDE_CBC", "DES-CBC3", "_CBC", "", "RC4_128", "RC4", "POLY1305_SHA256", "POLY1305", "_", "-")
 
-// sslCipherList finds the suites of -o ssl_ciphers. Those of TLS 1.3 cannot be
-// chosen, nor can they in memcached.
-func sslCipherList(list string) (ids []uint16, problem string) {
-	for _, name := range strings.FieldsFunc(list, func(r rune) bool { return r == ':' || r == ' ' }) {
-		n := len(ids)
-		for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
-			if suite.SupportedVersions[0] != tls.VersionTLS13 && name == sslCipherName.Replace(suite.Name) {
-				ids = append(ids, suite.ID)
-			}
-		}
-		if len(ids) == n {
-			return nil, "Error setting the provided cipher(s): " + name
+// sslSuites returns the cipher suites that OpenSSL's name of a suite or of a group
+// stands for. As in C, suites of TLS 1.3 cannot be chosen.
+func sslSuites(name string) (ids []uint16) {
+	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		usual := !suite.Insecure && (name == "HIGH" || name == "DEFAULT" || name == "ALL")
+		if suite.SupportedVersions[0] != tls.VersionTLS13 && (usual || name == sslCipherName.Replace(suite.Name)) {
+			ids = append(ids, suite.ID)
 		}
 	}
-	return ids, ""
+	return ids
 }
 
-// sslConnClose tells the client of the end, unless it has not taken all records
-// before that.
+// sslCipherList returns the cipher suites that -o ssl_ciphers selects, and the
+// words in it that it does not know. crypto/tls has its own order of suites.
+func sslCipherList(list string) (ids []uint16, unknown []string) {
+	for _, name := range strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(":; ", r) }) {
+		suites := sslSuites(strings.TrimLeft(name, "!-+"))
+		switch {
+		case len(suites) == 0:
+			unknown = append(unknown, name)
+		case name[0] == '!' || name[0] == '-':
+			ids = slices.DeleteFunc(ids, func(id uint16) bool { return slices.Contains(suites, id) })
+		default:
+			ids = append(ids, suites...)
+		}
+	}
+	return ids, unknown
+}
+
+// sslConnClose sends close_notify unless records are still unsent.
 func sslConnClose(c *conn) {
 	if s := c.ssl; s.tls != nil && len(s.out) == 0 {
-		s.tls.CloseWrite() // nothing happens if there was no handshake
+		s.tls.CloseWrite() // does nothing if the handshake failed
 	}
 	c.ssl = nil
 }
 
-// sslPending tells whether c may have input of which epoll does not know.
+// sslPending reports whether c may have input that epoll does not see.
 func sslPending(c *conn) bool { return c.ssl != nil && c.ssl.more }
 
-// sslInitConn prepares c, which is new, for the handshake, which begins when the
-// client has sent something.
+// sslInitConn prepares the new connection c for the handshake, which begins once
+// the client has sent something.
 func sslInitConn(c *conn, mode sslMode) {
 	limit := sslPatience
 	if idle := time.Duration(settings.idleTimeout) * time.Second; idle != 0 {
 		limit = min(limit, idle)
 	}
-	s := &sslConn{c: c, mode: mode, wake: make(chan struct{}, 1), accepting: true}
+	s := &sslConn{c: c, mode: mode, accepting: true, wake: make(chan struct{}, 1), waiting: time.Now(), left: limit}
 	c.ssl = s
-	s.timer = time.AfterFunc(limit, func() {
-		s.late.Store(true)
-		sslWake(s)
-	})
+	s.timer = time.AfterFunc(limit, func() { sslWake(s) })
+	s.timer.Reset(limit) // orders the store to s.timer before the timer's sslWake
 }
 
 func sslInitSettings() {
@@ -506,18 +710,33 @@ func sslInitSettings() {
 	settings.sslMinVersion = tls.VersionTLS12
 }
 
-// sslInit ends the process if TLS cannot be had with these settings.
+// sslInit sets up TLS. It exits if the settings do not allow that.
 func sslInit() {
 	if !settings.sslEnabled {
 		return
 	}
+	daemon := sslKept != nil
+	if options.daemonize && !daemon {
+		sslKept = map[string][]byte{}
+	}
+	var unknown []string
+	sslCipherSuites, unknown = sslCipherList(settings.sslCiphers)
+	switch {
+	case settings.sslCiphers != "" && len(sslCipherSuites) == 0:
+		sysfatal(exUsage, "Error setting the provided cipher(s): %s", settings.sslCiphers)
+	case len(unknown) > 0 && !daemon:
+		fmt.Fprintf(os.Stderr, "WARNING: these have no effect in ssl_ciphers: %s\n", strings.Join(unknown, " "))
+	}
 	if problem := loadServerCertificates(); problem != "" {
 		sysfatal(exUsage, "%s", problem)
 	}
-	sslSlots = make(chan struct{}, sslThreads())
+	if daemon {
+		sslKept = nil // later refreshes read the files
+	}
+	sslTurns.free = sslThreads()
 }
 
-// sslThreads returns how many handshakes may compute at once.
+// sslThreads returns how many handshakes may compute at the same time.
 func sslThreads() int {
 	if !settings.sslEnabled {
 		return 0
@@ -525,7 +744,16 @@ func sslThreads() int {
 	return min(settings.numThreads, runtime.NumCPU())
 }
 
-// refreshCerts is the part of SIGHUP that is about TLS.
+// sslMemory returns the bytes that checkMemory allows for TLS: garbage, and the
+// handshakes of a herd of 4000 clients.
+func sslMemory() uint64 {
+	if !settings.sslEnabled {
+		return 0
+	}
+	return 32 << 20
+}
+
+// refreshCerts reloads the certificates on SIGHUP.
 func refreshCerts() {
 	if !settings.sslEnabled {
 		return
@@ -535,8 +763,8 @@ func refreshCerts() {
 	}
 }
 
-// processRefreshCertsCommand: refresh_certs. It returns false if the command is
-// another.
+// processRefreshCertsCommand serves refresh_certs. It returns false for any other
+// command.
 func processRefreshCertsCommand(c *conn, pr *parser) bool {
 	if !pr.prcmp(commandToken, "refresh_certs") {
 		return false
@@ -549,23 +777,23 @@ func processRefreshCertsCommand(c *conn, pr *parser) bool {
 	return true
 }
 
-// What -h says of TLS (C: ssl_help), in three places.
+// The TLS options in -h (C: ssl_help), which appear in three places.
 const (
 	sslHelpListen = `. With -Z a prefix notls:, btls: or mtls: means no TLS,
-                          TLS that asks for no certificate, or TLS that wants one`
+                          TLS without client certificates, or TLS that requires them`
 	sslHelpEnable = `
 -Z, --enable-ssl          speak TLS on TCP ports`
 	sslHelp = `
-   - ssl_chain_cert:      the server's certificate and those that it is signed with, in PEM
+   - ssl_chain_cert:      the server's certificate and its CA chain, in PEM
    - ssl_key:             its private key (default: in the file of ssl_chain_cert)
    - ssl_keyformat:       format of the key: 1 for PEM, 2 for DER (default: 1)
-   - ssl_verify_mode:     certificate of a client: 0 does not ask for one, 1 checks it if
-                          there is one, 2 and 3 refuse a client without one (default: 0)
-   - ssl_ciphers:         cipher suites for TLS up to 1.2, OpenSSL's names with colons between
-   - ssl_ca_cert:         those who may sign certificates of clients, in PEM (default: nobody)
-   - ssl_wbuf_size:       kilobytes that are encrypted at a time (default: 16)
+   - ssl_verify_mode:     client certificates: 0 does not ask for one, 1 checks it if there
+                          is one, 2 and 3 refuse clients without one (default: 0)
+   - ssl_ciphers:         cipher suites for TLS up to 1.2: OpenSSL's names, separated by colons
+   - ssl_ca_cert:         CA certificates trusted for clients, in PEM (default: none)
+   - ssl_wbuf_size:       kilobytes encrypted at a time, at most 65536 (default: 16)
    - ssl_session_cache:   count new sessions; clients may resume a session in any case
-   - ssl_min_version:     least version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)`
+   - ssl_min_version:     minimum version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)`
 )
 
 func sslProtoText(version uint16) string {
@@ -609,7 +837,7 @@ func sslSetMinVersion(version int) bool {
 // sslEnable is -Z.
 func sslEnable() { settings.sslEnabled = true }
 
-// sslListen is the mode of a listener where -l has no prefix.
+// sslListen returns the mode of a listener without a prefix in -l.
 func sslListen() sslMode {
 	if settings.sslEnabled {
 		return sslEnabledDefault
@@ -617,8 +845,7 @@ func sslListen() sslMode {
 	return sslDisabled
 }
 
-// sslSuboption is the part of parseSuboption that is about TLS. It returns false
-// for other suboptions.
+// sslSuboption parses a TLS suboption of -o. It returns false for any other.
 func sslSuboption(name, value string, given bool) bool {
 	switch name {
 	case "ssl_session_cache":
@@ -657,6 +884,9 @@ func sslSuboption(name, value string, given bool) bool {
 		if settings.sslWbufSize <= 0 {
 			sysfatal(1, "ssl_wbuf_size must be > 0")
 		}
+		if settings.sslWbufSize > sslWbufMax {
+			sysfatal(1, "ssl_wbuf_size must be at most %d", sslWbufMax>>10)
+		}
 	case "ssl_min_version":
 		if !sslSetMinVersion(number()) {
 			sysfatal(1, "Invalid ssl_min_version. Use help to see valid options.")
@@ -667,7 +897,7 @@ func sslSuboption(name, value string, given bool) bool {
 	return true
 }
 
-// sslCheckOptions is the part of checkOptions that is about TLS.
+// sslCheckOptions checks the TLS options once all are known.
 func sslCheckOptions() {
 	if !settings.sslEnabled {
 		return
@@ -675,14 +905,14 @@ func sslCheckOptions() {
 	if settings.port == 0 {
 		sysfatal(exUsage, "ERROR: You cannot enable SSL without a TCP port.")
 	}
-	for _, name := range []string{settings.sslChainCert, settings.sslKey, settings.sslCaCert} {
-		if options.daemonize && !options.maxcore && name != "" && !filepath.IsAbs(name) {
+	for _, name := range sslFiles() {
+		if options.daemonize && !options.maxcore && !filepath.IsAbs(name) {
 			sysfatal(exUsage, "-d changes to /: [%s] must be an absolute path", name)
 		}
 	}
 }
 
-// The part of stats that is about TLS.
+// sslStatLines are the TLS statistics.
 var sslStatLines = []statLine{
 	{"ssl_new_sessions", func() bool { return settings.sslEnabled && settings.sslSessionCache }, &stats.sslNewSessions},
 	{"ssl_handshake_errors", sslEnabled, &stats.sslHandshakeErrors},
@@ -694,9 +924,9 @@ var sslStatLines = []statLine{
 
 func sslEnabled() bool { return settings.sslEnabled }
 
-// sslStatSettings is the part of processStatSettings that is about TLS.
+// sslStatSettings adds the TLS settings to stats settings.
 func sslStatSettings(c *conn) {
-	orNil := func(s string) string { // as C's printf has it
+	orNil := func(s string) string { // as C's printf prints NULL
 		if s == "" {
 			return "(null)"
 		}
@@ -715,9 +945,9 @@ func sslStatSettings(c *conn) {
 	appendStat(c, "ssl_min_version", "%s", sslProtoText(settings.sslMinVersion))
 }
 
-// sslAsk is the part of checkAsk that is about TLS. It takes any certificate. A
-// server that answers with an alert may want one of us, so that is as good as an
-// answer that wants a password.
+// sslAsk is checkAsk over TLS. It accepts any certificate. A server that answers
+// with an alert probably requires a client certificate, so an alert counts like a
+// reply that requires a password.
 func sslAsk(fd int, request []byte) ([]byte, error) {
 	conn, err := net.FileConn(os.NewFile(uintptr(fd), ""))
 	if err != nil {

@@ -5,13 +5,22 @@
 package main
 
 import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +28,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // tlsServer runs mc9 with a certificate and these options.
@@ -42,6 +53,9 @@ func (s *server) plain() net.Conn {
 func TestTlsOptions(t *testing.T) {
 	cert, other := makeCert(t, "localhost", nil), makeCert(t, "other", nil)
 	none := cert.pem + ".none"
+	locked, old := cert.key+".locked", cert.key+".old"
+	os.WriteFile(locked, []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"), 0o644)
+	os.WriteFile(old, []byte("-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n"), 0o644)
 	with := "ssl_chain_cert=" + cert.pem + ",ssl_key=" + cert.key
 	for _, tt := range []struct {
 		options string
@@ -58,8 +72,10 @@ func TestTlsOptions(t *testing.T) {
 		{"-Z -o ssl_keyformat=3," + with, 64, "Error loading the key: " + cert.key + " : Bad ssl filetype"},
 		{"-Z -o ssl_ca_cert=" + none + "," + with, 64, "Error loading the CA certificate: " + none + " : No such file or directory"},
 		{"-Z -o ssl_ca_cert=" + cert.key + "," + with, 64, "Error loading the CA certificate: " + cert.key + " : No certificate in it"},
-		{"-Z -o ssl_ciphers=ECDHE-RSA-AES128-GCM-SHA256:FOO," + with, 64, "Error setting the provided cipher(s): FOO"},
+		{"-Z -o ssl_ciphers=DHE-RSA-AES128-SHA:!HIGH," + with, 64, "Error setting the provided cipher(s): DHE-RSA-AES128-SHA:!HIGH"},
 		{"-Z -o ssl_ciphers=TLS_AES_128_GCM_SHA256," + with, 64, "Error setting the provided cipher(s): TLS_AES_128_GCM_SHA256"},
+		{"-Z -o ssl_key=" + locked + ",ssl_chain_cert=" + cert.pem, 64, "Error loading the key: " + locked + " : The key has a password"},
+		{"-Z -o ssl_key=" + old + ",ssl_chain_cert=" + cert.pem, 64, "Error loading the key: " + old + " : The key has a password"},
 		{"-Z -p 0 -o " + with, 64, "ERROR: You cannot enable SSL without a TCP port."},
 		{"-Z -d -o ssl_chain_cert=cert.pem", 64, "-d changes to /: [cert.pem] must be an absolute path"},
 		{"-o ssl_kernel_tls", 64, "Kernel TLS offload is not available"},
@@ -70,6 +86,7 @@ func TestTlsOptions(t *testing.T) {
 		{"-o ssl_keyformat=x", 1, "could not parse argument to ssl_keyformat"},
 		{"-o ssl_wbuf_size=x", 1, "could not parse argument to ssl_wbuf_size"},
 		{"-o ssl_wbuf_size=0", 1, "ssl_wbuf_size must be > 0"},
+		{"-o ssl_wbuf_size=65537", 1, "ssl_wbuf_size must be at most 65536"},
 		{"-o ssl_min_version=9", 1, "Invalid ssl_min_version. Use help to see valid options."},
 		{"-o ssl_foo=1", 1, `Illegal suboption "ssl_foo=1"`},
 		{"-l notls:127.0.0.1", 71, "'notls' option is valid only when SSL is enabled"},
@@ -80,17 +97,56 @@ func TestTlsOptions(t *testing.T) {
 	}
 }
 
-// The key may be in DER, or in the certificate's file.
+// The key may be in DER, or in the certificate's file. Files may have byte order
+// marks, and certificates the other names that OpenSSL has for them.
 func TestTlsKeys(t *testing.T) {
 	cert := makeCert(t, "localhost", nil)
 	key, _ := os.ReadFile(cert.key)
 	chain, _ := os.ReadFile(cert.pem)
-	both := cert.pem + ".both"
-	os.WriteFile(both, append(key, chain...), 0o644)
-	for _, options := range []string{"ssl_keyformat=2,ssl_chain_cert=" + cert.pem + ",ssl_key=" + cert.der, "ssl_chain_cert=" + both} {
+	file := func(name string, content ...[]byte) string {
+		os.WriteFile(cert.pem+name, bytes.Join(content, nil), 0o644)
+		return cert.pem + name
+	}
+	const bom = "\ufeff"
+	both := file(".both", key, chain)
+	marked := file(".marked", []byte(bom), chain, []byte(bom), key)
+	trusted := file(".trusted", pem.EncodeToMemory(&pem.Block{Type: "TRUSTED CERTIFICATE", Bytes: append(cert.Leaf.Raw[:len(cert.Leaf.Raw):len(cert.Leaf.Raw)], "\x30\x00"...)}))
+	former := file(".former", bytes.ReplaceAll(chain, []byte(" CERT"), []byte(" X509 CERT")))
+	for _, options := range []string{"ssl_keyformat=2,ssl_chain_cert=" + cert.pem + ",ssl_key=" + cert.der, "ssl_chain_cert=" + both,
+		"ssl_chain_cert=" + marked, "ssl_chain_cert=" + trusted + ",ssl_key=" + cert.key, "ssl_chain_cert=" + former + ",ssl_key=" + marked} {
 		s := start(t, "", true, "-l", "127.0.0.1", "-p", "-1", "-Z", "-o", options)
 		s.client().want(t, "get foo\r\n", "END\r\n")
 	}
+	for _, ca := range []string{marked, trusted, former} {
+		s := start(t, "", true, append(cert.flags(), "-o", "ssl_verify_mode=2,ssl_ca_cert="+ca)...)
+		s.tls.Certificates = []tls.Certificate{cert.Certificate}
+		s.client().want(t, "get foo\r\n", "END\r\n")
+	}
+}
+
+// Root may start a daemon of another user with a key that only root can read.
+func TestTlsDaemon(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("not root")
+	}
+	cert := makeCert(t, "localhost", nil)
+	os.Chmod(cert.key, 0o600)
+	port := freePort(t)
+	flags := []string{"-d", "-u", "nobody", "-l", "127.0.0.1", "-p", port, "-Z", "-o", "ssl_chain_cert=" + cert.pem + ",ssl_key=" + cert.key + ",ssl_ca_cert=" + cert.pem}
+	if code, out := run(t, append(flags, "-o", "ssl_ciphers=DHE-RSA-AES128-SHA:HIGH")...); code != 0 ||
+		out != "WARNING: these have no effect in ssl_ciphers: DHE-RSA-AES128-SHA\n" {
+		t.Fatalf("%d, %s", code, out)
+	}
+	nc, err := tls.Dial("tcp", "127.0.0.1:"+port, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newClient(nc)
+	pid := c.statN("pid")
+	defer syscall.Kill(int(pid), syscall.SIGKILL)
+	c.want(t, "refresh_certs\r\n", "Error loading the key: "+cert.key+" : Permission denied\r\n")
+	os.Chmod(cert.key, 0o644)
+	c.want(t, "refresh_certs\r\n", "OK\r\n")
 }
 
 func TestTlsSettings(t *testing.T) {
@@ -146,6 +202,23 @@ func TestTlsCiphers(t *testing.T) {
 			}
 		}
 	}
+
+	// What is known in a list is used, though Go leaves it out by default.
+	s = start(t, "", true, append(makeRsaCert(t, "localhost", 2048).flags(), "-o", "ssl_ciphers=HIGH:!ECDHE-RSA-AES128-SHA:DHE-RSA-AES128-SHA:AES128-SHA256:TLS_AES_128_GCM_SHA256:!aNULL")...)
+	s.tls.MaxVersion = tls.VersionTLS12
+	for suite, in := range map[uint16]bool{tls.TLS_RSA_WITH_AES_128_CBC_SHA256: true, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256: true,
+		tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA: false, tls.TLS_RSA_WITH_AES_128_GCM_SHA256: false} {
+		s.tls.CipherSuites = []uint16{suite}
+		if c, err := s.dial(); (err == nil) != in {
+			t.Errorf("%s: %v", tls.CipherSuiteName(suite), err)
+		} else if err == nil {
+			c.Close()
+		}
+	}
+	if want := "no effect in ssl_ciphers: DHE-RSA-AES128-SHA TLS_AES_128_GCM_SHA256 !aNULL\n"; !strings.Contains(s.said(), want) {
+		t.Errorf("have %s, want %s", s.said(), want)
+	}
+
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
 		return
@@ -492,6 +565,262 @@ func TestTlsStalled(t *testing.T) {
 	c := s.client()
 	c.want(t, "get foo\r\n", "END\r\n")
 	t.Logf("per handshake in progress: %d KB", (s.status("VmRSS"))/200)
+}
+
+// Handshakes that have begun compute first. The time for which a client waits
+// until the server computes does not count.
+func TestTlsTurns(t *testing.T) {
+	fuzzTlsInit(t)
+	th := fuzzInit(t, 0)
+	config := fuzzTlsSettings(0)
+	settings.idleTimeout = 1
+	begin := time.Now()
+	waiting := func() [2]int {
+		sslTurns.lock.Lock()
+		defer sslTurns.lock.Unlock()
+		return [2]int{len(sslTurns.begun), len(sslTurns.fresh)}
+	}
+	until := func(what string, done func() bool) {
+		t.Helper()
+		for !done() {
+			if fuzzEvents(th, 1); time.Since(begin) > patience {
+				t.Fatal(what)
+			}
+		}
+	}
+	turns := func(n int) { // from now on
+		sslTurns.lock.Lock()
+		sslTurns.free = n
+		sslNextTurn()
+		sslTurns.lock.Unlock()
+	}
+	open := func() (*conn, *fuzzClient, chan error) {
+		c, client := fuzzTlsStart(t, th, asciiProt)
+		client.wait = int(patience / time.Millisecond)
+		shaken := make(chan error, 1)
+		go func() { shaken <- tls.Client(client, config).Handshake() }()
+		return c, client, shaken
+	}
+
+	turns(0)
+	c, client, shaken := open()
+	until("the first one waits", func() bool { return waiting() == [2]int{0, 1} })
+	until("time passes", func() bool { return time.Since(begin) > 1200*time.Millisecond })
+	turns(sslThreads())
+	until("the handshake is over", func() bool { return len(shaken) > 0 && c.state == connRead })
+	if err := <-shaken; err != nil {
+		t.Error(err)
+	}
+	fuzzTlsEnd(t, th, c, client)
+
+	settings.idleTimeout = 0
+	first := &fuzzClient{fd: -1, damage: -1}
+	tls.Client(first, config).Handshake()
+	c, client = fuzzTlsStart(t, th, asciiProt)
+	unix.Write(client.fd, first.wire)
+	until("the server answers", func() bool {
+		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(client.fd), Events: unix.POLLIN}}, 0)
+		return n > 0
+	})
+	until("the server waits for the client", func() bool {
+		sslTurns.lock.Lock()
+		defer sslTurns.lock.Unlock()
+		return sslTurns.free == sslThreads()
+	})
+	turns(0)
+	c2, client2, shaken := open()
+	until("the new one waits", func() bool { return waiting() == [2]int{0, 1} })
+	unix.Write(client.fd, []byte("garbage, but it arrives"))
+	until("the one that has begun waits", func() bool { return waiting() == [2]int{1, 1} })
+	sslTurns.lock.Lock()
+	sslTurns.free = 1
+	sslNextTurn()
+	if n := len(sslTurns.begun); n != 0 {
+		t.Error("the new one goes first")
+	}
+	sslTurns.lock.Unlock()
+	until("the handshake is over", func() bool { return len(shaken) > 0 && c2.state == connRead })
+	turns(sslThreads())
+	fuzzTlsEnd(t, th, c2, client2)
+	fuzzTlsEnd(t, th, c, client)
+}
+
+// A connection that waits for a request has no buffer of crypto/tls, whatever it
+// has moved before; one that waits for the rest of a record has its own.
+func TestTlsIdle(t *testing.T) {
+	if c := new(tls.Conn); memTlsRawInput(c) == nil || memTlsInput(c) == nil || memTlsHand(c) == nil {
+		t.Fatal("crypto/tls has changed: see mem_tls.go")
+	}
+	fuzzTlsInit(t)
+	th := fuzzInit(t, 0)
+	config := fuzzTlsSettings(0)
+	type open struct {
+		c      *conn
+		client *fuzzClient
+		tls    *tls.Conn
+	}
+	var opens [4]open
+	for i := range opens {
+		c, client := fuzzTlsStart(t, th, asciiProt)
+		client.wait = int(patience / time.Millisecond)
+		conn := tls.Client(client, config)
+		shaken := make(chan error, 1)
+		go func() { shaken <- conn.Handshake() }()
+		for len(shaken) == 0 || c.state != connRead {
+			fuzzEvents(th, 1)
+		}
+		if err := <-shaken; err != nil {
+			t.Fatal(err)
+		}
+		client.wait = 0
+		opens[i] = open{c, client, conn}
+	}
+	request := fmt.Sprintf("set a 0 0 16000\r\n%s\r\nget a\r\n", pattern(16000, 1))
+	for range 3 {
+		for i, o := range opens {
+			io.WriteString(o.tls, request)
+			n, err := unix.Write(o.client.fd, o.client.wire[:len(o.client.wire)-i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.client.wire = o.client.wire[n:]
+		}
+		for fuzzEvents(th, 0) {
+		}
+		for i, o := range opens {
+			if n := memTlsRawInput(o.c.ssl.tls).Cap(); (n > 0) != (i > 0) {
+				t.Errorf("%d bytes to come, and a buffer of %d", i, n)
+			}
+			unix.Write(o.client.fd, o.client.wire)
+			o.client.wire = nil
+		}
+		for fuzzEvents(th, 0) {
+		}
+		for _, o := range opens {
+			want := fmt.Sprintf("STORED\r\nVALUE a 0 16000\r\n%s\r\nEND\r\n", pattern(16000, 1))
+			have := make([]byte, len(want))
+			for n := 0; n < len(want) && !t.Failed(); {
+				m, err := o.tls.Read(have[n:])
+				if n += m; err != nil && err != unix.EAGAIN {
+					t.Error(err)
+				}
+				fuzzEvents(th, 0)
+			}
+			if string(have) != want {
+				t.Errorf("%.50q", have)
+			}
+			if n := memTlsRawInput(o.c.ssl.tls).Cap() + memTlsHand(o.c.ssl.tls).Cap(); n > 0 {
+				t.Errorf("idle, with buffers of %d bytes", n)
+			}
+		}
+		if n := len(th.sslRbufs); n != len(opens) {
+			t.Errorf("the worker has %d buffers, want %d", n, len(opens))
+		}
+	}
+	for _, o := range opens {
+		fuzzTlsEnd(t, th, o.c, o.client)
+	}
+}
+
+// A herd of clients, whose handshakes take longer than clients may take, is
+// served.
+func TestTlsHerd(t *testing.T) {
+	s := start(t, "", true, append(makeRsaCert(t, "localhost", 4096).flags(), "-o", "idle_timeout=2")...)
+	var all sync.WaitGroup
+	begin := time.Now()
+	for i := range 300 {
+		nc := s.plain()
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			c, err := sslClient(nc, s.tls)
+			if err != nil {
+				t.Errorf("client %d: %v", i, err)
+				return
+			}
+			newClient(c).want(t, "get foo\r\n", "END\r\n")
+		}()
+	}
+	all.Wait()
+	t.Log(time.Since(begin))
+}
+
+// A client that speaks plain text is reset, as by memcached.
+func TestTlsPlain(t *testing.T) {
+	s := tlsServer(t)
+	for _, said := range []string{"get foo\r\n", "set foo 0 0 100\r\n" + pattern(100, 1) + "\r\n"} {
+		c := s.plain()
+		io.WriteString(c, said)
+		if n, err := c.Read(make([]byte, 100)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%.10q: %d, %v", said, n, err)
+		}
+	}
+}
+
+// Of TLS 1.2, a request that arrives behind a warning alert is answered.
+func TestTlsWarning(t *testing.T) {
+	s := tlsServer(t)
+	var keys strings.Builder
+	s.tls.KeyLogWriter = &keys
+	s.tls.MaxVersion = tls.VersionTLS12
+	s.tls.CipherSuites = []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}
+	wire := &wiretap{Conn: s.plain()}
+	nc, err := sslClient(wire, s.tls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal := tls12Seal(t, keys.String(), wire.heard[11:][:32])
+	const alert, data = 21, 23
+	records := append(seal(data, "get a\r\n"), seal(alert, "\x01\x5a")...) // user_canceled
+	// crypto/tls receives again before it returns the first request.
+	records = append(records, seal(data, "set b 0 0 8000\r\n"+pattern(8000, 1)+"\r\n")...)
+	wire.Write(records)
+	if reply := newClient(nc).line() + newClient(nc).line(); reply != "END\r\nSTORED\r\n" {
+		t.Errorf("%q", reply)
+	}
+}
+
+// A wiretap keeps what it reads.
+type wiretap struct {
+	net.Conn
+	heard []byte
+}
+
+func (w *wiretap) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	w.heard = append(w.heard, b[:n]...)
+	return n, err
+}
+
+// tls12Seal returns a function that makes records as a client does after its
+// handshake with TLS_*_WITH_AES_128_GCM_SHA256 (RFC 5246, RFC 5288). keys is
+// what KeyLogWriter got.
+func tls12Seal(t *testing.T, keys string, serverRandom []byte) func(kind byte, text string) []byte {
+	var clientRandom, master []byte
+	if _, err := fmt.Sscanf(keys, "CLIENT_RANDOM %x %x", &clientRandom, &master); err != nil {
+		t.Fatal(err)
+	}
+	prf := func(b ...[]byte) []byte {
+		h := hmac.New(sha256.New, master)
+		h.Write(bytes.Join(b, nil))
+		return h.Sum(nil)
+	}
+	seed := append(append([]byte("key expansion"), serverRandom...), clientRandom...)
+	a1 := prf(seed)
+	block := append(prf(a1, seed), prf(prf(a1), seed)...) // two keys of 16 bytes, two salts of 4
+	key, err := aes.NewCipher(block[:16])
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcm, _ := cipher.NewGCM(key)
+	seq := uint64(0) // Finished had 0
+	return func(kind byte, text string) []byte {
+		seq++
+		nonce := binary.BigEndian.AppendUint64(nil, seq)
+		head := binary.BigEndian.AppendUint16(append(slices.Clone(nonce), kind, 3, 3), uint16(len(text)))
+		sealed := gcm.Seal(nonce, append(block[32:36:36], nonce...), []byte(text), head)
+		return append(binary.BigEndian.AppendUint16([]byte{kind, 3, 3}, uint16(len(sealed))), sealed...)
+	}
 }
 
 // Values of all sizes in records of all sizes, to a slow client, and with -R 1,

@@ -67,6 +67,7 @@ func (f *fuzzClient) SetWriteDeadline(time.Time) error { return nil }
 // fuzzEvents runs one round of a worker whose thread does not run. It returns
 // false if there was nothing to do within msec milliseconds.
 func fuzzEvents(th *thread, msec int) bool {
+	runtime.Gosched() // for the goroutines, and for the collector
 	events, _ := pollWait(&th.poll, msec)
 	for i := range events {
 		if fd := int(events[i].Fd); fd != th.notifyReceiveFd {
@@ -100,14 +101,14 @@ func fuzzTlsEnd(t *testing.T, th *thread, c *conn, client *fuzzClient) {
 			t.Fatalf("the client has hung up, but the state is %v", stateText(c.state))
 		}
 	}
-	if c.ssl != nil || len(sslSlots) != 0 {
+	if c.ssl != nil || sslTurns.free != sslThreads() {
 		t.Fatal("the connection's TLS state is still there")
 	}
 	fuzzCheck(t, th, c)
 }
 
 // fuzzTlsInit sets up what all inputs share.
-func fuzzTlsInit(f *testing.F) {
+func fuzzTlsInit(f testing.TB) {
 	fuzzStart(f)
 	cert := makeCert(f, "localhost", nil)
 	f.Cleanup(func() { settings.sslEnabled = false })

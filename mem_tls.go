@@ -1,0 +1,30 @@
+//go:build tls
+
+// The buffers of a tls.Conn, which crypto/tls shows nobody and never frees. A part
+// of mem.go, as it needs unsafe.
+
+package main
+
+import (
+	"bytes"
+	"crypto/tls"
+	"reflect"
+	"unsafe"
+)
+
+// Each returns a buffer of the tls.Conn, or nil if this version of Go has no such
+// field. The caller owns the tls.Conn. It may replace a buffer in which nothing is
+// left; rawInput only if nothing is left in input either.
+var (
+	memTlsRawInput = memTlsField[bytes.Buffer]("rawInput") // records as they arrive
+	memTlsInput    = memTlsField[bytes.Reader]("input")    // the last one, decrypted in place
+	memTlsHand     = memTlsField[bytes.Buffer]("hand")     // messages of the handshake
+)
+
+func memTlsField[T any](name string) func(*tls.Conn) *T {
+	f, ok := reflect.TypeFor[tls.Conn]().FieldByName(name)
+	if !ok || f.Type != reflect.TypeFor[T]() {
+		return func(*tls.Conn) *T { return nil }
+	}
+	return func(c *tls.Conn) *T { return (*T)(unsafe.Add(unsafe.Pointer(c), f.Offset)) }
+}
