@@ -512,8 +512,8 @@ func savePortnumbers() {
 // serverConns makes conns of the sockets, now that there are threads. A
 // listening socket gets one, which the main thread serves. A UDP socket gets
 // one for each worker that serves it, each with its own descriptor, so that
-// "stats conns" shows them all. It returns the number of conns.
-func serverConns() (n int) {
+// "stats conns" shows them all.
+func serverConns() {
 	for _, l := range listeners {
 		if l.transport == udpTransport {
 			for i := range settings.numThreadsPerUdp {
@@ -525,7 +525,6 @@ func serverConns() (n int) {
 					}
 				}
 				dispatchConnNew(sfd, connRead, l.transport, l.bproto, sslDisabled)
-				n++
 			}
 			continue
 		}
@@ -536,7 +535,5 @@ func serverConns() (n int) {
 		c.sslEnabled = l.ssl
 		c.next = listenConn
 		listenConn = c
-		n++
 	}
-	return n
 }

@@ -607,7 +607,6 @@ func memcachedThreadInit(nthreads int) {
 	for i := range threads {
 		threads[i] = &thread{id: i}
 		setupThread(threads[i])
-		statsState.reservedFds += 5 // two of epoll, the ends of the pipe, the ring
 	}
 	workerHangLock.Lock()
 	for _, t := range threads {
