@@ -131,7 +131,7 @@ func TestManual(t *testing.T) {
 		}
 		taken = append(taken, name)
 	}
-	refused := []string{"ssl_kernel_tls", "hash_algorithm"}
+	refused := []string{"ssl_kernel_tls"}
 	for _, name := range taken {
 		if _, ok := manual[name]; ok == slices.Contains(refused, name) {
 			t.Errorf("%s: in mc9.8: %t, want the opposite", name, ok)

@@ -31,6 +31,7 @@ const (
 	itemUpdateInterval = 60                // seconds between two bumps of an item in a flat LRU
 	realtimeMaxdelta   = 60 * 60 * 24 * 30 // seconds; a longer expiry time is a date
 	maxVerbosityLevel  = 2
+	bufSizeMax         = 256 << 20 // of each buffer whose size is an option, bytes
 )
 
 type protocol uint8
@@ -356,6 +357,7 @@ func usage() {
    - slab_automove_window: seconds to watch before a move (default: %d)
    - watcher_logbuf_size: kilobytes of buffer for each watcher (default: %d)
    - worker_logbuf_size:  kilobytes of log buffer for each worker (default: %d)
+   - hash_algorithm:      jenkins, murmur3 or xxh3; no effect, mc9 hashes with maphash
    - track_sizes:         count items by size, for stats sizes
    - drop_privileges, no_drop_privileges: have the kernel end the process at a
                           system call that it should not need (default: disabled)
@@ -712,7 +714,7 @@ func parseSuboption(opt string) {
 	case "hash_algorithm":
 		switch value {
 		case "jenkins", "murmur3", "xxh3":
-			sysfatal(1, "hash_algorithm cannot be chosen: mc9 hashes with maphash and a random seed")
+			fmt.Fprintf(os.Stderr, "hash_algorithm: mc9 hashes with maphash and a random seed, not with %s\n", value)
 		default:
 			sysfatal(1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)")
 		}
@@ -743,9 +745,9 @@ func parseSuboption(opt string) {
 	case "idle_timeout":
 		settings.idleTimeout = uint32(max(atoi(value), 0))
 	case "watcher_logbuf_size":
-		settings.loggerWatcherBufSize = parseSize(name, value, 1<<10)
+		settings.loggerWatcherBufSize = parseBufSize(name, value)
 	case "worker_logbuf_size":
-		settings.loggerBufSize = parseSize(name, value, 1<<10)
+		settings.loggerBufSize = parseBufSize(name, value)
 	case "slab_sizes":
 		if value == "" {
 			sysfatal(1, "Missing slab_sizes argument")
@@ -841,6 +843,15 @@ func parseSize(name, value string, unit int) int {
 	n, ok := toksize([]byte(strings.TrimRight(value, blanks)), unit)
 	if !ok {
 		sysfatal(1, "could not parse argument to %s", name)
+	}
+	return n
+}
+
+// parseBufSize returns the size of a buffer, given in kilobytes.
+func parseBufSize(name, value string) int {
+	n := parseSize(name, value, 1<<10)
+	if n > bufSizeMax {
+		sysfatal(1, "%s must be at most %d (kilobytes)", name, bufSizeMax>>10)
 	}
 	return n
 }

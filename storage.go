@@ -930,7 +930,9 @@ func storageConfParse(arg string) *extstoreConfFile {
 		fmt.Fprintf(os.Stderr, "must supply size to ext_path, ie: ext_path=/f/e:64m (m|g|t|p supported)\n")
 		return nil
 	}
-	cf.totalSize = uint64(max(atoi(size[:len(size)-1]), 0)) << (20 + 10*unit)
+	shift := 20 + 10*unit
+	n := uint64(max(atoi(size[:len(size)-1]), 0))
+	cf.totalSize = min(n, math.MaxUint64>>shift) << shift
 	if len(words) > 2 {
 		if cf.freeBucket = slices.Index(pageBucketNames[:], words[2]); cf.freeBucket < 0 {
 			fmt.Fprintf(os.Stderr, "Unknown extstore bucket: %s\n", words[2])
@@ -975,7 +977,7 @@ func storageReadConfig(name, value string, given bool) bool {
 	}
 	fraction := func() float64 {
 		f, err := strconv.ParseFloat(value, 64)
-		if err != nil {
+		if err != nil || !(f >= 0 && f < math.MaxInt32) {
 			sysfatal(1, "could not parse argument to %s", name)
 		}
 		return f

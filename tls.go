@@ -665,6 +665,9 @@ func sslSuboption(name, value string, given bool) bool {
 		if settings.sslWbufSize <= 0 {
 			sysfatal(1, "ssl_wbuf_size must be > 0")
 		}
+		if settings.sslWbufSize > bufSizeMax {
+			sysfatal(1, "ssl_wbuf_size must be at most %d (kilobytes)", bufSizeMax>>10)
+		}
 	case "ssl_min_version":
 		if !sslSetMinVersion(number()) {
 			sysfatal(1, "Invalid ssl_min_version. Use help to see valid options.")
