@@ -569,6 +569,7 @@ func main() {
 		dropPrivileges()
 	}
 	go sigHandler(sigs)
+	code := 0
 	switch acceptorLoop() {
 	case graceStop:
 		fmt.Fprintf(os.Stderr, "Gracefully stopping\n")
@@ -576,7 +577,9 @@ func main() {
 			pauseThreads(pauseWorkerThreads) // each has answered what it had read
 		} else {
 			stopThreads()
-			restartMmapClose()
+			if !restartMmapClose() {
+				code = 1
+			}
 		}
 	case exitNormally:
 		if settings.verbose.Load() > 0 {
@@ -586,6 +589,7 @@ func main() {
 	if options.daemonize && options.pidFile != "" {
 		removePidfile(options.pidFile)
 	}
+	os.Exit(code)
 }
 
 // memoryInit makes the store and starts the clock. With -e it reuses what the
