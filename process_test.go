@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestOptions(t *testing.T) {
@@ -311,6 +312,54 @@ func TestPidFile(t *testing.T) {
 	<-s2.done
 	if _, err := os.Stat(pidFile); err != nil {
 		t.Error(err)
+	}
+}
+
+// An address of a name that this machine does not have is skipped if another one
+// works. An address that is given as numbers is not.
+func TestListenSkips(t *testing.T) {
+	t.Parallel()
+	hosts := filepath.Join(t.TempDir(), "hosts")
+	os.WriteFile(hosts, []byte("127.0.0.1 some.test\n203.0.113.77 some.test\n203.0.113.77 none.test\n203.0.113.78 none.test\n"), 0o644)
+	inside := []string{"unshare", "-m", "sh", "-c", `mount --bind ` + hosts + ` /etc/hosts && exec "$0" "$@"`}
+	if out, err := exec.Command(inside[0], append(inside[1:], "true")...).CombinedOutput(); err != nil {
+		t.Skipf("unshare: %v %s", err, out)
+	}
+	port := freePort(t)
+	mc9 := func(name string) (*exec.Cmd, *bytes.Buffer) {
+		cmd, out := command("", "-l", name, "-p", port), &bytes.Buffer{}
+		cmd.Args = append(inside, append([]string{cmd.Path}, cmd.Args[1:]...)...)
+		cmd.Path, _ = exec.LookPath(inside[0])
+		cmd.Stderr = out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd, out
+	}
+	for name, says := range map[string]string{
+		"203.0.113.77": "bind(): Cannot assign requested address\n",
+		"none.test":    "failed to listen on one of interface(s) none.test: Cannot assign requested address\n",
+	} {
+		cmd, out := mc9(name)
+		kill := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+		cmd.Wait()
+		kill.Stop()
+		if code := cmd.ProcessState.ExitCode(); code != exOserr || !strings.Contains(out.String(), says) {
+			t.Errorf("%s: %d %s", name, code, out)
+		}
+	}
+	cmd, out := mc9("some.test")
+	eventually(t, "it listens", func() bool {
+		nc, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			nc.Close()
+		}
+		return err == nil
+	})
+	cmd.Process.Signal(syscall.SIGTERM)
+	cmd.Wait()
+	if want := "WARNING: 203.0.113.77 is skipped, an address of some.test: Cannot assign requested address\n"; out.String() != want {
+		t.Errorf("%s", out)
 	}
 }
 
