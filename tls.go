@@ -19,7 +19,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -557,25 +556,6 @@ func processRefreshCertsCommand(c *conn, pr *parser) bool {
 	return true
 }
 
-// What -h says of TLS (C: ssl_help), in three places.
-const (
-	sslHelpListen = `. With -Z a prefix notls:, btls: or mtls: means no TLS,
-                          TLS that asks for no certificate, or TLS that wants one`
-	sslHelpEnable = `
--Z, --enable-ssl          speak TLS on TCP ports`
-	sslHelp = `
-   - ssl_chain_cert:      the server's certificate and those that it is signed with, in PEM
-   - ssl_key:             its private key (default: in the file of ssl_chain_cert)
-   - ssl_keyformat:       format of the key: 1 for PEM, 2 for DER (default: 1)
-   - ssl_verify_mode:     certificate of a client: 0 does not ask for one, 1 checks it if
-                          there is one, 2 and 3 refuse a client without one (default: 0)
-   - ssl_ciphers:         cipher suites for TLS up to 1.2, OpenSSL's names with colons between
-   - ssl_ca_cert:         those who may sign certificates of clients, in PEM (default: nobody)
-   - ssl_wbuf_size:       kilobytes that are encrypted at a time (default: 16)
-   - ssl_session_cache:   count new sessions; clients may resume a session in any case
-   - ssl_min_version:     least version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)`
-)
-
 func sslProtoText(version uint16) string {
 	switch version {
 	case tls.VersionTLS10:
@@ -614,9 +594,6 @@ func sslSetMinVersion(version int) bool {
 	return true
 }
 
-// sslEnable is -Z.
-func sslEnable() { settings.sslEnabled = true }
-
 // sslListen is the mode of a listener where -l has no prefix.
 func sslListen() sslMode {
 	if settings.sslEnabled {
@@ -625,57 +602,51 @@ func sslListen() sslMode {
 	return sslDisabled
 }
 
-// sslSuboption is the part of parseSuboption that is about TLS. It returns false
-// for other suboptions.
-func sslSuboption(name, value string, given bool) bool {
-	switch name {
-	case "ssl_session_cache":
-		settings.sslSessionCache = true
-		return true
-	case "ssl_kernel_tls":
-		sysfatal(exUsage, "Kernel TLS offload is not available")
+const sslHelpListen = `. With -Z a prefix notls:, btls: or mtls: means no TLS,
+TLS that asks for no certificate, or TLS that wants one`
+
+// sslOptions and sslSuboptions are the options of TLS (C: ssl_help).
+func sslOptions() []option {
+	return []option{{"-Z, --enable-ssl", "", "speak TLS on TCP ports", setFlag(&settings.sslEnabled, true)}}
+}
+
+func sslSuboptions() []option {
+	number := func(name, complaint string, set func(n int) bool) func(string) {
+		return func(value string) {
+			n, err := strconv.ParseInt(value, 10, 32)
+			if err != nil {
+				sysfatal(1, "could not parse argument to %s", name)
+			}
+			if !set(int(n)) {
+				sysfatal(1, "%s", complaint)
+			}
+		}
 	}
-	if strings.HasPrefix(name, "ssl_") && !given {
-		sysfatal(1, "Missing %s argument", name)
+	return []option{
+		{"ssl_chain_cert", missingArgument, "the server's certificate and those that it is signed with, in PEM", setText(&settings.sslChainCert, "")},
+		{"ssl_key", missingArgument, "its private key (default: in the file of ssl_chain_cert)", setText(&settings.sslKey, "")},
+		{"ssl_keyformat", missingArgument, "format of the key: 1 for PEM, 2 for DER (default: 1)",
+			number("ssl_keyformat", "", func(n int) bool { settings.sslKeyformat = n; return true })},
+		{"ssl_verify_mode", missingArgument, `certificate of a client: 0 does not ask for one, 1 checks it if
+there is one, 2 and 3 refuse a client without one (default: 0)`,
+			number("ssl_verify_mode", "Invalid ssl_verify_mode. Use help to see valid options.", sslSetVerifyMode)},
+		{"ssl_ciphers", missingArgument, "cipher suites for TLS up to 1.2, OpenSSL's names with colons between", setText(&settings.sslCiphers, "")},
+		{"ssl_ca_cert", missingArgument, "those who may sign certificates of clients, in PEM (default: nobody)", setText(&settings.sslCaCert, "")},
+		{"ssl_wbuf_size", missingArgument, "kilobytes that are encrypted at a time (default: 16)",
+			number("ssl_wbuf_size", "ssl_wbuf_size must be > 0", sslSetWbufSize)},
+		{"ssl_session_cache", "", "count new sessions; clients may resume a session in any case", setFlag(&settings.sslSessionCache, true)},
+		{"ssl_min_version", missingArgument, "least version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)",
+			number("ssl_min_version", "Invalid ssl_min_version. Use help to see valid options.", sslSetMinVersion)},
+		{"ssl_kernel_tls", "", "", func(string) { sysfatal(exUsage, "Kernel TLS offload is not available") }},
 	}
-	number := func() int {
-		n, err := strconv.ParseInt(value, 10, 32)
-		if err != nil {
-			sysfatal(1, "could not parse argument to %s", name)
-		}
-		return int(n)
+}
+
+func sslSetWbufSize(n int) bool {
+	if n > bufSizeMax>>10 {
+		sysfatal(1, "ssl_wbuf_size must be at most %d (kilobytes)", bufSizeMax>>10)
 	}
-	switch name {
-	case "ssl_chain_cert":
-		settings.sslChainCert = value
-	case "ssl_key":
-		settings.sslKey = value
-	case "ssl_verify_mode":
-		if !sslSetVerifyMode(number()) {
-			sysfatal(1, "Invalid ssl_verify_mode. Use help to see valid options.")
-		}
-	case "ssl_keyformat":
-		settings.sslKeyformat = number()
-	case "ssl_ciphers":
-		settings.sslCiphers = value
-	case "ssl_ca_cert":
-		settings.sslCaCert = value
-	case "ssl_wbuf_size":
-		settings.sslWbufSize = number() << 10
-		if settings.sslWbufSize <= 0 {
-			sysfatal(1, "ssl_wbuf_size must be > 0")
-		}
-		if settings.sslWbufSize > bufSizeMax {
-			sysfatal(1, "ssl_wbuf_size must be at most %d (kilobytes)", bufSizeMax>>10)
-		}
-	case "ssl_min_version":
-		if !sslSetMinVersion(number()) {
-			sysfatal(1, "Invalid ssl_min_version. Use help to see valid options.")
-		}
-	default:
-		return false
-	}
-	return true
+	settings.sslWbufSize = n << 10
+	return n > 0
 }
 
 // sslCheckOptions is the part of checkOptions that is about TLS.
@@ -687,9 +658,7 @@ func sslCheckOptions() {
 		sysfatal(exUsage, "ERROR: You cannot enable SSL without a TCP port.")
 	}
 	for _, name := range []string{settings.sslChainCert, settings.sslKey, settings.sslCaCert} {
-		if options.daemonize && !options.maxcore && name != "" && !filepath.IsAbs(name) {
-			sysfatal(exUsage, "-d changes to /: [%s] must be an absolute path", name)
-		}
+		checkPath("", name)
 	}
 }
 
