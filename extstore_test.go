@@ -1055,7 +1055,7 @@ func TestExtstoreMemory(t *testing.T) {
 		t.Error("memory for nothing")
 	}
 	storageConf.file = []*extstoreConfFile{{file: "x"}}
-	storageReadConfig("ext_wbuf_size", "8", true)
+	parseSuboptions("ext_wbuf_size=8")
 	if mb := storageMemory() >> 20; mb != 104 {
 		t.Errorf("%d MB", mb)
 	}

@@ -76,6 +76,48 @@ func TestNoMemory(t *testing.T) {
 	checkStore(t)
 }
 
+// With 1.4 GB of address space beside -m there is room for all items. Go's runtime needs most of it, and crypto/rand 33 MB.
+func TestAddressSpace(t *testing.T) {
+	t.Parallel()
+	if !memPeek {
+		t.Skip("the race detector needs more")
+	}
+	const megs = 1400 + 100 + 40 // 40 MB more, as this is the tests' binary
+	s := &server{t: t}
+	s.addr, s.log = filepath.Join(t.TempDir(), "s"), filepath.Join(t.TempDir(), "log")
+	s.cmd = command("", "-m", "100", "-M", "-s", s.addr)
+	s.cmd.Args = append([]string{"sh", "-c", fmt.Sprintf(`ulimit -v %d; exec "$0" "$@"`, megs<<10), s.cmd.Path}, s.cmd.Args[1:]...)
+	s.cmd.Path = "/bin/sh"
+	log, _ := os.Create(s.log)
+	s.cmd.Stderr = log
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer s.cmd.Wait()
+	defer s.cmd.Process.Kill()
+	eventually(t, "it listens", func() bool {
+		c, err := s.dial()
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	c := s.client()
+	value := strings.Repeat("v", 900000)
+	for k := range 99 {
+		c.want(t, fmt.Sprintf("set k%d 0 0 900000\r\n%s\r\n", k, value), "STORED\r\n")
+	}
+	if s.said() != "" {
+		t.Error(s.said())
+	}
+	list := exec.Command("go", "list", "-deps", ".")
+	if deps, err := list.Output(); err != nil {
+		t.Log("go list: ", err)
+	} else if strings.Contains(string(deps), "\ncrypto/rand\n") && !tlsBuild {
+		t.Error("crypto/rand is linked in")
+	}
+}
+
 // If the disk has no room for the pid and port files, mc9 says so and serves; the
 // old files stay unchanged.
 func TestFullDisk(t *testing.T) {

@@ -230,7 +230,8 @@ func sockaddr(addr netip.Addr, port int) (family int, sa unix.Sockaddr) {
 }
 
 // serverSocket makes a socket for each address of host. It fails if none
-// works, or if bind or listen returns an unexpected error.
+// works, or if bind or listen returns an unexpected error. Unlike C, it skips an
+// address that a name has and this machine has not.
 func serverSocket(host string, port int, transport transport, bproto protocol, ssl sslMode) error {
 	if port == -1 {
 		port = 0
@@ -267,7 +268,10 @@ func serverSocket(host string, port int, transport transport, bproto protocol, s
 		}
 		if e := unix.Bind(sfd, sa); e != nil {
 			unix.Close(sfd)
-			if e != unix.EADDRINUSE {
+			switch {
+			case e == unix.EADDRNOTAVAIL && len(addrs) > 1:
+				fmt.Fprintf(os.Stderr, "WARNING: %s is skipped, an address of %s: %s\n", addr.Unmap(), host, strerror(e))
+			case e != unix.EADDRINUSE:
 				perror("bind()", e)
 				return e
 			}
@@ -515,8 +519,8 @@ func savePortnumbers() {
 // serverConns makes conns of the sockets, now that there are threads. A
 // listening socket gets one, which the main thread serves. A UDP socket gets
 // one for each worker that serves it, each with its own descriptor, so that
-// "stats conns" shows them all. It returns the number of conns.
-func serverConns() (n int) {
+// "stats conns" shows them all.
+func serverConns() {
 	for _, l := range listeners {
 		if l.transport == udpTransport {
 			for i := range settings.numThreadsPerUdp {
@@ -528,7 +532,6 @@ func serverConns() (n int) {
 					}
 				}
 				dispatchConnNew(sfd, connRead, l.transport, l.bproto, sslDisabled)
-				n++
 			}
 			continue
 		}
@@ -539,7 +542,5 @@ func serverConns() (n int) {
 		c.sslEnabled = l.ssl
 		c.next = listenConn
 		listenConn = c
-		n++
 	}
-	return n
 }

@@ -6,6 +6,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"sync"
 )
@@ -383,8 +384,8 @@ func lruMaintainerJuggle(clsid int) int {
 			if id == coldLru {
 				coldAge := float64(doTailAge(l))
 				settings.tuneLock.Lock()
-				hotAge = relTime(coldAge * settings.hotMaxFactor)
-				warmAge = relTime(coldAge * settings.warmMaxFactor)
+				hotAge = relTime(min(coldAge*settings.hotMaxFactor, math.MaxInt32))
+				warmAge = relTime(min(coldAge*settings.warmMaxFactor, math.MaxInt32))
 				settings.tuneLock.Unlock()
 			}
 			l.lock.Unlock()

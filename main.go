@@ -33,6 +33,13 @@ const (
 // expansion, crawler, maintainer, page mover, idle timeouts, logger, signals.
 const backgroundThreads = 8
 
+// Descriptors that the main thread and each worker open: two of epoll and the
+// two ends of a pipe. See also reserveFiles.
+const (
+	mainFds   = 4
+	workerFds = 4
+)
+
 // Most workers, and most I/O threads. Go ends a process with more than 10,000
 // threads.
 const (
@@ -124,9 +131,9 @@ func maximizeCore() {
 	debug.SetTraceback("crash") // otherwise a panic leaves no core
 }
 
-// limitFiles sets the limit on descriptors to -c. Not as in C: if the limit
-// cannot be raised that far, -c is lowered.
-func limitFiles() {
+// limitFiles sets the limit on descriptors to -c, and reports whether it could.
+// Unlike C, it lowers -c if the limit cannot be raised that far.
+func limitFiles() bool {
 	var rlim syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &rlim) != nil {
 		sysfatal(exOserr, "failed to getrlimit number of files")
@@ -138,13 +145,42 @@ func limitFiles() {
 
 	n := uint64(settings.maxconns)
 	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: n, Max: n}) == nil {
-		return
+		return true
 	}
 	rlim.Cur = rlim.Max
 	syscall.Setrlimit(syscall.RLIMIT_NOFILE, &rlim)
 	settings.maxconns = int(rlim.Cur)
 	fmt.Fprintf(os.Stderr, "WARNING: failed to set rlimit for open files, continuing with -c %d. "+
 		"Try starting as root or requesting smaller maxconns value.\n", settings.maxconns)
+	return false
+}
+
+// reserveFiles ends the process if -c leaves no descriptor for a client, and
+// says how many it leaves if they are few. All files and sockets are open, but
+// those of the threads are not. The last descriptor stays free: whoever gets it
+// is refused.
+func reserveFiles(limited bool) {
+	used := mainFds + workerFds*settings.numThreads
+	for fd := range min(settings.maxconns-1, math.MaxUint16) {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
+			used++
+		}
+	}
+	for _, l := range listeners {
+		if l.transport == udpTransport {
+			used += settings.numThreadsPerUdp - 1 // see serverConns
+		}
+	}
+	room := settings.maxconns - 1 - used
+	switch {
+	case room < 1 && limited:
+		sysfatal(exOserr, "%d descriptors are too few: mc9 needs %d for itself", settings.maxconns, used+1)
+	case room < 1:
+		sysfatal(1, "Maxconns setting is too low, use -c to increase.")
+	case limited || room < settings.maxconns/2 || settings.verbose.Load() > 0:
+		fmt.Fprintf(os.Stderr, "Clients at a time: %d, the rest of -c %d is reserved\n", room, settings.maxconns)
+	}
+	statsState.reservedFds.Store(int64(used))
 }
 
 // checkMemory warns if the kernel will kill us before items take what -m allows:
@@ -481,7 +517,7 @@ func main() {
 	if options.maxcore {
 		maximizeCore()
 	}
-	limitFiles()
+	limited := !limitFiles()
 
 	// First open the listening sockets, as a low port may need root; then lose
 	// root; then go to the background. Not as in C, where the sockets come
@@ -516,7 +552,6 @@ func main() {
 	}
 
 	gcInit()
-	mainInit()
 	statsInit()
 	loggerInit()
 	connInit()
@@ -524,10 +559,10 @@ func main() {
 	checkMemory()
 
 	signal.Ignore(syscall.SIGPIPE)
+	reserveFiles(limited)
+	mainInit()
 	startThreads()
-	if serverConns()+int(statsState.reservedFds.Load()) >= settings.maxconns-1 {
-		sysfatal(1, "Maxconns setting is too low, use -c to increase.")
-	}
+	serverConns()
 
 	if options.pidFile != "" {
 		savePid(options.pidFile)
@@ -540,6 +575,7 @@ func main() {
 		dropPrivileges()
 	}
 	go sigHandler(sigs)
+	code := 0
 	switch acceptorLoop() {
 	case graceStop:
 		fmt.Fprintf(os.Stderr, "Gracefully stopping\n")
@@ -547,7 +583,9 @@ func main() {
 			pauseThreads(pauseWorkerThreads) // each has answered what it had read
 		} else {
 			stopThreads()
-			restartMmapClose()
+			if !restartMmapClose() {
+				code = 1
+			}
 		}
 	case exitNormally:
 		if settings.verbose.Load() > 0 {
@@ -557,6 +595,7 @@ func main() {
 	if options.daemonize && options.pidFile != "" {
 		removePidfile(options.pidFile)
 	}
+	os.Exit(code)
 }
 
 // memoryInit makes the store and starts the clock. With -e it reuses what the

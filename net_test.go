@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -259,6 +260,64 @@ func TestMaxconns(t *testing.T) {
 	in[0].Close()
 	c.wantStat(t, "curr_connections", strconv.Itoa(len(in)))
 	s.client().want(t, "get foo\r\n", "END\r\n")
+}
+
+// Whatever the limit on descriptors, mc9 says how many clients it has room for,
+// serves those, and refuses others at once. Or it does not start.
+func TestRoom(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		limit int
+		flags string
+		code  int // of the exit; 0 if it starts
+		words string
+	}{
+		{100, "-c 27", 1, "Maxconns setting is too low, use -c to increase.\n"},
+		{100, "-t 8 -c 40", 1, "Maxconns setting is too low, use -c to increase.\n"},
+		{10, "", exOserr, "10 descriptors are too few: "},
+		{27, "", exOserr, "27 descriptors are too few: mc9 needs "},
+		{100, "-c 30", 0, "Clients at a time: "},
+		{100, "-c 34", 0, "Clients at a time: "},
+		{100, "-t 8 -c 50", 0, "Clients at a time: "},
+		{30, "", 0, "Clients at a time: "},
+		{30, "-t 1 -o no_io_uring -v", 0, "Clients at a time: "},
+		{37, "", 0, "Clients at a time: "},
+	} {
+		s := &server{t: t}
+		dir := t.TempDir()
+		s.addr, s.log = filepath.Join(dir, "s"), filepath.Join(dir, "log")
+		s.cmd = command("", append(strings.Fields(tt.flags), "-s", s.addr)...)
+		s.cmd.Args = append([]string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, tt.limit), s.cmd.Path}, s.cmd.Args[1:]...)
+		s.cmd.Path = "/bin/sh"
+		log, _ := os.Create(s.log)
+		s.cmd.Stderr = log
+		if err := s.cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if tt.code != 0 {
+			s.cmd.Wait()
+			if code := s.cmd.ProcessState.ExitCode(); code != tt.code || !strings.Contains(s.said(), tt.words) {
+				t.Errorf("%d, %s: %d %s", tt.limit, tt.flags, code, s.said())
+			}
+			continue
+		}
+		eventually(t, "it says how many", func() bool { return strings.Contains(s.said(), "is reserved\n") })
+		_, rest, _ := strings.Cut(s.said(), tt.words)
+		room := atoi(rest)
+		have := ""
+		for range room + 3 {
+			c := s.client()
+			c.SetDeadline(time.Now().Add(patience))
+			io.WriteString(c, "version\r\n")
+			line, _ := c.r.ReadString('\n')
+			have += line[:min(len(line), 5)] + " "
+		}
+		if want := strings.Repeat("VERSI ", room) + strings.Repeat("ERROR ", 3); have != want || room < 1 {
+			t.Errorf("%d, %s: have %s\nwant %s", tt.limit, tt.flags, have, want)
+		}
+		s.cmd.Process.Kill()
+		s.cmd.Wait()
+	}
 }
 
 // When descriptors run out, mc9 stops listening until one is free.

@@ -6,7 +6,7 @@ import "golang.org/x/sys/unix"
 
 const tlsBuild = false
 
-const sslHelpListen, sslHelpEnable, sslHelp = "", "", ""
+const sslHelpListen = ""
 
 type (
 	sslSettings struct{}
@@ -17,10 +17,12 @@ type (
 
 var sslStatLines []statLine
 
-func sslEnable() { sysfatal(exUsage, "This server is not built with TLS support.") }
+func sslOptions() []option {
+	return []option{{"-Z, --enable-ssl", "", "", func(string) { sysfatal(exUsage, "This server is not built with TLS support.") }}}
+}
 
 func sslInitSettings()                                    {}
-func sslSuboption(name, value string, given bool) bool    { return false }
+func sslSuboptions() []option                             { return nil }
 func sslCheckOptions()                                    {}
 func sslListen() sslMode                                  { return sslDisabled }
 func sslInit()                                            {}

@@ -54,7 +54,7 @@ func privCalls() []privCall {
 		{nr: unix.SYS_EPOLL_CTL},
 		{nr: unix.SYS_ACCEPT4},
 		{nr: unix.SYS_CLOSE},
-		{nr: unix.SYS_LISTEN},     // doAcceptNewConns
+		{nr: unix.SYS_LISTEN},     // acceptNewConns
 		{nr: unix.SYS_GETSOCKOPT}, // -N
 		{nr: unix.SYS_IOCTL, arg: 1, mask: whole, want: unix.SIOCOUTQ}, // socketOutq
 		// Workers: statistics, and what is said of a connection.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestOptions(t *testing.T) {
@@ -45,6 +46,8 @@ func TestOptions(t *testing.T) {
 		{"-o no_maxconns_fast --extended=no_slab_automove -ono_lru_crawler --ext no_lru_maintainer -o no_chunked_items,no_hashexpand", "maxconns_fast no,slab_automove 0,lru_crawler no,lru_maintainer_thread no,lru_segmented no,slab_chunk_max 1048576"},
 		{"-o no_modern", "slab_chunk_max 1048576,slab_reassign no,slab_automove 0,maxconns_fast no,lru_segmented no,lru_crawler no,lru_maintainer_thread no"},
 		{"-o slab_automove", "slab_automove 1"},
+		{"-o hash_algorithm=murmur3,worker_logbuf_size=256m -o hash_algorithm=jenkins,hash_algorithm=xxh3,watcher_logbuf_size=262144",
+			"hash_algorithm maphash,worker_logbuf_size 268435456,watcher_logbuf_size 268435456"},
 		{"-o slab_sizes=100-200-300-1000", "chunk_size 48"},
 	} {
 		t.Run(tt.flags, func(t *testing.T) {
@@ -121,7 +124,8 @@ func TestBadOptions(t *testing.T) {
 		{"-o slab_automove_ratio=2", 1, "slab_automove_ratio must be > 0 and < 1"},
 		{"-o slab_automove_window=2", 1, "slab_automove_window must be > 2 and < 1800"},
 		{"-o tail_repair_time=9", 1, "Cannot set tail_repair_time to less than 10 seconds"},
-		{"-o hash_algorithm=md5", 1, "hash_algorithm"},
+		{"-o hash_algorithm=md5", 1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)"},
+		{"-o hash_algorithm", 1, "Missing hash_algorithm argument"},
 		{"-o lru_crawler_sleep=1000001", 1, "LRU crawler sleep must be between 0 and 1 second"},
 		{"-o lru_crawler_tocrawl=x", 1, "lru_crawler_tocrawl takes a numeric 32bit value"},
 		{"-o hot_lru_pct=0", 1, "hot_lru_pct must be > 1 and < 80"},
@@ -132,6 +136,11 @@ func TestBadOptions(t *testing.T) {
 		{"-o temporary_ttl=10,no_lru_maintainer", 64, "temporary_ttl requires lru_maintainer to be enabled"},
 		{"-o idle_timeout", 1, "Missing numeric argument for idle_timeout"},
 		{"-o watcher_logbuf_size=x", 1, "could not parse argument to watcher_logbuf_size"},
+		{"-o watcher_logbuf_size=262145", 1, "watcher_logbuf_size must be at most 262144 (kilobytes)"},
+		{"-o worker_logbuf_size=1000000000", 1, "worker_logbuf_size must be at most 262144 (kilobytes)"},
+		{"-o ext_max_frag=nan", 1, "could not parse argument to ext_max_frag"},
+		{"-o slab_automove_freeratio=-1", 1, "could not parse argument to slab_automove_freeratio"},
+		{"-o ext_path=/nonexistent/e:16777217t", 1, "page_count must total to < 65536"},
 		{"-o slab_chunk_max=0", 1, "slab_chunk_max must be >= 0"},
 		{"-o no_io_uring -V", 0, "DEPRECATED: no_io_uring no longer used: mc9 makes plain system calls\n"},
 		{"-o slab_chunk_max=2048", 1, "slab_chunk_max must be specified in kilobytes."},
@@ -304,6 +313,54 @@ func TestPidFile(t *testing.T) {
 	<-s2.done
 	if _, err := os.Stat(pidFile); err != nil {
 		t.Error(err)
+	}
+}
+
+// An address of a name that this machine does not have is skipped if another one
+// works. An address that is given as numbers is not.
+func TestListenSkips(t *testing.T) {
+	t.Parallel()
+	hosts := filepath.Join(t.TempDir(), "hosts")
+	os.WriteFile(hosts, []byte("127.0.0.1 some.test\n203.0.113.77 some.test\n203.0.113.77 none.test\n203.0.113.78 none.test\n"), 0o644)
+	inside := []string{"unshare", "-m", "sh", "-c", `mount --bind ` + hosts + ` /etc/hosts && exec "$0" "$@"`}
+	if out, err := exec.Command(inside[0], append(inside[1:], "true")...).CombinedOutput(); err != nil {
+		t.Skipf("unshare: %v %s", err, out)
+	}
+	port := freePort(t)
+	mc9 := func(name string) (*exec.Cmd, *bytes.Buffer) {
+		cmd, out := command("", "-l", name, "-p", port), &bytes.Buffer{}
+		cmd.Args = append(inside, append([]string{cmd.Path}, cmd.Args[1:]...)...)
+		cmd.Path, _ = exec.LookPath(inside[0])
+		cmd.Stderr = out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd, out
+	}
+	for name, says := range map[string]string{
+		"203.0.113.77": "bind(): Cannot assign requested address\n",
+		"none.test":    "failed to listen on one of interface(s) none.test: Cannot assign requested address\n",
+	} {
+		cmd, out := mc9(name)
+		kill := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+		cmd.Wait()
+		kill.Stop()
+		if code := cmd.ProcessState.ExitCode(); code != exOserr || !strings.Contains(out.String(), says) {
+			t.Errorf("%s: %d %s", name, code, out)
+		}
+	}
+	cmd, out := mc9("some.test")
+	eventually(t, "it listens", func() bool {
+		nc, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			nc.Close()
+		}
+		return err == nil
+	})
+	cmd.Process.Signal(syscall.SIGTERM)
+	cmd.Wait()
+	if want := "WARNING: 203.0.113.77 is skipped, an address of some.test: Cannot assign requested address\n"; out.String() != want {
+		t.Errorf("%s", out)
 	}
 }
 

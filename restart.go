@@ -18,7 +18,6 @@ package main
 
 import (
 	"bytes"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -92,6 +91,10 @@ func restartSum(text []byte) string {
 // restartCheck has the modules look at the metadata, whose first line must be
 // head.
 func restartCheck(text []byte, head string) bool {
+	if !bytes.HasPrefix(text, []byte(restartHead)) {
+		fmt.Fprintf(os.Stderr, "[restart] metadata file is not of this version of mc9\n")
+		return false
+	}
 	sum := len(text) - len(restartSum(nil))
 	if sum < 0 || restartSum(text[:sum]) != string(text[sum:]) {
 		fmt.Fprintf(os.Stderr, "[restart] corrupt metadata file\n")
@@ -163,9 +166,8 @@ func restartSetKv(ctx *restartCbCtx, key, format string, args ...any) {
 func metaFile() string { return settings.memoryFile + ".meta" }
 
 // restartRefuse ends the process if f is not a plain file of our own, to which
-// no other name leads. Whoever could write to it might write items. It returns
-// the file's size.
-func restartRefuse(f *os.File) int64 {
+// no other name leads. Whoever could write to it might write items.
+func restartRefuse(f *os.File) {
 	fi, err := f.Stat()
 	if err != nil {
 		sysfatal(1, "[restart] %s: %s", f.Name(), strerror(err))
@@ -178,8 +180,9 @@ func restartRefuse(f *os.File) int64 {
 		sysfatal(1, "[restart] %s belongs to another user", f.Name())
 	case st.Nlink != 1:
 		sysfatal(1, "[restart] %s has other names, too", f.Name())
+	case fi.Mode()&0o022 != 0:
+		sysfatal(1, "[restart] other users may write to %s: chmod it to 600, or remove it", f.Name())
 	}
-	return fi.Size()
 }
 
 // restartReadMeta returns what is in the metadata file, and whether there is
@@ -208,29 +211,19 @@ func restartRoom(limit int) int {
 	return min(64<<10+limit/settings.slabPageSize*line, slabsStart)
 }
 
-// restartIsOurs tells whether a file begins as those of this mc9 do.
-func restartIsOurs(text []byte) bool { return bytes.HasPrefix(text, []byte(restartHead)) }
-
 // restartOpen opens and locks the memory file, and returns its first line and
-// what restartReadMeta does. It ends the process if the file is not ours to use,
-// and leaves it as it was.
+// what restartReadMeta does. It ends the process if others could write to the
+// file, and leaves it as it was.
 func restartOpen(limit int) (f *os.File, head string, meta []byte, found bool) {
 	const flags = os.O_RDWR | unix.O_NOFOLLOW | unix.O_NONBLOCK
-	notOurs := func() {
-		sysfatal(1, "[restart] %s or its .meta is not of this version of mc9: move both away, or name another file",
-			settings.memoryFile)
-	}
 	f, err := os.OpenFile(settings.memoryFile, flags, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		if meta, found = restartReadMeta(limit); found && !restartIsOurs(meta) {
-			notOurs()
-		}
 		f, err = os.OpenFile(settings.memoryFile, flags|os.O_CREATE|os.O_EXCL, 0o600)
 	}
 	if err != nil {
 		sysfatal(1, "failed to open file for mmap: %s: %s", settings.memoryFile, strerror(err))
 	}
-	size := restartRefuse(f)
+	restartRefuse(f)
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		sysfatal(1, "[restart] %s is in use by another process", settings.memoryFile)
 	}
@@ -238,9 +231,6 @@ func restartOpen(limit int) (f *os.File, head string, meta []byte, found bool) {
 	meta, found = restartReadMeta(limit)
 	b := make([]byte, restartHeadLen)
 	f.ReadAt(b, 0)
-	if (size > 0 || found) && !restartIsOurs(b) && !restartIsOurs(meta) {
-		notOurs()
-	}
 	return f, string(b), meta, found
 }
 
@@ -248,7 +238,7 @@ func restartOpen(limit int) (f *os.File, head string, meta []byte, found bool) {
 // whether those that are in it may be used.
 func restartMmapOpen(limit int) bool {
 	f, head, meta, found := restartOpen(limit)
-	var err error
+	err := f.Chmod(0o600) // whoever made it
 	reuse := false
 	if !found {
 		fmt.Fprintf(os.Stderr, "[restart] no metadata save file, starting with a clean cache\n")
@@ -257,7 +247,7 @@ func restartMmapOpen(limit int) bool {
 	} else if reuse = restartCheck(meta, head); !reuse {
 		fmt.Fprintf(os.Stderr, "[restart] failed to validate metadata, starting with a clean cache\n")
 	}
-	if !reuse {
+	if err == nil && !reuse {
 		err = f.Truncate(0)
 	}
 	if err == nil {
@@ -282,15 +272,16 @@ func restartMmapOpen(limit int) bool {
 
 var memFile *os.File // of memFd; must not be collected
 
-// restartMmapClose leaves everything to the next process. Nobody may be at the
-// store any more.
-func restartMmapClose() {
+// restartMmapClose leaves everything to the next process, and reports whether it
+// could. Nobody may be at the store any more.
+func restartMmapClose() bool {
 	err := restartWrite()
 	if err != nil {
 		perror("failed to write metadata file", err)
 		fmt.Fprintf(os.Stderr, "[restart] failed to save metadata\n")
 	}
 	restartUnlock()
+	return err == nil
 }
 
 // restartUnlock lets others have the file. It must not be written to any more.
@@ -301,7 +292,9 @@ func restartUnlock() {
 }
 
 func restartWrite() error {
-	head := restartHead + rand.Text()[:16]
+	var number [8]byte
+	unix.Getrandom(number[:], 0)
+	head := fmt.Sprintf("%s%x", restartHead, number)
 	text := restartSave(head)
 	if err := memToFile(memCurrent); err != nil {
 		return err

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"iter"
@@ -31,6 +32,7 @@ const (
 	itemUpdateInterval = 60                // seconds between two bumps of an item in a flat LRU
 	realtimeMaxdelta   = 60 * 60 * 24 * 30 // seconds; a longer expiry time is a date
 	maxVerbosityLevel  = 2
+	bufSizeMax         = 256 << 20 // of each buffer whose size is an option, bytes
 )
 
 type protocol uint8
@@ -143,55 +145,19 @@ var options struct {
 //go:embed LICENSE
 var license string
 
-// As in getopt(3), a colon follows an option that takes a value.
-const shortopts = "a:AZp:s:U:m:Mc:khiVrvdl:u:P:f:n:t:D:LR:Cb:B:I:SFXWY:e:o:N:"
-
-const optCheck = 1 // for --check, which has no letter
-
-type longopt struct {
-	name string
-	val  byte
+// An option is a row of optionTable, or of suboptionTable for -o.
+type option struct {
+	head string             // as -h shows it; a row of the same letter that follows only is text
+	arg  string             // the value that it takes, as -h shows it; of a suboption, what is said if it is missing
+	help string             // "" if -h does not show it
+	set  func(value string) // applies the value
 }
 
-var longopts = []longopt{
-	{"unix-mask", 'a'},
-	{"enable-shutdown", 'A'},
-	{"enable-ssl", 'Z'},
-	{"port", 'p'},
-	{"unix-socket", 's'},
-	{"udp-port", 'U'},
-	{"memory-limit", 'm'},
-	{"disable-evictions", 'M'},
-	{"conn-limit", 'c'},
-	{"lock-memory", 'k'},
-	{"help", 'h'},
-	{"license", 'i'},
-	{"version", 'V'},
-	{"enable-coredumps", 'r'},
-	{"verbose", 'v'},
-	{"daemon", 'd'},
-	{"listen", 'l'},
-	{"user", 'u'},
-	{"pidfile", 'P'},
-	{"slab-growth-factor", 'f'},
-	{"slab-min-size", 'n'},
-	{"threads", 't'},
-	{"enable-largepages", 'L'},
-	{"max-reqs-per-event", 'R'},
-	{"disable-cas", 'C'},
-	{"listen-backlog", 'b'},
-	{"protocol", 'B'},
-	{"max-item-size", 'I'},
-	{"enable-sasl", 'S'},
-	{"disable-flush-all", 'F'},
-	{"disable-dumping", 'X'},
-	{"disable-watch", 'W'},
-	{"auth-file", 'Y'},
-	{"memory-file", 'e'},
-	{"extended", 'o'},
-	{"napi-ids", 'N'},
-	{"check", optCheck}, // not in C; its value is optional
-}
+const (
+	missingArgument = "Missing %s argument"
+	missingNumeric  = "Missing numeric argument for %s"
+	missingValue    = "Missing %s value"
+)
 
 const blanks = " \t\n\v\f\r"
 
@@ -270,144 +236,226 @@ func banner(info *debug.BuildInfo, ok bool) string {
 	return words + ")"
 }
 
+// optionTable lists the options in the order of -h.
+func optionTable() []option {
+	return slices.Concat([]option{
+		{"-p, --port", "=<num>", sprintf("TCP port (default: %d); 0 for none, -1 for any free one", settings.port),
+			func(v string) { settings.port, options.tcpSpecified = atoi(v), true }},
+		{"-U, --udp-port", "=<num>", sprintf("UDP port (default: %d, off)", settings.udpport),
+			func(v string) { settings.udpport, options.udpSpecified = atoi(v), true }},
+		{"-s, --unix-socket", "=<file>", "listen on this Unix socket instead of the network",
+			setText(&settings.socketpath, "No socket specified")},
+		{"-a, --unix-mask", "=<mask>", sprintf("permissions of the Unix socket, in octal (default: %o)", settings.access), func(v string) {
+			settings.access = 0
+			fmt.Sscanf(v, "%o", &settings.access)
+		}},
+		{"-A, --enable-shutdown", "", `allow the command "shutdown"`, setFlag(&settings.shutdownCommand, true)},
+		{"-l, --listen", "=<addr>", `addresses to listen on (default: all), separated by commas; the
+option may be repeated. Each is host, host:port, [ipv6]:port
+or *. A prefix proto[ascii]: or proto[binary]: permits that
+protocol only` + sslHelpListen, parseListen},
+		{"-d, --daemon", "", "run in the background", setFlag(&options.daemonize, true)},
+		{"-r, --enable-coredumps", "", "raise the limit on the size of core files", setFlag(&options.maxcore, true)},
+		{"-u, --user", "=<user>", "become this user, name or number, if started as root\n(default: nobody)", setText(&options.username, "")},
+		{"-m, --memory-limit", "=<num>", sprintf(`megabytes for items (default: %d); a suffix k, m or g, here
+and on every other size, sets the unit`, settings.maxbytes.Load()>>20),
+			func(v string) { settings.maxbytes.Store(uint64(parseSize("-m", v, 1<<20))) }},
+		{"-M, --disable-evictions", "", "when memory is full, refuse new items instead of evicting others", setFlag(&settings.evictToFree, false)},
+		{"-c, --conn-limit", "=<num>", sprintf("simultaneous connections (default: %d)", settings.maxconns),
+			setNumber(to(&settings.maxconns), 1, math.MaxInt32, "Maximum connections must be greater than 0")},
+		{"-k, --lock-memory", "", "keep all memory from being paged out", setFlag(&options.lockMemory, true)},
+		{"-v, --verbose", "", "print errors and warnings", func(string) { settings.verbose.Add(1) }},
+		{"-vv", "", "print commands and replies too", nil},
+		{"-vvv", "", "print changes of a connection's state too", nil},
+		{"-h, --help", "", "print this and exit", func(string) { usage(); os.Exit(0) }},
+		{"-i, --license", "", "print the license and exit", func(string) { usageLicense(); os.Exit(0) }},
+		{"-V, --version", "", "print the version and exit", func(string) { fmt.Println(banner(debug.ReadBuildInfo())); os.Exit(0) }},
+		{"-P, --pidfile", "=<file>", "write the process id to this file; with -d, remove it at exit", setText(&options.pidFile, "")},
+		{"-f, --slab-growth-factor", "=<num>", sprintf("ratio of one chunk size to the next (default: %2.2f)", settings.factor), func(v string) {
+			if settings.factor = atof(v); !(settings.factor > 1.0) {
+				sysfatal(1, "Factor must be greater than 1")
+			}
+		}},
+		{"-n, --slab-min-size", "=<bytes>", sprintf("minimum space for key, value and flags (default: %d)", settings.chunkSize), func(v string) {
+			if settings.chunkSize = parseSize("-n", v, 1); settings.chunkSize <= 0 {
+				sysfatal(1, "Chunk size must be greater than 0")
+			}
+		}},
+		{"-L, --enable-largepages", "", "allocate all item memory at start, in large pages", func(string) {
+			if options.preallocate = enableLargePages(); !options.preallocate {
+				sysfatal(1, "Cannot enable large pages on this system\n(There is no support as of this version)")
+			}
+		}},
+		{"-D", " <char>", sprintf(`separates a key's prefix from the rest (default: "%c"); also
+turns on counting by prefix, as "stats detail on" does`, settings.prefixDelimiter), func(v string) {
+			if v == "" {
+				sysfatal(1, "No delimiter specified")
+			}
+			settings.prefixDelimiter = v[0]
+			settings.detailEnabled.Store(true)
+		}},
+		{"-t, --threads", "=<num>", sprintf("worker threads (default: %d)", settings.numThreads), setThreads},
+		{"-R, --max-reqs-per-event", "=<num>", sprintf(`requests to serve on one connection before turning
+to the others (default: %d)`, settings.reqsPerEvent),
+			setNumber(to(&settings.reqsPerEvent), 1, math.MaxInt32, "Number of requests per event must be greater than 0")},
+		{"-C, --disable-cas", "", "items have no CAS unique, which saves 8 bytes each", setFlag(&settings.useCas, false)},
+		{"-b, --listen-backlog", "=<num>", sprintf("connections that can wait to be accepted (default: %d)", settings.backlog),
+			func(v string) { settings.backlog = atoi(v) }},
+		{"-B, --protocol", "=<name>", "ascii, binary, or auto: each client's first byte decides\n(default: auto)", setProtocol},
+		{"-I, --max-item-size", "=<num>", "largest item in bytes (default: 1m, from 1k to 1g)",
+			func(v string) { settings.itemSizeMax = parseSize("-I", v, 1) }},
+		{"-S, --enable-sasl", "", `binary protocol only; clients authenticate with SASL PLAIN as
+one of the users in the file that the environment variable
+MEMCACHED_SASL_PWDB names, lines of user:password`, setFlag(&settings.sasl, true)},
+		{"-F, --disable-flush-all", "", "refuse flush_all", setFlag(&settings.flushEnabled, false)},
+		{"-X, --disable-dumping", "", "refuse stats cachedump, stats detail, and lru_crawler's\nmetadump and mgdump", setFlag(&settings.dumpEnabled, false)},
+		{"-W, --disable-watch", "", "refuse watch", setFlag(&settings.watchEnabled, false)},
+		{"-Y, --auth-file", "=<file>", `text protocol only; clients authenticate as one of the users in
+this file, lines of user:password, read again on SIGHUP`,
+			setText(&settings.authFile, "Could not open authfile [] for reading")},
+		{"-e, --memory-file", "=<file>", `keep items in this file on a RAM disk; after a stop by SIGUSR1
+or "shutdown graceful" the next start goes on with them`, setText(&settings.memoryFile, "")},
+	}, sslOptions(), []option{
+		{"-o, --extended", "=<list>", "suboptions, separated by commas; no_, where shown, turns one off", parseSuboptions},
+		{"-N, --napi-ids", "=<num>", "choose a connection's worker by network receive queue (NAPI\nID); the number of queues",
+			setNumber(to(&settings.numNapiIds), 1, math.MaxInt32, "Maximum number of NAPI IDs must be greater than 0")},
+		{"--check", "[=<addr>]", `do not serve, but check whether a server answers at this address,
+a socket file or as for -l (default: where the other options
+put it)`, func(v string) { options.check, options.checkAddr = true, v }},
+	})
+}
+
+// suboptionTable lists the suboptions of -o in the order of -h.
+func suboptionTable() []option {
+	none := func(string) {}
+	rows := slices.Concat([]option{
+		{"[no_]maxconns_fast", "", sprintf("refuse connections over the limit at once (default: %s)", flagEnabledDisabled(settings.maxconnsFast)),
+			setFlag(&settings.maxconnsFast, true)},
+		{"no_maxconns_fast", "", "", setFlag(&settings.maxconnsFast, false)},
+		{"hashpower", missingNumeric, "size of the hash table at start, as a power of two\n(default: 16)", setHashpower},
+		{"tail_repair_time", missingNumeric, `seconds without use after which an item that is still
+referenced at the tail of an LRU is unlinked, assuming a
+leak (default: never; dangerous)`,
+			setNumber(to(&settings.tailRepairTime), 10, math.MaxInt32, "Cannot set tail_repair_time to less than 10 seconds")},
+		{"[no_]lru_crawler", "", "a thread that looks for expired items (default: enabled)", setFlag(&options.startLruCrawler, true)},
+		{"no_lru_crawler", "", "", setFlag(&options.startLruCrawler, false)},
+		{"lru_crawler_sleep", missingValue, sprintf("microseconds to sleep after 1000 items crawled (default: %d)", settings.lruCrawlerSleep.Load()),
+			setNumber(settings.lruCrawlerSleep.Store, 0, 1000000, "LRU crawler sleep must be between 0 and 1 second")},
+		{"lru_crawler_tocrawl", missingValue, sprintf("items to crawl per LRU and run (default: %d, all)", settings.lruCrawlerTocrawl.Load()),
+			setUint32(settings.lruCrawlerTocrawl.Store, "lru_crawler_tocrawl takes a numeric 32bit value")},
+		{"read_buf_mem_limit", missingArgument, sprintf("megabytes for buffers of connections (default: %d, no limit)", settings.readBufMemLimit>>20),
+			func(v string) { settings.readBufMemLimit = parseSize("read_buf_mem_limit", v, 1<<20) }},
+		{"[no_]lru_maintainer", "", `segmented LRUs, and a thread that maintains them; otherwise
+one plain LRU per class (default: enabled)`, setLruMaintainer(true)},
+		{"no_lru_maintainer", "", "", setLruMaintainer(false)},
+		{"hot_lru_pct", missingArgument, sprintf("share of a class's memory for the hot LRU (default: %d percent)", settings.hotLruPct.Load()),
+			setNumber(settings.hotLruPct.Store, 1, 79, "hot_lru_pct must be > 1 and < 80")},
+		{"warm_lru_pct", missingArgument, sprintf("the same for the warm LRU (default: %d percent)", settings.warmLruPct.Load()),
+			setNumber(settings.warmLruPct.Store, 1, 79, "warm_lru_pct must be > 1 and < 80")},
+		{"hot_max_factor", missingArgument, sprintf(`items leave the hot LRU when older than the tail of the cold
+LRU times this (default: %.2f)`, settings.hotMaxFactor),
+			setFactor(&settings.hotMaxFactor, math.MaxFloat64, "hot_max_factor must be > 0")},
+		{"warm_max_factor", missingArgument, sprintf("the same for the warm LRU (default: %.2f)", settings.warmMaxFactor),
+			setFactor(&settings.warmMaxFactor, math.MaxFloat64, "warm_max_factor must be > 0")},
+		{"temporary_ttl", missingArgument, `items that expire within this many seconds have an LRU of
+their own and are never evicted (default: off)`, func(v string) {
+			settings.tempLru.Store(true)
+			settings.temporaryTtl.Store(uint32(atoi(v)))
+		}},
+		{"idle_timeout", missingNumeric, sprintf("seconds until an idle connection is closed (default: %d, never)", settings.idleTimeout),
+			func(v string) { settings.idleTimeout = uint32(max(atoi(v), 0)) }},
+		{"slab_chunk_max", missingArgument, sprintf("largest chunk in kilobytes (default: %d)", settings.slabChunkSizeMax>>10), setSlabChunkMax},
+		{"slab_sizes", missingArgument, "the chunk sizes of all classes in bytes, separated by -",
+			setText(&options.slabSizesUnparsed, "Missing slab_sizes argument")},
+		{"no_chunked_items", "", "let chunks be as large as a page", func(string) { settings.slabChunkSizeMax = settings.slabPageSize }},
+		{"[no_]slab_reassign", "", sprintf("pages can move from one class to another (default: %s)", flagEnabledDisabled(settings.slabReassign)),
+			setFlag(&settings.slabReassign, true)},
+		{"no_slab_reassign", "", "", setFlag(&settings.slabReassign, false)},
+		{"[no_]slab_automove", "", sprintf(`move pages automatically: 0 never, 1 to a class that evicts
+young items, 2 also on every eviction (default: %d)`, settings.slabAutomove.Load()), func(v string) {
+			setNumber(settings.slabAutomove.Store, 0, 2, "slab_automove must be between 0 and 2")(cmp.Or(v, "1"))
+		}},
+		{"no_slab_automove", "", "", func(string) { settings.slabAutomove.Store(0) }},
+		{"slab_automove_ratio", missingArgument, sprintf(`young is an age below this fraction of the age in the class
+with the oldest items (default: %.2f)`, settings.slabAutomoveRatio),
+			setFactor(&settings.slabAutomoveRatio, 1, "slab_automove_ratio must be > 0 and < 1")},
+		{"slab_automove_window", missingArgument, sprintf("seconds to watch before a move (default: %d)", settings.slabAutomoveWindow),
+			setNumber(to(&settings.slabAutomoveWindow), 3, 1800, "slab_automove_window must be > 2 and < 1800")},
+		{"watcher_logbuf_size", missingArgument, sprintf("kilobytes of buffer for each watcher (default: %d)", settings.loggerWatcherBufSize>>10),
+			setBufSize("watcher_logbuf_size", &settings.loggerWatcherBufSize)},
+		{"worker_logbuf_size", missingArgument, sprintf("kilobytes of log buffer for each worker (default: %d)", settings.loggerBufSize>>10),
+			setBufSize("worker_logbuf_size", &settings.loggerBufSize)},
+		{"hash_algorithm", missingArgument, "jenkins, murmur3 or xxh3; no effect, mc9 hashes with maphash", func(v string) {
+			if v != "jenkins" && v != "murmur3" && v != "xxh3" {
+				sysfatal(1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)")
+			}
+			fmt.Fprintf(os.Stderr, "hash_algorithm: mc9 hashes with maphash and a random seed, not with %s\n", v)
+		}},
+		{"track_sizes", "", "count items by size, for stats sizes", setFlag(&options.trackSizes, true)},
+		{"drop_privileges, no_drop_privileges", "", `have the kernel end the process at a
+system call that it should not need (default: disabled)`, setFlag(&settings.dropPrivileges, true)},
+		{"no_drop_privileges", "", "", setFlag(&settings.dropPrivileges, false)},
+		{"no_hashexpand", "", "the hash table never grows", setFlag(&options.startAssocMaint, false)},
+		{"modern", "", "defaults of the next version (currently: none)", none},
+		{"no_modern", "", `defaults of 1.4: no_lru_crawler, no_lru_maintainer,
+no_slab_reassign, no_slab_automove, no_maxconns_fast,
+slab_chunk_max=1024`, setNoModern},
+		{"sock_cookie_id", missingArgument, "mark for listening sockets, for packet filters", func(v string) {
+			n, _ := strconv.ParseUint(v, 10, 32)
+			settings.sockCookieId = uint32(n)
+		}},
+	}, storageOptions(), []option{
+		{"[no_]inline_ascii_resp, no_io_uring, resp_obj_mem_limit", "", "of other versions, no effect here", none},
+		{"no_inline_ascii_resp", "", "", none},
+		{"no_io_uring", "", "", func(string) {
+			fmt.Fprintf(os.Stderr, "DEPRECATED: no_io_uring no longer used: mc9 makes plain system calls\n")
+		}},
+		{"resp_obj_mem_limit", "", "", func(string) {
+			fmt.Fprintf(os.Stderr, "DEPRECATED: resp_obj_mem_limit no longer used. See read_buf_mem_limit,\n")
+		}},
+	}, sslSuboptions())
+	if debugBuild {
+		rows = append(rows, option{"relaxed_privileges", "", "", setFlag(&settings.relaxedPrivileges, true)})
+	}
+	return rows
+}
+
+func sprintf(format string, args ...any) string { return fmt.Sprintf(format, args...) }
+
+// letter returns the letter of an option, or 0 if it has none.
+func (o *option) letter() byte {
+	if o.head[1] == '-' {
+		return 0
+	}
+	return o.head[1]
+}
+
+// name returns the long name of an option, or the name of a suboption.
+func (o *option) name() string {
+	if _, name, ok := strings.Cut(o.head, "--"); ok || o.head[0] == '-' {
+		return name
+	}
+	name, _, _ := strings.Cut(o.head, ", ")
+	return strings.TrimPrefix(name, "[no_]")
+}
+
+func (o *option) takesValue() bool { return o.arg != "" && o.arg[0] != '[' }
+
 func usage() {
-	fmt.Printf(`%s
--p, --port=<num>          TCP port (default: %d); 0 for none, -1 for any free one
--U, --udp-port=<num>      UDP port (default: %d, off)
--s, --unix-socket=<file>  listen on this Unix socket instead of the network
--a, --unix-mask=<mask>    permissions of the Unix socket, in octal (default: %o)
--A, --enable-shutdown     allow the command "shutdown"
--l, --listen=<addr>       addresses to listen on (default: all), separated by commas; the
-                          option may be repeated. Each is host, host:port, [ipv6]:port
-                          or *. A prefix proto[ascii]: or proto[binary]: permits that
-                          protocol only`+sslHelpListen+`
--d, --daemon              run in the background
--r, --enable-coredumps    raise the limit on the size of core files
--u, --user=<user>         become this user, name or number, if started as root
-                          (default: nobody)
--m, --memory-limit=<num>  megabytes for items (default: %d); a suffix k, m or g, here
-                          and on every other size, sets the unit
--M, --disable-evictions   when memory is full, refuse new items instead of evicting others
--c, --conn-limit=<num>    simultaneous connections (default: %d)
--k, --lock-memory         keep all memory from being paged out
--v, --verbose             print errors and warnings
--vv                       print commands and replies too
--vvv                      print changes of a connection's state too
--h, --help                print this and exit
--i, --license             print the license and exit
--V, --version             print the version and exit
--P, --pidfile=<file>      write the process id to this file; with -d, remove it at exit
--f, --slab-growth-factor=<num> ratio of one chunk size to the next (default: %2.2f)
--n, --slab-min-size=<bytes> minimum space for key, value and flags (default: %d)
--L, --enable-largepages   allocate all item memory at start, in large pages
--D <char>                 separates a key's prefix from the rest (default: "%c"); also
-                          turns on counting by prefix, as "stats detail on" does
--t, --threads=<num>       worker threads (default: %d)
--R, --max-reqs-per-event=<num> requests to serve on one connection before turning
-                          to the others (default: %d)
--C, --disable-cas         items have no CAS unique, which saves 8 bytes each
--b, --listen-backlog=<num> connections that can wait to be accepted (default: %d)
--B, --protocol=<name>     ascii, binary, or auto: each client's first byte decides
-                          (default: auto)
--I, --max-item-size=<num> largest item in bytes (default: 1m, from 1k to 1g)
--S, --enable-sasl         binary protocol only; clients authenticate with SASL PLAIN as
-                          one of the users in the file that the environment variable
-                          MEMCACHED_SASL_PWDB names, lines of user:password
--F, --disable-flush-all   refuse flush_all
--X, --disable-dumping     refuse stats cachedump, stats detail, and lru_crawler's
-                          metadump and mgdump
--W, --disable-watch       refuse watch
--Y, --auth-file=<file>    text protocol only; clients authenticate as one of the users in
-                          this file, lines of user:password, read again on SIGHUP
--e, --memory-file=<file>  keep items in this file on a RAM disk; after a stop by SIGUSR1
-                          or "shutdown graceful" the next start goes on with them`+sslHelpEnable+`
--o, --extended=<list>     suboptions, separated by commas; no_, where shown, turns one off
-   - [no_]maxconns_fast:  refuse connections over the limit at once (default: %s)
-   - hashpower:           size of the hash table at start, as a power of two
-                          (default: 16)
-   - tail_repair_time:    seconds without use after which an item that is still
-                          referenced at the tail of an LRU is unlinked, assuming a
-                          leak (default: never; dangerous)
-   - [no_]lru_crawler:    a thread that looks for expired items (default: enabled)
-   - lru_crawler_sleep:   microseconds to sleep after 1000 items crawled (default: %d)
-   - lru_crawler_tocrawl: items to crawl per LRU and run (default: %d, all)
-   - read_buf_mem_limit:  megabytes for buffers of connections (default: %d, no limit)
-   - [no_]lru_maintainer: segmented LRUs, and a thread that maintains them; otherwise
-                          one plain LRU per class (default: enabled)
-   - hot_lru_pct:         share of a class's memory for the hot LRU (default: %d percent)
-   - warm_lru_pct:        the same for the warm LRU (default: %d percent)
-   - hot_max_factor:      items leave the hot LRU when older than the tail of the cold
-                          LRU times this (default: %.2f)
-   - warm_max_factor:     the same for the warm LRU (default: %.2f)
-   - temporary_ttl:       items that expire within this many seconds have an LRU of
-                          their own and are never evicted (default: off)
-   - idle_timeout:        seconds until an idle connection is closed (default: %d, never)
-   - slab_chunk_max:      largest chunk in kilobytes (default: %d)
-   - slab_sizes:          the chunk sizes of all classes in bytes, separated by -
-   - no_chunked_items:    let chunks be as large as a page
-   - [no_]slab_reassign:  pages can move from one class to another (default: %s)
-   - [no_]slab_automove:  move pages automatically: 0 never, 1 to a class that evicts
-                          young items, 2 also on every eviction (default: %d)
-   - slab_automove_ratio: young is an age below this fraction of the age in the class
-                          with the oldest items (default: %.2f)
-   - slab_automove_window: seconds to watch before a move (default: %d)
-   - watcher_logbuf_size: kilobytes of buffer for each watcher (default: %d)
-   - worker_logbuf_size:  kilobytes of log buffer for each worker (default: %d)
-   - track_sizes:         count items by size, for stats sizes
-   - drop_privileges, no_drop_privileges: have the kernel end the process at a
-                          system call that it should not need (default: disabled)
-   - no_hashexpand:       the hash table never grows
-   - modern:              defaults of the next version (currently: none)
-   - no_modern:           defaults of 1.4: no_lru_crawler, no_lru_maintainer,
-                          no_slab_reassign, no_slab_automove, no_maxconns_fast,
-                          slab_chunk_max=1024
-   - sock_cookie_id:      mark for listening sockets, for packet filters
-   - ext_path:            file to move values to when memory is short, and its size, as in
-                          /mnt/d1/extstore:64g; another colon and default, compact,
-                          chunked, lowttl, coldcompact or old say what its pages are for;
-                          may be repeated
-   - ext_page_size:       megabytes per page of these files (default: %d)
-   - ext_wbuf_size:       megabytes per write buffer; no less than -I (default: %d)
-   - ext_threads:         threads that read (default: %d)
-   - ext_io_depth:        reads that a thread takes from its queue at a time (default: %d)
-   - ext_item_size:       smallest item to move, in bytes (default: %d)
-   - ext_item_age:        seconds without access after which to move an item even if
-                          memory is not short (default: never)
-   - ext_low_ttl:         items that expire sooner go to pages of their own (in seconds;
-                          default: %d)
-   - ext_recache_rate:    move a value back to memory on one fetch in so many, 0 for never
-                          (default: %d)
-   - ext_max_frag:        compact a page if less than this part of it is in use
-                          (default: %.2f)
-   - ext_compact_under:   compact when fewer pages than this are free
-                          (default: 1 percent)
-   - ext_drop_under:      when fewer than this are free, and none has holes, drop or move
-                          cold items of the oldest page (default: 1 percent)
-   - ext_drop_unread:     drop them, rather than compact or evict
-   - ext_max_sleep:       longest sleep of the thread that writes, in microseconds
-                          (default: %d)
-   - slab_automove_freeratio: part of memory to keep free with ext_path (default: %.3f)
-   - [no_]inline_ascii_resp, no_io_uring, resp_obj_mem_limit: of other versions, no
-                          effect here`+sslHelp+`
--N, --napi-ids=<num>      choose a connection's worker by network receive queue (NAPI
-                          ID); the number of queues
---check[=<addr>]          do not serve, but check whether a server answers at this address,
-                          a socket file or as for -l (default: where the other options
-                          put it)
-`,
-		banner(debug.ReadBuildInfo()), settings.port, settings.udpport, settings.access, settings.maxbytes.Load()>>20,
-		settings.maxconns, settings.factor, settings.chunkSize, settings.prefixDelimiter,
-		settings.numThreads, settings.reqsPerEvent, settings.backlog,
-		flagEnabledDisabled(settings.maxconnsFast), settings.lruCrawlerSleep.Load(), settings.lruCrawlerTocrawl.Load(),
-		settings.readBufMemLimit>>20, settings.hotLruPct.Load(), settings.warmLruPct.Load(),
-		settings.hotMaxFactor, settings.warmMaxFactor,
-		settings.idleTimeout, settings.slabChunkSizeMax>>10,
-		flagEnabledDisabled(settings.slabReassign), settings.slabAutomove.Load(),
-		settings.slabAutomoveRatio, settings.slabAutomoveWindow,
-		settings.loggerWatcherBufSize>>10, settings.loggerBufSize>>10,
-		storageConf.ext.pageSize>>20, settings.extWbufSize>>20, storageConf.ext.ioThreadcount, storageConf.ext.ioDepth,
-		settings.extItemSize.Load(), settings.extLowTtl.Load(), settings.extRecacheRate.Load(), settings.extMaxFrag,
-		settings.extMaxSleep.Load(), settings.slabAutomoveFreeratio)
+	fmt.Println(banner(debug.ReadBuildInfo()))
+	row := func(head, help string) {
+		if help != "" {
+			fmt.Printf("%-25s %s\n", head, strings.ReplaceAll(help, "\n", "\n"+strings.Repeat(" ", 26)))
+		}
+	}
+	for _, o := range optionTable() {
+		row(o.head+o.arg, o.help)
+		if o.letter() == 'o' {
+			for _, o := range suboptionTable() {
+				row("   - "+o.head+":", o.help)
+			}
+		}
+	}
 }
 
 func usageLicense() {
@@ -415,11 +463,11 @@ func usageLicense() {
 }
 
 // getopt yields the options in argv and their values, without leading white
-// space. For a bad option it prints what getopt_long does and yields '?'. Words
+// space. For a bad option it prints what getopt_long does and yields nil. Words
 // that are not options are skipped.
-func getopt(argv []string) iter.Seq2[byte, string] {
-	return func(yield func(byte, string) bool) {
-		args := argv[1:]
+func getopt(argv []string) iter.Seq2[*option, string] {
+	return func(yield func(*option, string) bool) {
+		table, args := optionTable(), argv[1:]
 		shift := func() (word string, ok bool) {
 			if len(args) > 0 {
 				word, args = args[0], args[1:]
@@ -433,27 +481,27 @@ func getopt(argv []string) iter.Seq2[byte, string] {
 				return
 			}
 			if strings.HasPrefix(word, "--") {
-				c, val := getoptLong(argv[0], word, shift)
-				if !yield(c, strings.TrimLeft(val, blanks)) {
+				o, val := getoptLong(table, argv[0], word, shift)
+				if !yield(o, strings.TrimLeft(val, blanks)) {
 					return
 				}
 				continue
 			}
 			for i := 1; i < len(word) && word[0] == '-'; i++ {
 				c, val := word[i], ""
-				switch {
-				case c == ':' || strings.IndexByte(shortopts, c) < 0:
-					c = getoptBad("%s: invalid option -- '%c'", argv[0], c)
-				case takesValue(c):
+				var o *option
+				if n := slices.IndexFunc(table, func(o option) bool { return o.letter() == c && c != 0 }); n < 0 {
+					getoptBad("%s: invalid option -- '%c'", argv[0], c)
+				} else if o = &table[n]; o.takesValue() {
 					val = word[i+1:]
 					i = len(word)
 					if val == "" {
 						if val, ok = shift(); !ok {
-							c = getoptBad("%s: option requires an argument -- '%c'", argv[0], c)
+							o = getoptBad("%s: option requires an argument -- '%c'", argv[0], c)
 						}
 					}
 				}
-				if !yield(c, strings.TrimLeft(val, blanks)) {
+				if !yield(o, strings.TrimLeft(val, blanks)) {
 					return
 				}
 			}
@@ -462,186 +510,78 @@ func getopt(argv []string) iter.Seq2[byte, string] {
 }
 
 // getoptLong reads one long option, whose value may be the next word.
-func getoptLong(prog, word string, shift func() (string, bool)) (c byte, val string) {
+func getoptLong(table []option, prog, word string, shift func() (string, bool)) (o *option, val string) {
 	name, val, given := strings.Cut(word[2:], "=")
-	found := longoptsFind(name)
+	found := longoptsFind(table, name)
 	switch {
 	case len(found) == 0:
 		return getoptBad("%s: unrecognized option '%s'", prog, word), ""
 	case len(found) > 1:
 		which := ""
 		for _, o := range found {
-			which += " '--" + o.name + "'"
+			which += " '--" + o.name() + "'"
 		}
 		return getoptBad("%s: option '%s' is ambiguous; possibilities:%s", prog, word, which), ""
 	}
-	name, c = found[0].name, found[0].val
+	o = found[0]
+	name = o.name()
 	switch {
-	case takesValue(c) && !given:
+	case o.takesValue() && !given:
 		if val, given = shift(); !given {
-			c = getoptBad("%s: option '--%s' requires an argument", prog, name)
+			o = getoptBad("%s: option '--%s' requires an argument", prog, name)
 		}
-	case given && !takesValue(c) && c != optCheck && c != 'v': // C lets --verbose have one, and ignores it
-		c = getoptBad("%s: option '--%s' doesn't allow an argument", prog, name)
+	case given && o.arg == "" && name != "verbose": // C lets --verbose have one, and ignores it
+		o = getoptBad("%s: option '--%s' doesn't allow an argument", prog, name)
 	}
-	return c, val
-}
-
-func getoptBad(format string, args ...any) byte {
-	fmt.Fprintf(os.Stderr, format+"\n", args...)
-	return '?'
-}
-
-func takesValue(c byte) bool {
-	return strings.Contains(shortopts, string(c)+":")
+	return o, val
 }
 
 // longoptsFind returns the option called name or, if there is none, all options
 // whose names begin with it.
-func longoptsFind(name string) (found []longopt) {
-	for _, o := range longopts {
-		if o.name == name {
-			return []longopt{o}
-		}
-		if strings.HasPrefix(o.name, name) {
+func longoptsFind(table []option, name string) (found []*option) {
+	for i := range table {
+		o := &table[i]
+		switch {
+		case o.name() == "": // has a letter only
+		case o.name() == name:
+			return []*option{o}
+		case strings.HasPrefix(o.name(), name):
 			found = append(found, o)
 		}
 	}
 	return found
 }
 
+func getoptBad(format string, args ...any) *option {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
+	return nil
+}
+
 // parseOptions is the option loop of main.
 func parseOptions(argv []string) {
-	for c, arg := range getopt(argv) {
-		switch c {
-		case 'A':
-			settings.shutdownCommand = true
-		case 'Z':
-			sslEnable()
-		case 'a':
-			settings.access = 0
-			fmt.Sscanf(arg, "%o", &settings.access)
-		case 'U':
-			settings.udpport = atoi(arg)
-			options.udpSpecified = true
-		case 'p':
-			settings.port = atoi(arg)
-			options.tcpSpecified = true
-		case 's':
-			if arg == "" {
-				sysfatal(1, "No socket specified")
-			}
-			settings.socketpath = arg
-		case 'm':
-			settings.maxbytes.Store(uint64(parseSize("-m", arg, 1<<20)))
-		case 'M':
-			settings.evictToFree = false
-		case 'c':
-			settings.maxconns = parseRange(arg, 1, math.MaxInt32, "Maximum connections must be greater than 0")
-		case 'h':
-			usage()
-			os.Exit(0)
-		case 'i':
-			usageLicense()
-			os.Exit(0)
-		case optCheck:
-			options.check = true
-			options.checkAddr = arg
-		case 'V':
-			fmt.Println(banner(debug.ReadBuildInfo()))
-			os.Exit(0)
-		case 'k':
-			options.lockMemory = true
-		case 'v':
-			settings.verbose.Add(1)
-		case 'l':
-			parseListen(arg)
-		case 'd':
-			options.daemonize = true
-		case 'r':
-			options.maxcore = true
-		case 'R':
-			settings.reqsPerEvent = parseRange(arg, 1, math.MaxInt32, "Number of requests per event must be greater than 0")
-		case 'u':
-			options.username = arg
-		case 'P':
-			options.pidFile = arg
-		case 'e':
-			settings.memoryFile = arg
-		case 'f':
-			settings.factor = atof(arg)
-			if !(settings.factor > 1.0) {
-				sysfatal(1, "Factor must be greater than 1")
-			}
-		case 'n':
-			settings.chunkSize = parseSize("-n", arg, 1)
-			if settings.chunkSize <= 0 {
-				sysfatal(1, "Chunk size must be greater than 0")
-			}
-		case 't':
-			settings.numThreads = parseRange(arg, 1, math.MaxInt32, "Number of threads must be greater than 0")
-			if settings.numThreads > numThreadsMax {
-				sysfatal(1, "Number of threads must be at most %d", numThreadsMax)
-			}
-			if settings.numThreads > 64 {
-				fmt.Fprintf(os.Stderr, "WARNING: Setting a high number of worker threads is not recommended.\n"+
-					" Set this value to the number of cores in your machine or less.\n")
-			}
-		case 'D':
-			if arg == "" {
-				sysfatal(1, "No delimiter specified")
-			}
-			settings.prefixDelimiter = arg[0]
-			settings.detailEnabled.Store(true)
-		case 'L':
-			if !enableLargePages() {
-				sysfatal(1, "Cannot enable large pages on this system\n"+
-					"(There is no support as of this version)")
-			}
-			options.preallocate = true
-		case 'C':
-			settings.useCas = false
-		case 'b':
-			settings.backlog = atoi(arg)
-		case 'B':
-			options.protocolSpecified = true
-			switch arg {
-			case "auto":
-				settings.bindingProtocol = negotiatingProt
-			case "binary":
-				settings.bindingProtocol = binaryProt
-			case "ascii":
-				settings.bindingProtocol = asciiProt
-			default:
-				sysfatal(exUsage, "Invalid value for binding protocol: %s\n"+
-					" -- should be one of auto, binary, or ascii", arg)
-			}
-		case 'I':
-			settings.itemSizeMax = parseSize("-I", arg, 1)
-		case 'S':
-			settings.sasl = true
-		case 'F':
-			settings.flushEnabled = false
-		case 'X':
-			settings.dumpEnabled = false
-		case 'W':
-			settings.watchEnabled = false
-		case 'Y':
-			if arg == "" { // authentication would be off
-				sysfatal(1, "Could not open authfile [] for reading")
-			}
-			settings.authFile = arg
-		case 'N':
-			settings.numNapiIds = parseRange(arg, 1, math.MaxInt32, "Maximum number of NAPI IDs must be greater than 0")
-		case 'o':
-			for arg != "" {
-				var opt string
-				opt, arg, _ = strings.Cut(arg, ",")
-				parseSuboption(opt)
-			}
-		default:
-			sysfatal(1, "Illegal argument \"%c\"", c)
+	for o, value := range getopt(argv) {
+		if o == nil {
+			sysfatal(1, "Illegal argument \"?\"")
 		}
+		o.set(value)
+	}
+}
+
+// parseSuboptions is -o.
+func parseSuboptions(list string) {
+	table := suboptionTable()
+	for list != "" {
+		var opt string
+		opt, list, _ = strings.Cut(list, ",")
+		name, value, given := strings.Cut(opt, "=")
+		i := slices.IndexFunc(table, func(o option) bool { return o.name() == name })
+		switch {
+		case i < 0:
+			sysfatal(1, "Illegal suboption \"%s\"", opt)
+		case !given && table[i].arg != "":
+			sysfatal(1, table[i].arg, name)
+		}
+		table[i].set(value)
 	}
 }
 
@@ -659,177 +599,128 @@ func parseListen(arg string) {
 	}
 }
 
-// parseSuboption applies one suboption of -o.
-func parseSuboption(opt string) {
-	name, value, given := strings.Cut(opt, "=")
-	if !given {
-		switch name {
-		case "hashpower", "tail_repair_time", "idle_timeout":
-			sysfatal(1, "Missing numeric argument for %s", name)
-		case "lru_crawler_sleep", "lru_crawler_tocrawl":
-			sysfatal(1, "Missing %s value", name)
-		case "slab_automove_ratio", "slab_automove_window", "hash_algorithm", "hot_lru_pct",
-			"warm_lru_pct", "hot_max_factor", "warm_max_factor", "temporary_ttl",
-			"watcher_logbuf_size", "worker_logbuf_size", "slab_chunk_max", "read_buf_mem_limit",
-			"sock_cookie_id":
-			sysfatal(1, "Missing %s argument", name)
+// Setters, for the tables. Each ends the process with complaint if the value is
+// wrong.
+
+func to[T any](p *T) func(T) { return func(v T) { *p = v } }
+
+func setFlag(p *bool, on bool) func(string) { return func(string) { *p = on } }
+
+// setText refuses an empty value if there is a complaint.
+func setText(p *string, complaint string) func(string) {
+	return func(value string) {
+		if value == "" && complaint != "" {
+			sysfatal(1, "%s", complaint)
 		}
+		*p = value
 	}
-	switch name {
-	case "maxconns_fast":
-		settings.maxconnsFast = true
-	case "hashpower":
-		settings.hashpowerInit = atoi(value)
-		if settings.hashpowerInit < 12 {
-			sysfatal(1, "Initial hashtable multiplier of %d is too low", settings.hashpowerInit)
-		} else if settings.hashpowerInit > 32 {
-			sysfatal(1, "Initial hashtable multiplier of %d is too high\n"+
-				"Choose a value based on \"STAT hash_power_level\" from a running instance",
-				settings.hashpowerInit)
+}
+
+// setNumber takes numbers from lo to hi.
+func setNumber[T int | int32 | uint32](store func(T), lo, hi int, complaint string) func(string) {
+	return func(value string) {
+		n := atoi(value)
+		if n < lo || n > hi {
+			sysfatal(1, "%s", complaint)
 		}
-	case "no_hashexpand":
-		options.startAssocMaint = false
-	case "slab_reassign":
-		settings.slabReassign = true
-	case "slab_automove":
-		if !given {
-			value = "1"
-		}
-		settings.slabAutomove.Store(int32(parseRange(value, 0, 2, "slab_automove must be between 0 and 2")))
-	case "slab_automove_ratio":
-		settings.slabAutomoveRatio = atof(value)
-		if !(settings.slabAutomoveRatio > 0 && settings.slabAutomoveRatio <= 1) {
-			sysfatal(1, "slab_automove_ratio must be > 0 and < 1")
-		}
-	case "slab_automove_window":
-		settings.slabAutomoveWindow = uint32(parseRange(value, 3, 1800, "slab_automove_window must be > 2 and < 1800"))
-	case "tail_repair_time":
-		settings.tailRepairTime = uint32(parseRange(value, 10, math.MaxInt32, "Cannot set tail_repair_time to less than 10 seconds"))
-	case "hash_algorithm":
-		switch value {
-		case "jenkins", "murmur3", "xxh3":
-			sysfatal(1, "hash_algorithm cannot be chosen: mc9 hashes with maphash and a random seed")
-		default:
-			sysfatal(1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)")
-		}
-	case "lru_crawler":
-		options.startLruCrawler = true
-	case "lru_crawler_sleep":
-		settings.lruCrawlerSleep.Store(int32(parseRange(value, 0, 1000000, "LRU crawler sleep must be between 0 and 1 second")))
-	case "lru_crawler_tocrawl":
+		store(T(n))
+	}
+}
+
+// setUint32 takes no sign, no blanks and nothing behind the number.
+func setUint32(store func(uint32), complaint string) func(string) {
+	return func(value string) {
 		n, err := strconv.ParseUint(value, 10, 32)
 		if err != nil {
-			sysfatal(1, "lru_crawler_tocrawl takes a numeric 32bit value")
+			sysfatal(1, "%s", complaint)
 		}
-		settings.lruCrawlerTocrawl.Store(uint32(n))
-	case "lru_maintainer":
-		options.startLruMaintainer = true
-		settings.lruSegmented.Store(true)
-	case "hot_lru_pct":
-		settings.hotLruPct.Store(parsePct(name, value))
-	case "warm_lru_pct":
-		settings.warmLruPct.Store(parsePct(name, value))
-	case "hot_max_factor":
-		settings.hotMaxFactor = parseMaxFactor(name, value)
-	case "warm_max_factor":
-		settings.warmMaxFactor = parseMaxFactor(name, value)
-	case "temporary_ttl":
-		settings.tempLru.Store(true)
-		settings.temporaryTtl.Store(uint32(atoi(value)))
-	case "idle_timeout":
-		settings.idleTimeout = uint32(max(atoi(value), 0))
-	case "watcher_logbuf_size":
-		settings.loggerWatcherBufSize = parseSize(name, value, 1<<10)
-	case "worker_logbuf_size":
-		settings.loggerBufSize = parseSize(name, value, 1<<10)
-	case "slab_sizes":
-		if value == "" {
-			sysfatal(1, "Missing slab_sizes argument")
+		store(uint32(n))
+	}
+}
+
+// setFactor takes numbers above 0, up to hi.
+func setFactor(p *float64, hi float64, complaint string) func(string) {
+	return func(value string) {
+		if *p = atof(value); !(*p > 0 && *p <= hi) {
+			sysfatal(1, "%s", complaint)
 		}
-		options.slabSizesUnparsed = value
-	case "slab_chunk_max":
-		n := parseSize(name, value, 1<<10)
-		switch {
-		case n <= 0:
-			sysfatal(1, "slab_chunk_max must be >= 0")
-		case n > 1<<20:
-			sysfatal(1, "slab_chunk_max must be specified in kilobytes.")
+	}
+}
+
+// setBufSize takes the size of a buffer in kilobytes.
+func setBufSize(name string, p *int) func(string) {
+	return func(value string) {
+		if *p = parseSize(name, value, 1<<10); *p > bufSizeMax {
+			sysfatal(1, "%s must be at most %d (kilobytes)", name, bufSizeMax>>10)
 		}
-		settings.slabChunkSizeMax = n
-		options.slabChunkSizeChanged = true
-	case "track_sizes":
-		options.trackSizes = true
-	case "no_inline_ascii_resp", "inline_ascii_resp", "modern":
-		// No effect, as in C.
-	case "no_chunked_items":
+	}
+}
+
+func setLruMaintainer(on bool) func(string) {
+	return func(string) {
+		options.startLruMaintainer = on
+		settings.lruSegmented.Store(on)
+	}
+}
+
+func setHashpower(value string) {
+	settings.hashpowerInit = atoi(value)
+	if settings.hashpowerInit < 12 {
+		sysfatal(1, "Initial hashtable multiplier of %d is too low", settings.hashpowerInit)
+	} else if settings.hashpowerInit > 32 {
+		sysfatal(1, "Initial hashtable multiplier of %d is too high\n"+
+			"Choose a value based on \"STAT hash_power_level\" from a running instance",
+			settings.hashpowerInit)
+	}
+}
+
+func setSlabChunkMax(value string) {
+	n := parseSize("slab_chunk_max", value, 1<<10)
+	switch {
+	case n <= 0:
+		sysfatal(1, "slab_chunk_max must be >= 0")
+	case n > 1<<20:
+		sysfatal(1, "slab_chunk_max must be specified in kilobytes.")
+	}
+	settings.slabChunkSizeMax = n
+	options.slabChunkSizeChanged = true
+}
+
+func setNoModern(string) {
+	if !options.slabChunkSizeChanged {
 		settings.slabChunkSizeMax = settings.slabPageSize
-	case "no_slab_reassign":
-		settings.slabReassign = false
-	case "no_slab_automove":
-		settings.slabAutomove.Store(0)
-	case "no_maxconns_fast":
-		settings.maxconnsFast = false
-	case "no_io_uring":
-		fmt.Fprintf(os.Stderr, "DEPRECATED: no_io_uring no longer used: mc9 makes plain system calls\n")
-	case "no_lru_crawler":
-		settings.lruCrawler.Store(false)
-		options.startLruCrawler = false
-	case "no_lru_maintainer":
-		options.startLruMaintainer = false
-		settings.lruSegmented.Store(false)
-	case "no_modern":
-		if !options.slabChunkSizeChanged {
-			settings.slabChunkSizeMax = settings.slabPageSize
-		}
-		settings.slabReassign = false
-		settings.slabAutomove.Store(0)
-		settings.maxconnsFast = false
-		settings.lruSegmented.Store(false)
-		options.startLruCrawler = false
-		options.startLruMaintainer = false
-	case "no_drop_privileges":
-		settings.dropPrivileges = false
-	case "drop_privileges":
-		settings.dropPrivileges = true
-	case "resp_obj_mem_limit":
-		fmt.Fprintf(os.Stderr, "DEPRECATED: resp_obj_mem_limit no longer used. See read_buf_mem_limit,\n")
-	case "read_buf_mem_limit":
-		settings.readBufMemLimit = parseSize(name, value, 1<<20)
-	case "sock_cookie_id":
-		n, _ := strconv.ParseUint(value, 10, 32)
-		settings.sockCookieId = uint32(n)
+	}
+	settings.slabReassign = false
+	settings.slabAutomove.Store(0)
+	settings.maxconnsFast = false
+	setLruMaintainer(false)("")
+	options.startLruCrawler = false
+}
+
+func setThreads(value string) {
+	setNumber(to(&settings.numThreads), 1, math.MaxInt32, "Number of threads must be greater than 0")(value)
+	if settings.numThreads > numThreadsMax {
+		sysfatal(1, "Number of threads must be at most %d", numThreadsMax)
+	}
+	if settings.numThreads > 64 {
+		fmt.Fprintf(os.Stderr, "WARNING: Setting a high number of worker threads is not recommended.\n"+
+			" Set this value to the number of cores in your machine or less.\n")
+	}
+}
+
+func setProtocol(value string) {
+	options.protocolSpecified = true
+	switch value {
+	case "auto":
+		settings.bindingProtocol = negotiatingProt
+	case "binary":
+		settings.bindingProtocol = binaryProt
+	case "ascii":
+		settings.bindingProtocol = asciiProt
 	default:
-		switch {
-		case name == "relaxed_privileges" && debugBuild:
-			settings.relaxedPrivileges = true
-		case tlsBuild && sslSuboption(name, value, given):
-		case storageReadConfig(name, value, given):
-		default:
-			sysfatal(1, "Illegal suboption \"%s\"", opt)
-		}
+		sysfatal(exUsage, "Invalid value for binding protocol: %s\n"+
+			" -- should be one of auto, binary, or ascii", value)
 	}
-}
-
-// parseRange returns the number in value. If it is below lo or above hi, the
-// process ends with the complaint.
-func parseRange(value string, lo, hi int, complaint string) int {
-	n := atoi(value)
-	if n < lo || n > hi {
-		sysfatal(1, "%s", complaint)
-	}
-	return n
-}
-
-func parsePct(name, value string) int32 {
-	return int32(parseRange(value, 1, 79, name+" must be > 1 and < 80"))
-}
-
-func parseMaxFactor(name, value string) float64 {
-	f := atof(value)
-	if !(f > 0) {
-		sysfatal(1, "%s must be > 0", name)
-	}
-	return f
 }
 
 // parseSize returns the size that option name is given, in bytes; see toksize.
@@ -839,6 +730,14 @@ func parseSize(name, value string, unit int) int {
 		sysfatal(1, "could not parse argument to %s", name)
 	}
 	return n
+}
+
+// checkPath ends the process if a daemon, which goes to /, would not find the
+// file called name.
+func checkPath(what, name string) {
+	if options.daemonize && !options.maxcore && name != "" && !filepath.IsAbs(name) {
+		sysfatal(exUsage, "-d changes to /: %s[%s] must be an absolute path", what, name)
+	}
 }
 
 // checkOptions ends the process if options conflict, and derives further
@@ -911,14 +810,9 @@ func checkOptions() {
 		if settings.udpport != 0 {
 			sysfatal(exUsage, "Cannot use UDP with ascii authentication enabled (-U 0 to disable)")
 		}
-		if options.daemonize && !options.maxcore && !filepath.IsAbs(settings.authFile) {
-			sysfatal(exUsage, "-d changes to /: Authfile [%s] must be an absolute path", settings.authFile)
-		}
+		checkPath("Authfile ", settings.authFile)
 	}
-
-	if settings.memoryFile != "" && options.daemonize && !options.maxcore && !filepath.IsAbs(settings.memoryFile) {
-		sysfatal(exUsage, "-d changes to /: memory file [%s] must be an absolute path", settings.memoryFile)
-	}
+	checkPath("memory file ", settings.memoryFile)
 	sslCheckOptions()
 
 	if options.udpSpecified && settings.udpport != 0 && !options.tcpSpecified {

@@ -43,9 +43,12 @@ func TestGetopt(t *testing.T) {
 		{"--daemon=1", "?"},
 	} {
 		var have []string
-		for c, val := range getopt(append([]string{"mc9"}, strings.Split(tt.args, "|")...)) {
-			s := string(c)
-			if val != "" && c != '?' {
+		for o, val := range getopt(append([]string{"mc9"}, strings.Split(tt.args, "|")...)) {
+			s := "?"
+			if o != nil {
+				s = string(o.letter())
+			}
+			if val != "" && o != nil {
 				s += "=" + val
 			}
 			have = append(have, s)
@@ -56,11 +59,21 @@ func TestGetopt(t *testing.T) {
 	}
 }
 
-// Each long option except --check has a short form.
-func TestLongopts(t *testing.T) {
-	for _, o := range longopts {
-		if o.val != optCheck && !strings.Contains(shortopts, string(o.val)) {
-			t.Errorf("--%s", o.name)
+// No two rows of a table have the same name or letter.
+func TestOptionTables(t *testing.T) {
+	for _, table := range [][]option{optionTable(), suboptionTable()} {
+		seen := map[string]bool{}
+		for _, o := range table {
+			names := []string{o.name()}
+			if o.head[0] == '-' && o.set != nil {
+				names = append(names, string(o.letter()))
+			}
+			for _, name := range names {
+				if seen[name] && name != "" && name != "\x00" {
+					t.Errorf("%s: %s", o.head, name)
+				}
+				seen[name] = true
+			}
 		}
 	}
 }

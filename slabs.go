@@ -128,10 +128,10 @@ func slabsReserve(limit int) {
 			size -= max(size/16, slabsStart)
 		}
 		if err != nil {
-			sysfatal(1, "Failed to reserve %d bytes of address space: %v (see ulimit -v)", arenaMin, err)
+			sysfatal(1, "Failed to reserve %d bytes of address space: %v (ulimit -v should leave 1400 MB beside -m)", arenaMin, err)
 		}
 		if size < slabsStart+limit {
-			fmt.Fprintf(os.Stderr, "WARNING: the address space limit (ulimit -v) leaves %d MB for items\n", size>>20)
+			fmt.Fprintf(os.Stderr, "WARNING: the address space limit leaves %d MB for items (ulimit -v should leave 1400 MB beside -m)\n", size>>20)
 		}
 	}
 	if err := memOpenTo(slabsStart); err != nil { // for the crawlers' items

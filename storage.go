@@ -987,7 +987,9 @@ func storageConfParse(arg string) *extstoreConfFile {
 		fmt.Fprintf(os.Stderr, "must supply size to ext_path, ie: ext_path=/f/e:64m (m|g|t|p supported)\n")
 		return nil
 	}
-	cf.totalSize = uint64(max(atoi(size[:len(size)-1]), 0)) << (20 + 10*unit)
+	shift := 20 + 10*unit
+	n := uint64(max(atoi(size[:len(size)-1]), 0))
+	cf.totalSize = min(n, math.MaxUint64>>shift) << shift
 	if len(words) > 2 {
 		if cf.freeBucket = slices.Index(pageBucketNames[:], words[2]); cf.freeBucket < 0 {
 			fmt.Fprintf(os.Stderr, "Unknown extstore bucket: %s\n", words[2])
@@ -1020,76 +1022,64 @@ func storageInitConfig() {
 	}
 }
 
-// storageReadConfig handles one suboption of -o. It returns false if that is not
-// one of extstore's.
-func storageReadConfig(name, value string, given bool) bool {
-	number := func() int {
-		n, err := strconv.ParseUint(value, 10, 32)
-		if err != nil {
-			sysfatal(1, "could not parse argument to %s", name)
-		}
-		return int(n)
-	}
-	fraction := func() float64 {
-		f, err := strconv.ParseFloat(value, 64)
-		if err != nil {
-			sysfatal(1, "could not parse argument to %s", name)
-		}
-		return f
-	}
-	switch name {
-	case "ext_path", "ext_drop_unread":
-	case "ext_page_size", "ext_wbuf_size", "ext_threads", "ext_io_depth", "ext_item_size", "ext_item_age",
-		"ext_low_ttl", "ext_recache_rate", "ext_compact_under", "ext_drop_under", "ext_max_sleep",
-		"ext_max_frag", "slab_automove_freeratio":
-		if !given {
-			sysfatal(1, "Missing %s argument", name)
-		}
-	}
+// storageOptions are the suboptions of extstore (C: storage_read_config).
+func storageOptions() []option {
 	ext := &storageConf.ext
-	switch name {
-	case "ext_page_size":
-		ext.pageSize = number() << 20
-	case "ext_wbuf_size":
-		ext.wbufSize = number() << 20
-		settings.extWbufSize = ext.wbufSize
-	case "ext_threads":
-		ext.ioThreadcount = number()
-	case "ext_io_depth":
-		ext.ioDepth = number()
-	case "ext_item_size":
-		settings.extItemSize.Store(uint32(number()))
-	case "ext_item_age":
-		settings.extItemAge.Store(uint32(number()))
-	case "ext_low_ttl":
-		settings.extLowTtl.Store(uint32(number()))
-	case "ext_recache_rate":
-		settings.extRecacheRate.Store(uint32(number()))
-	case "ext_compact_under":
-		settings.extCompactUnder.Store(uint32(number()))
-	case "ext_drop_under":
-		settings.extDropUnder.Store(uint32(number()))
-	case "ext_max_sleep":
-		settings.extMaxSleep.Store(uint32(number()))
-	case "ext_max_frag":
-		settings.extMaxFrag = fraction()
-	case "slab_automove_freeratio":
-		settings.slabAutomoveFreeratio = fraction()
-	case "ext_drop_unread":
-		settings.extDropUnread.Store(true)
-	case "ext_path":
-		if !given {
-			sysfatal(1, "missing argument to ext_path, ie: ext_path=/d/file:5G")
-		}
-		cf := storageConfParse(value)
-		if cf == nil {
-			sysfatal(1, "failed to parse ext_path argument")
-		}
-		storageConf.file = slices.Insert(storageConf.file, 0, cf)
-	default:
-		return false
+	number := func(name string, store func(uint32)) func(string) {
+		return setUint32(store, "could not parse argument to "+name)
 	}
-	return true
+	count := func(p *int) func(uint32) { return func(n uint32) { *p = int(n) } }
+	part := func(name string, p *float64) func(string) {
+		return func(value string) {
+			f, err := strconv.ParseFloat(value, 64)
+			if err != nil || !(f >= 0 && f < math.MaxInt32) {
+				sysfatal(1, "could not parse argument to %s", name)
+			}
+			*p = f
+		}
+	}
+	return []option{
+		{"ext_path", "missing argument to %s, ie: ext_path=/d/file:5G", `file to move values to when memory is short, and its size, as in
+/mnt/d1/extstore:64g; another colon and default, compact,
+chunked, lowttl, coldcompact or old say what its pages are for;
+may be repeated`, func(value string) {
+			cf := storageConfParse(value)
+			if cf == nil {
+				sysfatal(1, "failed to parse ext_path argument")
+			}
+			storageConf.file = slices.Insert(storageConf.file, 0, cf)
+		}},
+		{"ext_page_size", missingArgument, sprintf("megabytes per page of these files (default: %d)", ext.pageSize>>20),
+			number("ext_page_size", func(n uint32) { ext.pageSize = int(n) << 20 })},
+		{"ext_wbuf_size", missingArgument, sprintf("megabytes per write buffer; no less than -I (default: %d)", settings.extWbufSize>>20),
+			number("ext_wbuf_size", func(n uint32) {
+				ext.wbufSize = int(n) << 20
+				settings.extWbufSize = ext.wbufSize
+			})},
+		{"ext_threads", missingArgument, sprintf("threads that read (default: %d)", ext.ioThreadcount),
+			number("ext_threads", count(&ext.ioThreadcount))},
+		{"ext_io_depth", missingArgument, sprintf("reads that a thread takes from its queue at a time (default: %d)", ext.ioDepth),
+			number("ext_io_depth", count(&ext.ioDepth))},
+		{"ext_item_size", missingArgument, sprintf("smallest item to move, in bytes (default: %d)", settings.extItemSize.Load()),
+			number("ext_item_size", settings.extItemSize.Store)},
+		{"ext_item_age", missingArgument, "seconds without access after which to move an item even if\nmemory is not short (default: never)",
+			number("ext_item_age", settings.extItemAge.Store)},
+		{"ext_low_ttl", missingArgument, sprintf("items that expire sooner go to pages of their own (in seconds;\ndefault: %d)", settings.extLowTtl.Load()),
+			number("ext_low_ttl", settings.extLowTtl.Store)},
+		{"ext_recache_rate", missingArgument, sprintf("move a value back to memory on one fetch in so many, 0 for never\n(default: %d)", settings.extRecacheRate.Load()),
+			number("ext_recache_rate", settings.extRecacheRate.Store)},
+		{"ext_max_frag", missingArgument, sprintf("compact a page if less than this part of it is in use\n(default: %.2f)", settings.extMaxFrag),
+			part("ext_max_frag", &settings.extMaxFrag)},
+		{"ext_compact_under", missingArgument, "compact when fewer pages than this are free\n(default: 1 percent)",
+			number("ext_compact_under", settings.extCompactUnder.Store)},
+		{"ext_drop_under", missingArgument, "when fewer than this are free, and none has holes, drop or move\ncold items of the oldest page (default: 1 percent)",
+			number("ext_drop_under", settings.extDropUnder.Store)},
+		{"ext_drop_unread", "", "drop them, rather than compact or evict", func(string) { settings.extDropUnread.Store(true) }},
+		{"ext_max_sleep", missingArgument, sprintf("longest sleep of the thread that writes, in microseconds\n(default: %d)", settings.extMaxSleep.Load()),
+			number("ext_max_sleep", settings.extMaxSleep.Store)},
+		{"slab_automove_freeratio", missingArgument, sprintf("part of memory to keep free with ext_path (default: %.3f)", settings.slabAutomoveFreeratio),
+			part("slab_automove_freeratio", &settings.slabAutomoveFreeratio)},
+	}
 }
 
 // storageCheckConfig exits if the options contradict each other.
@@ -1115,9 +1105,7 @@ func storageCheckConfig() {
 			sysfatal(exUsage, "supplied ext_path has zero size, cannot use")
 		}
 		f.pageCount = int(min(pages, math.MaxUint16)) // extstoreInit refuses that many
-		if options.daemonize && !options.maxcore && !strings.HasPrefix(f.file, "/") {
-			sysfatal(exUsage, "-d goes to /: ext_path %s must be a whole path", f.file)
-		}
+		checkPath("ext_path ", f.file)
 	}
 }
 

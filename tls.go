@@ -39,10 +39,6 @@ const tlsBuild = true
 // -o idle_timeout replaces it.
 const sslPatience = 10 * time.Second
 
-// sslWbufMax is the largest -o ssl_wbuf_size, in bytes. Each worker allocates one
-// such buffer.
-const sslWbufMax = 64 << 20
-
 // sslRecordMax is the space that crypto/tls needs to receive the largest record.
 const sslRecordMax = 5 + 16<<10 + 2048 + bytes.MinRead
 
@@ -777,25 +773,6 @@ func processRefreshCertsCommand(c *conn, pr *parser) bool {
 	return true
 }
 
-// The TLS options in -h (C: ssl_help), which appear in three places.
-const (
-	sslHelpListen = `. With -Z a prefix notls:, btls: or mtls: means no TLS,
-                          TLS without client certificates, or TLS that requires them`
-	sslHelpEnable = `
--Z, --enable-ssl          speak TLS on TCP ports`
-	sslHelp = `
-   - ssl_chain_cert:      the server's certificate and its CA chain, in PEM
-   - ssl_key:             its private key (default: in the file of ssl_chain_cert)
-   - ssl_keyformat:       format of the key: 1 for PEM, 2 for DER (default: 1)
-   - ssl_verify_mode:     client certificates: 0 does not ask for one, 1 checks it if there
-                          is one, 2 and 3 refuse clients without one (default: 0)
-   - ssl_ciphers:         cipher suites for TLS up to 1.2: OpenSSL's names, separated by colons
-   - ssl_ca_cert:         CA certificates trusted for clients, in PEM (default: none)
-   - ssl_wbuf_size:       kilobytes encrypted at a time, at most 65536 (default: 16)
-   - ssl_session_cache:   count new sessions; clients may resume a session in any case
-   - ssl_min_version:     minimum version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)`
-)
-
 func sslProtoText(version uint16) string {
 	switch version {
 	case tls.VersionTLS10:
@@ -834,9 +811,6 @@ func sslSetMinVersion(version int) bool {
 	return true
 }
 
-// sslEnable is -Z.
-func sslEnable() { settings.sslEnabled = true }
-
 // sslListen returns the mode of a listener without a prefix in -l.
 func sslListen() sslMode {
 	if settings.sslEnabled {
@@ -845,56 +819,51 @@ func sslListen() sslMode {
 	return sslDisabled
 }
 
-// sslSuboption parses a TLS suboption of -o. It returns false for any other.
-func sslSuboption(name, value string, given bool) bool {
-	switch name {
-	case "ssl_session_cache":
-		settings.sslSessionCache = true
-		return true
-	case "ssl_kernel_tls":
-		sysfatal(exUsage, "Kernel TLS offload is not available")
+const sslHelpListen = `. With -Z a prefix notls:, btls: or mtls: means no TLS,
+TLS without client certificates, or TLS that requires them`
+
+// sslOptions and sslSuboptions are the options of TLS (C: ssl_help).
+func sslOptions() []option {
+	return []option{{"-Z, --enable-ssl", "", "speak TLS on TCP ports", setFlag(&settings.sslEnabled, true)}}
+}
+
+func sslSuboptions() []option {
+	number := func(name, complaint string, set func(n int) bool) func(string) {
+		return func(value string) {
+			n, err := strconv.ParseInt(value, 10, 32)
+			if err != nil {
+				sysfatal(1, "could not parse argument to %s", name)
+			}
+			if !set(int(n)) {
+				sysfatal(1, "%s", complaint)
+			}
+		}
 	}
-	if strings.HasPrefix(name, "ssl_") && !given {
-		sysfatal(1, "Missing %s argument", name)
+	return []option{
+		{"ssl_chain_cert", missingArgument, "the server's certificate and its CA chain, in PEM", setText(&settings.sslChainCert, "")},
+		{"ssl_key", missingArgument, "its private key (default: in the file of ssl_chain_cert)", setText(&settings.sslKey, "")},
+		{"ssl_keyformat", missingArgument, "format of the key: 1 for PEM, 2 for DER (default: 1)",
+			number("ssl_keyformat", "", func(n int) bool { settings.sslKeyformat = n; return true })},
+		{"ssl_verify_mode", missingArgument, `client certificates: 0 does not ask for one, 1 checks it if there
+is one, 2 and 3 refuse clients without one (default: 0)`,
+			number("ssl_verify_mode", "Invalid ssl_verify_mode. Use help to see valid options.", sslSetVerifyMode)},
+		{"ssl_ciphers", missingArgument, "cipher suites for TLS up to 1.2: OpenSSL's names, separated by colons", setText(&settings.sslCiphers, "")},
+		{"ssl_ca_cert", missingArgument, "CA certificates trusted for clients, in PEM (default: none)", setText(&settings.sslCaCert, "")},
+		{"ssl_wbuf_size", missingArgument, "kilobytes encrypted at a time (default: 16)",
+			number("ssl_wbuf_size", "ssl_wbuf_size must be > 0", sslSetWbufSize)},
+		{"ssl_session_cache", "", "count new sessions; clients may resume a session in any case", setFlag(&settings.sslSessionCache, true)},
+		{"ssl_min_version", missingArgument, "minimum version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)",
+			number("ssl_min_version", "Invalid ssl_min_version. Use help to see valid options.", sslSetMinVersion)},
+		{"ssl_kernel_tls", "", "", func(string) { sysfatal(exUsage, "Kernel TLS offload is not available") }},
 	}
-	number := func() int {
-		n, err := strconv.ParseInt(value, 10, 32)
-		if err != nil {
-			sysfatal(1, "could not parse argument to %s", name)
-		}
-		return int(n)
+}
+
+func sslSetWbufSize(n int) bool {
+	if n > bufSizeMax>>10 {
+		sysfatal(1, "ssl_wbuf_size must be at most %d (kilobytes)", bufSizeMax>>10)
 	}
-	switch name {
-	case "ssl_chain_cert":
-		settings.sslChainCert = value
-	case "ssl_key":
-		settings.sslKey = value
-	case "ssl_verify_mode":
-		if !sslSetVerifyMode(number()) {
-			sysfatal(1, "Invalid ssl_verify_mode. Use help to see valid options.")
-		}
-	case "ssl_keyformat":
-		settings.sslKeyformat = number()
-	case "ssl_ciphers":
-		settings.sslCiphers = value
-	case "ssl_ca_cert":
-		settings.sslCaCert = value
-	case "ssl_wbuf_size":
-		settings.sslWbufSize = number() << 10
-		if settings.sslWbufSize <= 0 {
-			sysfatal(1, "ssl_wbuf_size must be > 0")
-		}
-		if settings.sslWbufSize > sslWbufMax {
-			sysfatal(1, "ssl_wbuf_size must be at most %d", sslWbufMax>>10)
-		}
-	case "ssl_min_version":
-		if !sslSetMinVersion(number()) {
-			sysfatal(1, "Invalid ssl_min_version. Use help to see valid options.")
-		}
-	default:
-		return false
-	}
-	return true
+	settings.sslWbufSize = n << 10
+	return n > 0
 }
 
 // sslCheckOptions checks the TLS options once all are known.
@@ -906,9 +875,7 @@ func sslCheckOptions() {
 		sysfatal(exUsage, "ERROR: You cannot enable SSL without a TCP port.")
 	}
 	for _, name := range sslFiles() {
-		if options.daemonize && !options.maxcore && !filepath.IsAbs(name) {
-			sysfatal(exUsage, "-d changes to /: [%s] must be an absolute path", name)
-		}
+		checkPath("", name)
 	}
 }
 

@@ -86,7 +86,7 @@ func TestTlsOptions(t *testing.T) {
 		{"-o ssl_keyformat=x", 1, "could not parse argument to ssl_keyformat"},
 		{"-o ssl_wbuf_size=x", 1, "could not parse argument to ssl_wbuf_size"},
 		{"-o ssl_wbuf_size=0", 1, "ssl_wbuf_size must be > 0"},
-		{"-o ssl_wbuf_size=65537", 1, "ssl_wbuf_size must be at most 65536"},
+		{"-o ssl_wbuf_size=1000000000", 1, "ssl_wbuf_size must be at most 262144 (kilobytes)"},
 		{"-o ssl_min_version=9", 1, "Invalid ssl_min_version. Use help to see valid options."},
 		{"-o ssl_foo=1", 1, `Illegal suboption "ssl_foo=1"`},
 		{"-l notls:127.0.0.1", 71, "'notls' option is valid only when SSL is enabled"},

@@ -424,7 +424,6 @@ func memcachedThreadInit(nthreads int) {
 	for i := range threads {
 		threads[i] = &thread{id: i}
 		setupThread(threads[i])
-		statsState.reservedFds.Add(4) // two of epoll, the ends of the pipe
 	}
 	workerHangLock.Lock()
 	for _, t := range threads {
