@@ -244,7 +244,6 @@ func rbufLong(t *thread, n int) []byte {
 			t.rbufs--
 		}
 		if t.rbufs+n/readBufferSize > t.rbufLimit {
-			t.stats.pending.n[statReadBufOom]++
 			return nil
 		}
 	}

@@ -255,10 +255,10 @@ func TestReadBufMemLimit(t *testing.T) {
 	for range 10 {
 		c.want(t, "get"+strings.Repeat(key, 800)+"\r\n", "END\r\n")
 	}
-	oom := c.statN("read_buf_oom")
+	fails := c.statN("malloc_fails")
 	nc := s.client()
 	io.WriteString(nc, "get"+strings.Repeat(key, 8000)) // it may be closed meanwhile
-	c.wantStat(t, "read_buf_oom", strconv.Itoa(oom+1))
+	c.wantStat(t, "malloc_fails", strconv.Itoa(fails+1))
 	c.want(t, "get k1\r\n", "VALUE k1 0 1\r\n1\r\nEND\r\n")
 }
 
