@@ -490,10 +490,7 @@ func savePortnumbers() {
 	}
 	var ports []byte
 	for _, l := range listeners {
-		proto := "TCP"
-		if l.transport == udpTransport {
-			proto = "UDP"
-		}
+		proto := [...]string{tcpTransport: "TCP", udpTransport: "UDP", metricsTransport: "HTTP"}[l.transport]
 		switch sa, _ := unix.Getsockname(l.sfd); sa := sa.(type) {
 		case *unix.SockaddrInet4:
 			ports = fmt.Appendf(ports, "%s INET: %d\n", proto, sa.Port)
@@ -515,6 +512,10 @@ func savePortnumbers() {
 // "stats conns" shows them all. It returns the number of conns.
 func serverConns() (n int) {
 	for _, l := range listeners {
+		if l.transport == metricsTransport {
+			metricsStart(l.sfd)
+			continue
+		}
 		if l.transport == udpTransport {
 			for i := range settings.numThreadsPerUdp {
 				sfd := l.sfd

@@ -116,7 +116,7 @@ func TestManual(t *testing.T) {
 	if known := slices.Sorted(strings.SplitSeq(strings.ReplaceAll(shortopts, ":", ""), "")); !slices.Equal(letters, known) {
 		t.Errorf("the option loop has %s, getopt %s", letters, known)
 	}
-	taken := append(switchCases(t, "settings.go", "name"), "-vv", "-vvv", "--check=")
+	taken := append(switchCases(t, "settings.go", "name"), "-vv", "-vvv", "--check=", "--ask=", "--metrics=")
 	taken = append(taken, switchCases(t, "tls.go", "name")...)
 	taken = append(taken, switchCases(t, "storage.go", "name")...)
 	for _, c := range letters {

@@ -138,8 +138,10 @@ var options struct {
 	slabSizesUnparsed    string
 	slabSizes            []int // nil if not given
 	slabChunkSizeChanged bool
-	check                bool   // --check
-	checkAddr            string // its address, if it has one
+	ask                  bool   // --ask or --check
+	askCommand           string // "" for --check
+	askAddr              string // "" for none
+	metrics              string // where to serve metrics, "" for nowhere
 }
 
 //go:embed LICENSE
@@ -148,7 +150,13 @@ var license string
 // As in getopt(3), a colon follows an option that takes a value.
 const shortopts = "a:AZp:s:U:m:Mc:khiVrvdl:u:P:f:n:t:D:LR:Cb:B:I:SFXWY:e:o:N:"
 
-const optCheck = 1 // for --check, which has no letter
+// For options that have no letter.
+const (
+	optCheck = 1 + iota
+	optAsk
+	optMetrics
+	optWord // a word that is no option
+)
 
 type longopt struct {
 	name string
@@ -193,6 +201,8 @@ var longopts = []longopt{
 	{"extended", 'o'},
 	{"napi-ids", 'N'},
 	{"check", optCheck}, // not in C; its value is optional
+	{"ask", optAsk},
+	{"metrics", optMetrics},
 }
 
 const blanks = " \t\n\v\f\r"
@@ -398,6 +408,10 @@ func usage() {
 --check[=<addr>]          do not serve, but check whether a server answers at this address,
                           a socket file or as for -l (default: where the other options
                           put it)
+--ask=<command>           send this command to such a server, whose address may follow as
+                          a word, and print the answer; fail if that is an error
+--metrics=<port>          serve metrics for Prometheus at /metrics, and /healthz, on this
+                          port of 127.0.0.1, or on addr:port
 `,
 		banner(debug.ReadBuildInfo()), settings.port, settings.udpport, settings.access, settings.maxbytes.Load()>>20,
 		settings.maxconns, settings.factor, settings.chunkSize, settings.prefixDelimiter,
@@ -419,8 +433,8 @@ func usageLicense() {
 }
 
 // getopt yields the options in argv and their values, without leading white
-// space. For a bad option it prints what getopt_long does and yields '?'. Words
-// that are not options are skipped.
+// space. For a bad option it prints what getopt_long does and yields '?', for a
+// word that is no option optWord.
 func getopt(argv []string) iter.Seq2[byte, string] {
 	return func(yield func(byte, string) bool) {
 		args := argv[1:]
@@ -442,6 +456,9 @@ func getopt(argv []string) iter.Seq2[byte, string] {
 					return
 				}
 				continue
+			}
+			if !strings.HasPrefix(word, "-") && !yield(optWord, word) {
+				return
 			}
 			for i := 1; i < len(word) && word[0] == '-'; i++ {
 				c, val := word[i], ""
@@ -497,7 +514,7 @@ func getoptBad(format string, args ...any) byte {
 }
 
 func takesValue(c byte) bool {
-	return strings.Contains(shortopts, string(c)+":")
+	return c == optAsk || c == optMetrics || strings.Contains(shortopts, string(c)+":")
 }
 
 // longoptsFind returns the option called name or, if there is none, all options
@@ -516,6 +533,7 @@ func longoptsFind(name string) (found []longopt) {
 
 // parseOptions is the option loop of main.
 func parseOptions(argv []string) {
+	word := ""
 	for c, arg := range getopt(argv) {
 		switch c {
 		case 'A':
@@ -549,8 +567,15 @@ func parseOptions(argv []string) {
 			usageLicense()
 			os.Exit(0)
 		case optCheck:
-			options.check = true
-			options.checkAddr = arg
+			options.ask = true
+			options.askAddr = arg
+		case optAsk:
+			options.ask = true
+			options.askCommand = arg
+		case optWord:
+			word = arg
+		case optMetrics:
+			options.metrics = arg
 		case 'V':
 			fmt.Println(banner(debug.ReadBuildInfo()))
 			os.Exit(0)
@@ -646,6 +671,9 @@ func parseOptions(argv []string) {
 		default:
 			sysfatal(1, "Illegal argument \"%c\"", c)
 		}
+	}
+	if options.askCommand != "" {
+		options.askAddr = word
 	}
 }
 

@@ -44,6 +44,9 @@ func TestGetopt(t *testing.T) {
 	} {
 		var have []string
 		for c, val := range getopt(append([]string{"mc9"}, strings.Split(tt.args, "|")...)) {
+			if c == optWord {
+				continue
+			}
 			s := string(c)
 			if val != "" && c != '?' {
 				s += "=" + val
@@ -56,10 +59,10 @@ func TestGetopt(t *testing.T) {
 	}
 }
 
-// Each long option except --check has a short form.
+// Each long option except mc9's own has a short form.
 func TestLongopts(t *testing.T) {
 	for _, o := range longopts {
-		if o.val != optCheck && !strings.Contains(shortopts, string(o.val)) {
+		if o.val >= ' ' && !strings.Contains(shortopts, string(o.val)) {
 			t.Errorf("--%s", o.name)
 		}
 	}

@@ -358,8 +358,10 @@ func globalPagePoolSize() (n int, memFlag bool) {
 func doSlabsStats(c *conn, threadStats *threadCounts) {
 	total := 0
 	for i := powerSmallest; i <= largestClsid; i++ {
-		p := &slabclass[i]
+		slabsLock.Lock() // not while the lines are made
+		p := slabclass[i]
 		slabs := len(p.slabList)
+		slabsLock.Unlock()
 		if slabs == 0 {
 			continue
 		}
@@ -385,7 +387,10 @@ func doSlabsStats(c *conn, threadStats *threadCounts) {
 		total++
 	}
 	appendStat(c, "active_slabs", "%d", total)
-	appendStat(c, "total_malloced", "%d", memMalloced)
+	slabsLock.Lock()
+	malloced := memMalloced
+	slabsLock.Unlock()
+	appendStat(c, "total_malloced", "%d", malloced)
 	appendStats(c, "", "")
 }
 
@@ -448,9 +453,7 @@ func slabsFree(it *item, id int) {
 
 func slabsStats(c *conn) {
 	threadStats := threadlocalStatsAggregate()
-	slabsLock.Lock()
 	doSlabsStats(c, &threadStats)
-	slabsLock.Unlock()
 }
 
 func doSlabsAdjustMemLimit(n int) bool {

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +24,7 @@ const (
 	queueTimeout    cqMode = 't' // a client has been idle for too long
 	queueClose      cqMode = 'x' // a side thread wants a connection closed
 	queueIo         cqMode = 'i' // reads from extstore have come back
+	queueHealth     cqMode = 'h' // clear asked, to show that the worker runs
 )
 
 // A cqItem is an entry of a worker's queue.
@@ -50,7 +52,8 @@ type thread struct {
 	id              int
 	napiId          int // NIC receive queue that it serves, 0 for none; main thread only
 	poll            poll
-	notifyReceiveFd int // pipe: one byte for each entry of evQueue
+	asked           atomic.Bool // queueHealth is on its way
+	notifyReceiveFd int         // pipe: one byte for each entry of evQueue
 	notifySendFd    int
 	evQueue         connQueue
 
@@ -509,6 +512,8 @@ func threadLibeventProcess(me *thread) {
 			connCloseIdle(me, item.sfd)
 		case queueIo:
 			threadLibeventIonotify(me)
+		case queueHealth:
+			me.asked.Store(false)
 		case queueRedispatch:
 			connWorkerReadd(conns[item.sfd].Load())
 		case queueClose:
