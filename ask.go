@@ -111,48 +111,46 @@ func askCommand(addr string, way askWay, command string) error {
 	if way.binary {
 		return askBinary(conn, command)
 	}
-	if settings.authFile != "" {
-		user, pass, err := askUser(settings.authFile)
-		if err == nil {
-			_, err = fmt.Fprintf(conn, "set auth 0 0 %d\r\n%s %s\r\n", len(user)+1+len(pass), user, pass)
-		}
-		if err == nil {
-			err = askPrint(conn, 1, io.Discard)
-		}
-		if err != nil {
-			return err
-		}
-	}
 	command += "\r\n"
 	if !strings.HasPrefix(command, "watch") && !strings.HasPrefix(command, "shutdown") {
 		command += "quit\r\n"
 	}
+	login := ""
+	if settings.authFile != "" {
+		user, pass, err := askUser(settings.authFile)
+		if err != nil {
+			return err
+		}
+		login = "STORED\r\n"
+		command = fmt.Sprintf("set auth 0 0 %d\r\n%s %s\r\n%s", len(user)+1+len(pass), user, pass, command)
+	}
 	if _, err := io.WriteString(conn, command); err != nil {
 		return err
 	}
-	return askPrint(conn, -1, os.Stdout)
+	return askPrint(conn, login)
 }
 
-// askPrint prints what comes from conn, at most reads times. It returns errAsk if
-// that begins with one of askErrors.
-func askPrint(conn io.Reader, reads int, w io.Writer) error {
+// askPrint prints what comes from conn, without login if it begins with that. It
+// returns errAsk if it begins with one of askErrors.
+func askPrint(conn io.Reader, login string) error {
 	var buf [16 << 10]byte
-	head := ""
-	for ; reads != 0; reads-- {
+	var failed error
+	begun := false
+	for {
 		n, err := conn.Read(buf[:])
-		head += string(buf[:max(min(n, 16-len(head)), 0)])
-		w.Write(buf[:max(n, 0)])
-		switch {
-		case err == io.EOF:
-			reads = 1
-		case err != nil:
+		b := bytes.TrimPrefix(buf[:max(n, 0)], []byte(login))
+		login = ""
+		if !begun && slices.ContainsFunc(askErrors, func(s string) bool { return bytes.HasPrefix(b, []byte(s)) }) {
+			failed = errAsk
+		}
+		begun = begun || len(b) > 0
+		os.Stdout.Write(b)
+		if err == io.EOF {
+			return failed
+		} else if err != nil {
 			return err
 		}
 	}
-	if slices.ContainsFunc(askErrors, func(s string) bool { return strings.HasPrefix(head, s) }) {
-		return errAsk
-	}
-	return nil
 }
 
 // askUser returns the first user in a file of -Y or -S.

@@ -365,7 +365,7 @@ func metricsSelf(c *conn) {
 	pauses, seconds := metricsPauses[1].Value.Float64Histogram(), 0.0
 	for i, n := range pauses.Counts {
 		if n > 0 {
-			seconds += float64(n) * pauses.Buckets[i] // where the bucket begins
+			seconds += float64(n) * max(pauses.Buckets[i], 0) // where the bucket begins
 		}
 	}
 	appendStat(c, "gc_pause", "%.6f", seconds)
