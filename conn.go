@@ -19,6 +19,7 @@ const (
 	localTransport transport = iota // Unix socket
 	tcpTransport
 	udpTransport
+	metricsTransport // HTTP, see metrics.go; never a conn's
 )
 
 type closeReasons uint8

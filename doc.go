@@ -7,6 +7,7 @@ Usage:
 
 	mc9 [options]
 	mc9 [options] --check[=addr]
+	mc9 [options] --ask=command [addr]
 
 The options are memcached's; mc9 -h lists them all. The first to know:
 
@@ -22,6 +23,8 @@ The options are memcached's; mc9 -h lists them all. The first to know:
 	-v       print errors and warnings; -vv commands and replies too
 	-V       print the versions of memcached and of mc9
 	--check  ask a running server whether it is well
+	--ask    send a running server a command
+	--metrics port  serve metrics for Prometheus
 
 TERM and INT end mc9 at once, USR1 after it has answered what it has read.
 

@@ -324,3 +324,26 @@ func FuzzUdp(f *testing.F) {
 		fuzzCheck(t, th, c)
 	})
 }
+
+// FuzzHttp: any bytes, arriving one by one, at the port of --metrics.
+func FuzzHttp(f *testing.F) {
+	for _, s := range []string{"GET /metrics HTTP/1.1\r\n\r\n", "HEAD /?a HTTP/1.0\n\n", "POST / HTTP/1.1\r\nA: b\r\n\r\n", "get a\r\n", "\x16\x03\x01"} {
+		f.Add([]byte(s))
+	}
+	quiet(f)
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if bytes.Contains(in, []byte("/healthz")) {
+			return // would ask the workers
+		}
+		for n := range in {
+			if b, ok := httpReply(nil, in[:n+1], n+1 == len(in)); ok != (b != nil) || ok && !bytes.HasPrefix(b, []byte("HTTP/1.1 ")) {
+				t.Fatalf("%q: %t, %q", in[:n+1], ok, b)
+			} else if ok {
+				return
+			}
+		}
+		if len(in) > 0 {
+			t.Fatalf("%q: no reply", in)
+		}
+	})
+}

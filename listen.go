@@ -497,10 +497,7 @@ func savePortnumbers() {
 	}
 	var ports []byte
 	for _, l := range listeners {
-		proto := "TCP"
-		if l.transport == udpTransport {
-			proto = "UDP"
-		}
+		proto := [...]string{tcpTransport: "TCP", udpTransport: "UDP", metricsTransport: "HTTP"}[l.transport]
 		switch sa, _ := unix.Getsockname(l.sfd); sa := sa.(type) {
 		case *unix.SockaddrInet4:
 			ports = fmt.Appendf(ports, "%s INET: %d\n", proto, sa.Port)
@@ -522,6 +519,10 @@ func savePortnumbers() {
 // "stats conns" shows them all.
 func serverConns() {
 	for _, l := range listeners {
+		if l.transport == metricsTransport {
+			metricsStart(l.sfd)
+			continue
+		}
 		if l.transport == udpTransport {
 			for i := range settings.numThreadsPerUdp {
 				sfd := l.sfd

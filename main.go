@@ -499,9 +499,13 @@ func mcMetaUse() relTime {
 func main() {
 	settingsInit()
 	parseOptions(os.Args)
+	if options.ask && options.askAddr == "" && !options.tcpSpecified && settings.inter == "" && settings.socketpath == "" {
+		parseOptions(askArgs(os.Args))
+		options.askAddr = "" // not a word of theirs
+	}
 	checkOptions()
-	if options.check {
-		os.Exit(check(options.checkAddr))
+	if options.ask {
+		os.Exit(ask(options.askCommand, options.askAddr))
 	}
 	daemon := options.daemonize && inheritSockets()
 	if daemon {
@@ -529,11 +533,17 @@ func main() {
 		if !activated && settings.socketpath == "" {
 			openSockets()
 		}
+		if options.metrics != "" {
+			metricsOpen(options.metrics)
+		}
 		loseRoot()
-		if activated || settings.socketpath == "" {
+		if activated || settings.socketpath == "" || options.metrics != "" {
 			savePortnumbers()
-		} else if err := serverSocketUnix(settings.socketpath, settings.access); err != nil {
-			sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.socketpath, strerror(err))
+		}
+		if !activated && settings.socketpath != "" {
+			if err := serverSocketUnix(settings.socketpath, settings.access); err != nil {
+				sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.socketpath, strerror(err))
+			}
 		}
 		if options.daemonize {
 			if err := daemonize(options.maxcore); err != nil {
@@ -652,6 +662,7 @@ func authInit() {
 // stopThreads pauses all threads but the main one, for good: none looks at an
 // item any more.
 func stopThreads() {
+	metricsLock.Lock()
 	pauseThreads(pauseAllThreads)
 	lruMaintainerBumps() // those that the workers have queued
 	for i := range itemLocks {

@@ -74,7 +74,9 @@ func TestManual(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	manual := readManual(string(page))
+	_, list, _ := strings.Cut(string(page), ".Sh OPTIONS")
+	list, _, _ = strings.Cut(list, "\n.Sh ")
+	manual := readManual(list + "\n")
 	_, text := run(t, "-h")
 	help := readManual(text)
 	for name, value := range help {

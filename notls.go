@@ -2,7 +2,12 @@
 
 package main
 
-import "golang.org/x/sys/unix"
+import (
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
 
 const tlsBuild = false
 
@@ -40,4 +45,4 @@ func sslRead(c *conn, b []byte) (int, unix.Errno)         { return 0, 0 }
 func sslWrite(c *conn, b []byte) (int, unix.Errno)        { return 0, 0 }
 func sslSendmsg(t *thread, r *resp) []byte                { return nil }
 func sslStatSettings(c *conn)                             {}
-func sslAsk(fd int, request []byte) ([]byte, error)       { return nil, nil }
+func sslAsk(f *os.File) (io.ReadWriteCloser, error)       { return nil, nil }

@@ -41,6 +41,7 @@ func privCalls() []privCall {
 	pid := uint32(os.Getpid())
 	relaxed := settings.relaxedPrivileges
 	keepsItems := settings.memoryFile != ""
+	metrics := options.metrics != ""
 	readsFiles := settings.sasl || settings.authFile != "" || sslListen() != sslDisabled || relaxed
 
 	return []privCall{
@@ -95,8 +96,11 @@ func privCalls() []privCall {
 		// login over SASL. With -e, os.OpenFile makes the fstat and fcntl calls.
 		{nr: unix.SYS_OPENAT, off: !readsFiles, arg: 2, mask: writeFlags, want: unix.O_RDONLY},
 		{nr: unix.SYS_FSTAT, off: !readsFiles && !keepsItems},
-		{nr: unix.SYS_FCNTL, off: !readsFiles && !keepsItems, arg: 1, mask: whole, want: unix.F_GETFL},
+		{nr: unix.SYS_FCNTL, off: !readsFiles && !keepsItems && !metrics, arg: 1, mask: whole, want: unix.F_GETFL},
 		{nr: unix.SYS_FCNTL, off: !readsFiles && !keepsItems, arg: 1, mask: whole, want: unix.F_SETFL},
+		// --metrics: os.NewFile makes the fcntl call above; metricsSelf.
+		{nr: unix.SYS_FSTAT, off: !metrics},
+		{nr: unix.SYS_PREAD64, off: !metrics},
 		// -d: the pid file goes away.
 		{nr: unix.SYS_UNLINKAT, off: !options.daemonize || options.pidFile == ""},
 		// -e: the file grows; at the stop its .meta is written, and put in place.

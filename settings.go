@@ -138,8 +138,11 @@ var options struct {
 	slabSizesUnparsed    string
 	slabSizes            []int // nil if not given
 	slabChunkSizeChanged bool
-	check                bool   // --check
-	checkAddr            string // its address, if it has one
+	ask                  bool   // --ask or --check
+	askCommand           string // "" for --check
+	askAddr              string // "" for none
+	word                 string // the last word that is no option
+	metrics              string // where to serve metrics, "" for nowhere
 }
 
 //go:embed LICENSE
@@ -321,7 +324,12 @@ or "shutdown graceful" the next start goes on with them`, setText(&settings.memo
 			setNumber(to(&settings.numNapiIds), 1, math.MaxInt32, "Maximum number of NAPI IDs must be greater than 0")},
 		{"--check", "[=<addr>]", `do not serve, but check whether a server answers at this address,
 a socket file or as for -l (default: where the other options
-put it)`, func(v string) { options.check, options.checkAddr = true, v }},
+put it)`, func(v string) { options.ask, options.askAddr = true, v }},
+		{"--ask", "=<command>", `send this command to such a server, whose address may follow as
+a word, and print the answer; fail if that is an error`,
+			func(v string) { options.ask, options.askCommand = true, v }},
+		{"--metrics", "=<port>", `serve metrics for Prometheus at /metrics, and /healthz, on this
+port of 127.0.0.1, or on addr:port`, setText(&options.metrics, "")},
 	})
 }
 
@@ -462,9 +470,11 @@ func usageLicense() {
 	fmt.Printf("%s\n\n%s", banner(debug.ReadBuildInfo()), license)
 }
 
+var optionWord = option{set: func(word string) { options.word = word }}
+
 // getopt yields the options in argv and their values, without leading white
-// space. For a bad option it prints what getopt_long does and yields nil. Words
-// that are not options are skipped.
+// space. For a bad option it prints what getopt_long does and yields nil. A word
+// that is no option comes as the value of optionWord.
 func getopt(argv []string) iter.Seq2[*option, string] {
 	return func(yield func(*option, string) bool) {
 		table, args := optionTable(), argv[1:]
@@ -486,6 +496,9 @@ func getopt(argv []string) iter.Seq2[*option, string] {
 					return
 				}
 				continue
+			}
+			if !strings.HasPrefix(word, "-") && !yield(&optionWord, word) {
+				return
 			}
 			for i := 1; i < len(word) && word[0] == '-'; i++ {
 				c, val := word[i], ""
@@ -564,6 +577,9 @@ func parseOptions(argv []string) {
 			sysfatal(1, "Illegal argument \"?\"")
 		}
 		o.set(value)
+	}
+	if options.askCommand != "" {
+		options.askAddr = options.word
 	}
 }
 

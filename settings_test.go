@@ -44,6 +44,9 @@ func TestGetopt(t *testing.T) {
 	} {
 		var have []string
 		for o, val := range getopt(append([]string{"mc9"}, strings.Split(tt.args, "|")...)) {
+			if o == &optionWord {
+				continue
+			}
 			s := "?"
 			if o != nil {
 				s = string(o.letter())

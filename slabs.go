@@ -363,8 +363,10 @@ func globalPagePoolSize() (n int, memFlag bool) {
 func doSlabsStats(c *conn, threadStats *statSums) {
 	total := 0
 	for i := powerSmallest; i <= largestClsid; i++ {
-		p := &slabclass[i]
+		slabsLock.Lock() // not while the lines are made
+		p := slabclass[i]
 		slabs := len(p.slabList)
+		slabsLock.Unlock()
 		if slabs == 0 {
 			continue
 		}
@@ -390,7 +392,10 @@ func doSlabsStats(c *conn, threadStats *statSums) {
 		total++
 	}
 	appendStat(c, "active_slabs", "%d", total)
-	appendStat(c, "total_malloced", "%d", memMalloced)
+	slabsLock.Lock()
+	malloced := memMalloced
+	slabsLock.Unlock()
+	appendStat(c, "total_malloced", "%d", malloced)
 	appendStats(c, "", "")
 }
 
@@ -493,9 +498,7 @@ func slabsFree(it *item, id int) {
 
 func slabsStats(c *conn) {
 	threadStats := threadlocalStatsAggregate()
-	slabsLock.Lock()
 	doSlabsStats(c, &threadStats)
-	slabsLock.Unlock()
 }
 
 func doSlabsAdjustMemLimit(n int) bool {

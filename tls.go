@@ -912,26 +912,30 @@ func sslStatSettings(c *conn) {
 	appendStat(c, "ssl_min_version", "%s", sslProtoText(settings.sslMinVersion))
 }
 
-// sslAsk is checkAsk over TLS. It accepts any certificate. A server that answers
-// with an alert probably requires a client certificate, so an alert counts like a
-// reply that requires a password.
-func sslAsk(fd int, request []byte) ([]byte, error) {
-	conn, err := net.FileConn(os.NewFile(uintptr(fd), ""))
+// sslAsk is the part of askDial that is about TLS. It takes any certificate, and
+// offers the one of ssl_chain_cert, if there is one.
+func sslAsk(f *os.File) (io.ReadWriteCloser, error) {
+	conn, err := net.FileConn(f)
+	f.Close()
 	if err != nil {
 		return nil, err
 	}
-	c := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10})
-	reply := make([]byte, 256)
-	n := 0
-	if _, err = c.Write(request); err == nil {
-		n, err = c.Read(reply)
+	config := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10}
+	if own, err := tls.LoadX509KeyPair(settings.sslChainCert, settings.sslKey); err == nil {
+		config.Certificates = []tls.Certificate{own}
 	}
+	return sslAsked{tls.Client(conn, config)}, nil
+}
+
+// A sslAsked takes an alert, with which a server may ask for a certificate, for
+// an answer that asks for a password.
+type sslAsked struct{ *tls.Conn }
+
+func (c sslAsked) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
 	var alert *net.OpError
-	switch {
-	case err == io.EOF:
-		err = nil
-	case errors.As(err, &alert) && alert.Op == "remote error":
-		return []byte(errUnauthenticated), nil
+	if errors.As(err, &alert) && alert.Op == "remote error" {
+		return copy(b, errUnauthenticated+"\r\n"), io.EOF
 	}
-	return reply[:n], err
+	return n, err
 }

@@ -961,3 +961,17 @@ func TestTlsCheck(t *testing.T) {
 		}
 	}
 }
+
+// With the options of a server --ask speaks TLS from the start, and has a
+// certificate where one is asked for.
+func TestTlsAsk(t *testing.T) {
+	ca := makeCert(t, "ca", nil)
+	for _, options := range []string{"", "-B binary", "-S", "-o ssl_verify_mode=2,ssl_ca_cert=" + ca.pem} {
+		flags := append(strings.Fields(options), makeCert(t, "localhost", ca).flags()...)
+		s := start(t, "", true, flags...)
+		code, out := run(t, append(flags, "--ask=stats", "127.0.0.1:"+s.port["TCP INET"])...)
+		if code != 0 || !strings.Contains(out, "STAT ssl_handshake_errors 0") {
+			t.Errorf("%s: %d, %s", options, code, out)
+		}
+	}
+}

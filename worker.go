@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +23,7 @@ const (
 	queueTimeout    cqMode = 't' // a client has been idle for too long
 	queueClose      cqMode = 'x' // a side thread wants a connection closed
 	queueIo         cqMode = 'i' // reads from extstore have come back
+	queueHealth     cqMode = 'h' // clear asked, to show that the worker runs
 )
 
 // A cqItem is an entry of a worker's queue.
@@ -49,7 +51,8 @@ type thread struct {
 	id              int
 	napiId          int // NIC receive queue that it serves, 0 for none; main thread only
 	poll            poll
-	notifyReceiveFd int // pipe: one byte for each entry of evQueue
+	asked           atomic.Bool // queueHealth is on its way
+	notifyReceiveFd int         // pipe: one byte for each entry of evQueue
 	notifySendFd    int
 	evQueue         connQueue
 
@@ -331,6 +334,8 @@ func threadLibeventProcess(me *thread) {
 			connCloseIdle(me, item.sfd)
 		case queueIo:
 			threadLibeventIonotify(me)
+		case queueHealth:
+			me.asked.Store(false)
 		case queueRedispatch:
 			connWorkerReadd(conns[item.sfd].Load())
 		case queueClose:
