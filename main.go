@@ -171,6 +171,9 @@ func reserveFiles(limited bool) {
 			used += settings.numThreadsPerUdp - 1 // see serverConns
 		}
 	}
+	if options.metrics != "" {
+		used += 2 + metricsConns // see metricsInit
+	}
 	room := settings.maxconns - 1 - used
 	switch {
 	case room < 1 && limited:

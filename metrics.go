@@ -116,7 +116,6 @@ func metricsInit() {
 	metricsFds, _ = unix.Open("/proc/self/fd", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	unix.Getrlimit(unix.RLIMIT_NOFILE, &metricsLimits[0])
 	unix.Getrlimit(unix.RLIMIT_AS, &metricsLimits[1])
-	statsState.reservedFds.Add(2 + metricsConns)
 }
 
 // metricsStart begins to serve the socket sfd.
@@ -125,7 +124,6 @@ func metricsStart(sfd int) {
 		metricsInit()
 	}
 	unix.Listen(sfd, metricsBacklog)
-	statsState.reservedFds.Add(1)
 	raw, err := os.NewFile(uintptr(sfd), "metrics").SyscallConn()
 	if err != nil {
 		sysfatal(exOserr, "metrics: %s", strerror(err))
