@@ -107,9 +107,11 @@ func roundReceive(me *thread, conns []*conn) int {
 			return i
 		case c.state != connRead || c.transport == udpTransport:
 			continue // driveMachine reads for it, or sends
-		case !rbufAvailable(c) && i > 0:
+		case rbufAvailable(c):
+			rbufAlloc(c)
+		case i > 0:
 			return i
-		case !rbufAlloc(c):
+		default:
 			continue // driveMachine closes it
 		}
 		if room := readRoom(c); room != nil { // else driveMachine refuses the line

@@ -108,6 +108,30 @@ func TestRoundReplies(t *testing.T) {
 	}
 }
 
+// While one client has the only read buffer the next is turned away, and counted
+// once; then a buffer goes round.
+func TestRoundReadBuffers(t *testing.T) {
+	storeInit(t, 64, nil)
+	th, cs, clients := roundConns(t, 4)
+	th.rbufLimit, th.rbufCache, th.rbufs = 1, nil, 0
+	unix.Write(clients[0], []byte("versi"))
+	driveRound(th)
+	unix.Write(clients[1], []byte("version\r\n"))
+	driveRound(th)
+	if n := th.stats.total.n[statReadBufOom]; cs[1].state != connClosed || n != 1 {
+		t.Errorf("%s, counted %d times", stateText(cs[1].state), n)
+	}
+	unix.Write(clients[0], []byte("on\r\n"))
+	unix.Write(clients[2], []byte("version\r\n"))
+	unix.Write(clients[3], []byte("version\r\n"))
+	driveRound(th)
+	for _, i := range []int{0, 2, 3} {
+		if have := roundRead(clients[i]); !strings.HasPrefix(have, "VERSION ") {
+			t.Errorf("client %d: %q", i, have)
+		}
+	}
+}
+
 // After a reply that was larger than the worker's buffer, the buffer is as large
 // as before.
 func TestRoundLarge(t *testing.T) {
