@@ -172,6 +172,9 @@ func reserveFiles(limited bool) {
 			used += settings.numThreadsPerUdp - 1 // see serverConns
 		}
 	}
+	if options.daemonize {
+		used-- // daemonReady closes the pipe
+	}
 	// A ring takes a descriptor of each worker, unless clients need those more.
 	if settings.ioUring = settings.ioUring && settings.maxconns > used+3*settings.numThreads; settings.ioUring {
 		used += settings.numThreads
