@@ -174,6 +174,9 @@ func reserveFiles(limited bool) {
 	if options.metrics != "" {
 		used += 2 + metricsConns // see metricsInit
 	}
+	if options.daemonize {
+		used-- // daemonReady closes the pipe
+	}
 	room := settings.maxconns - 1 - used
 	switch {
 	case room < 1 && limited:

@@ -87,7 +87,11 @@ func TestManual(t *testing.T) {
 
 	var taken []string
 	for _, o := range optionTable() {
-		taken = append(taken, o.head+strings.Trim(o.arg, " []<>abcdefghijklmnopqrstuvwxyz")+map[bool]string{true: "="}[o.head == "-D"])
+		name := o.head
+		if o.arg != "" {
+			name += "="
+		}
+		taken = append(taken, name)
 	}
 	for _, o := range suboptionTable() {
 		taken = append(taken, o.name())

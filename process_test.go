@@ -168,6 +168,84 @@ func TestBadOptions(t *testing.T) {
 	}
 }
 
+// Whatever number an option is given, mc9 refuses it at start, or serves.
+func TestExtremes(t *testing.T) {
+	t.Parallel()
+	var flags [][]string
+	for _, value := range []string{"0", "-1", "2147483648", "4294967295", "4611686018427387903", "nan", "1e308"} {
+		for _, o := range optionTable() {
+			if strings.Contains("=<num> =<bytes> =<mask>", o.arg) && o.arg != "" {
+				flags = append(flags, []string{"-" + string(o.letter()), value})
+			}
+		}
+		for _, o := range suboptionTable() {
+			if o.arg != "" && o.name() != "ext_path" {
+				flags = append(flags, []string{"-o", o.name() + "=" + value})
+			}
+		}
+	}
+	dir := t.TempDir()
+	all := make(chan int)
+	go func() {
+		for i := range flags {
+			all <- i
+		}
+		close(all)
+	}()
+	for range 4 {
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			for i := range all {
+				args := append([]string{"-s", filepath.Join(dir, fmt.Sprint(i))}, flags[i]...)
+				if strings.HasPrefix(flags[i][1], "ext_") || strings.HasPrefix(flags[i][1], "slab_automove_freeratio") {
+					args = append(args, "-o", "ext_path="+filepath.Join(dir, fmt.Sprint("ext", i))+":128m")
+				}
+				extreme(t, args)
+			}
+		})
+	}
+}
+
+// extreme starts mc9, if it can, and has it serve.
+func extreme(t *testing.T, flags []string) {
+	s := &server{t: t, addr: flags[1]}
+	var out bytes.Buffer
+	s.cmd = command("", flags...)
+	s.cmd.Stderr = &out
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.cmd.Wait() }()
+	for {
+		nc, err := net.Dial("unix", s.addr)
+		if err == nil {
+			watcher := newClient(nc)
+			watcher.write("watch fetchers mutations\r\n")
+			if nc, err := net.Dial("unix", s.addr); err == nil {
+				c := newClient(nc)
+				c.ask("set a 0 0 1\r\n1\r\nset b 0 10 700000\r\n" + strings.Repeat("b", 700000) + "\r\nget a b\r\nstats settings\r\n")
+				nc.Close()
+			}
+			nc.Close()
+			s.cmd.Process.Signal(syscall.SIGTERM)
+			<-done
+			break
+		}
+		select {
+		case <-done:
+		case <-time.After(time.Millisecond):
+			continue
+		}
+		break
+	}
+	switch code := s.cmd.ProcessState.ExitCode(); code {
+	case 0, 1, exUsage, exOserr:
+	default:
+		t.Errorf("%q: %d\n%.500s", flags, code, &out)
+	}
+}
+
 func TestHelp(t *testing.T) {
 	for flag, words := range map[string]string{
 		"-h":        "-s, --unix-socket",

@@ -242,13 +242,13 @@ func banner(info *debug.BuildInfo, ok bool) string {
 // optionTable lists the options in the order of -h.
 func optionTable() []option {
 	return slices.Concat([]option{
-		{"-p, --port", "=<num>", sprintf("TCP port (default: %d); 0 for none, -1 for any free one", settings.port),
+		{"-p, --port", "=<num>", fmt.Sprintf("TCP port (default: %d); 0 for none, -1 for any free one", settings.port),
 			func(v string) { settings.port, options.tcpSpecified = atoi(v), true }},
-		{"-U, --udp-port", "=<num>", sprintf("UDP port (default: %d, off)", settings.udpport),
+		{"-U, --udp-port", "=<num>", fmt.Sprintf("UDP port (default: %d, off)", settings.udpport),
 			func(v string) { settings.udpport, options.udpSpecified = atoi(v), true }},
 		{"-s, --unix-socket", "=<file>", "listen on this Unix socket instead of the network",
 			setText(&settings.socketpath, "No socket specified")},
-		{"-a, --unix-mask", "=<mask>", sprintf("permissions of the Unix socket, in octal (default: %o)", settings.access), func(v string) {
+		{"-a, --unix-mask", "=<mask>", fmt.Sprintf("permissions of the Unix socket, in octal (default: %o)", settings.access), func(v string) {
 			settings.access = 0
 			fmt.Sscanf(v, "%o", &settings.access)
 		}},
@@ -260,11 +260,11 @@ protocol only` + sslHelpListen, parseListen},
 		{"-d, --daemon", "", "run in the background", setFlag(&options.daemonize, true)},
 		{"-r, --enable-coredumps", "", "raise the limit on the size of core files", setFlag(&options.maxcore, true)},
 		{"-u, --user", "=<user>", "become this user, name or number, if started as root\n(default: nobody)", setText(&options.username, "")},
-		{"-m, --memory-limit", "=<num>", sprintf(`megabytes for items (default: %d); a suffix k, m or g, here
+		{"-m, --memory-limit", "=<num>", fmt.Sprintf(`megabytes for items (default: %d); a suffix k, m or g, here
 and on every other size, sets the unit`, settings.maxbytes.Load()>>20),
 			func(v string) { settings.maxbytes.Store(uint64(parseSize("-m", v, 1<<20))) }},
 		{"-M, --disable-evictions", "", "when memory is full, refuse new items instead of evicting others", setFlag(&settings.evictToFree, false)},
-		{"-c, --conn-limit", "=<num>", sprintf("simultaneous connections (default: %d)", settings.maxconns),
+		{"-c, --conn-limit", "=<num>", fmt.Sprintf("simultaneous connections (default: %d)", settings.maxconns),
 			setNumber(to(&settings.maxconns), 1, math.MaxInt32, "Maximum connections must be greater than 0")},
 		{"-k, --lock-memory", "", "keep all memory from being paged out", setFlag(&options.lockMemory, true)},
 		{"-v, --verbose", "", "print errors and warnings", func(string) { settings.verbose.Add(1) }},
@@ -274,12 +274,12 @@ and on every other size, sets the unit`, settings.maxbytes.Load()>>20),
 		{"-i, --license", "", "print the license and exit", func(string) { usageLicense(); os.Exit(0) }},
 		{"-V, --version", "", "print the version and exit", func(string) { fmt.Println(banner(debug.ReadBuildInfo())); os.Exit(0) }},
 		{"-P, --pidfile", "=<file>", "write the process id to this file; with -d, remove it at exit", setText(&options.pidFile, "")},
-		{"-f, --slab-growth-factor", "=<num>", sprintf("ratio of one chunk size to the next (default: %2.2f)", settings.factor), func(v string) {
+		{"-f, --slab-growth-factor", "=<num>", fmt.Sprintf("ratio of one chunk size to the next (default: %2.2f)", settings.factor), func(v string) {
 			if settings.factor = atof(v); !(settings.factor > 1.0) {
 				sysfatal(1, "Factor must be greater than 1")
 			}
 		}},
-		{"-n, --slab-min-size", "=<bytes>", sprintf("minimum space for key, value and flags (default: %d)", settings.chunkSize), func(v string) {
+		{"-n, --slab-min-size", "=<bytes>", fmt.Sprintf("minimum space for key, value and flags (default: %d)", settings.chunkSize), func(v string) {
 			if settings.chunkSize = parseSize("-n", v, 1); settings.chunkSize <= 0 {
 				sysfatal(1, "Chunk size must be greater than 0")
 			}
@@ -289,7 +289,7 @@ and on every other size, sets the unit`, settings.maxbytes.Load()>>20),
 				sysfatal(1, "Cannot enable large pages on this system\n(There is no support as of this version)")
 			}
 		}},
-		{"-D", " <char>", sprintf(`separates a key's prefix from the rest (default: "%c"); also
+		{"-D", " <char>", fmt.Sprintf(`separates a key's prefix from the rest (default: "%c"); also
 turns on counting by prefix, as "stats detail on" does`, settings.prefixDelimiter), func(v string) {
 			if v == "" {
 				sysfatal(1, "No delimiter specified")
@@ -297,12 +297,12 @@ turns on counting by prefix, as "stats detail on" does`, settings.prefixDelimite
 			settings.prefixDelimiter = v[0]
 			settings.detailEnabled.Store(true)
 		}},
-		{"-t, --threads", "=<num>", sprintf("worker threads (default: %d)", settings.numThreads), setThreads},
-		{"-R, --max-reqs-per-event", "=<num>", sprintf(`requests to serve on one connection before turning
+		{"-t, --threads", "=<num>", fmt.Sprintf("worker threads (default: %d)", settings.numThreads), setThreads},
+		{"-R, --max-reqs-per-event", "=<num>", fmt.Sprintf(`requests to serve on one connection before turning
 to the others (default: %d)`, settings.reqsPerEvent),
 			setNumber(to(&settings.reqsPerEvent), 1, math.MaxInt32, "Number of requests per event must be greater than 0")},
 		{"-C, --disable-cas", "", "items have no CAS unique, which saves 8 bytes each", setFlag(&settings.useCas, false)},
-		{"-b, --listen-backlog", "=<num>", sprintf("connections that can wait to be accepted (default: %d)", settings.backlog),
+		{"-b, --listen-backlog", "=<num>", fmt.Sprintf("connections that can wait to be accepted (default: %d)", settings.backlog),
 			func(v string) { settings.backlog = atoi(v) }},
 		{"-B, --protocol", "=<name>", "ascii, binary, or auto: each client's first byte decides\n(default: auto)", setProtocol},
 		{"-I, --max-item-size", "=<num>", "largest item in bytes (default: 1m, from 1k to 1g)",
@@ -337,7 +337,7 @@ port of 127.0.0.1, or on addr:port`, setText(&options.metrics, "")},
 func suboptionTable() []option {
 	none := func(string) {}
 	rows := slices.Concat([]option{
-		{"[no_]maxconns_fast", "", sprintf("refuse connections over the limit at once (default: %s)", flagEnabledDisabled(settings.maxconnsFast)),
+		{"[no_]maxconns_fast", "", fmt.Sprintf("refuse connections over the limit at once (default: %s)", flagEnabledDisabled(settings.maxconnsFast)),
 			setFlag(&settings.maxconnsFast, true)},
 		{"no_maxconns_fast", "", "", setFlag(&settings.maxconnsFast, false)},
 		{"hashpower", missingNumeric, "size of the hash table at start, as a power of two\n(default: 16)", setHashpower},
@@ -347,51 +347,51 @@ leak (default: never; dangerous)`,
 			setNumber(to(&settings.tailRepairTime), 10, math.MaxInt32, "Cannot set tail_repair_time to less than 10 seconds")},
 		{"[no_]lru_crawler", "", "a thread that looks for expired items (default: enabled)", setFlag(&options.startLruCrawler, true)},
 		{"no_lru_crawler", "", "", setFlag(&options.startLruCrawler, false)},
-		{"lru_crawler_sleep", missingValue, sprintf("microseconds to sleep after 1000 items crawled (default: %d)", settings.lruCrawlerSleep.Load()),
+		{"lru_crawler_sleep", missingValue, fmt.Sprintf("microseconds to sleep after 1000 items crawled (default: %d)", settings.lruCrawlerSleep.Load()),
 			setNumber(settings.lruCrawlerSleep.Store, 0, 1000000, "LRU crawler sleep must be between 0 and 1 second")},
-		{"lru_crawler_tocrawl", missingValue, sprintf("items to crawl per LRU and run (default: %d, all)", settings.lruCrawlerTocrawl.Load()),
+		{"lru_crawler_tocrawl", missingValue, fmt.Sprintf("items to crawl per LRU and run (default: %d, all)", settings.lruCrawlerTocrawl.Load()),
 			setUint32(settings.lruCrawlerTocrawl.Store, "lru_crawler_tocrawl takes a numeric 32bit value")},
-		{"read_buf_mem_limit", missingArgument, sprintf("megabytes for buffers of connections (default: %d, no limit)", settings.readBufMemLimit>>20),
+		{"read_buf_mem_limit", missingArgument, fmt.Sprintf("megabytes for buffers of connections (default: %d, no limit)", settings.readBufMemLimit>>20),
 			func(v string) { settings.readBufMemLimit = parseSize("read_buf_mem_limit", v, 1<<20) }},
 		{"[no_]lru_maintainer", "", `segmented LRUs, and a thread that maintains them; otherwise
 one plain LRU per class (default: enabled)`, setLruMaintainer(true)},
 		{"no_lru_maintainer", "", "", setLruMaintainer(false)},
-		{"hot_lru_pct", missingArgument, sprintf("share of a class's memory for the hot LRU (default: %d percent)", settings.hotLruPct.Load()),
+		{"hot_lru_pct", missingArgument, fmt.Sprintf("share of a class's memory for the hot LRU (default: %d percent)", settings.hotLruPct.Load()),
 			setNumber(settings.hotLruPct.Store, 1, 79, "hot_lru_pct must be > 1 and < 80")},
-		{"warm_lru_pct", missingArgument, sprintf("the same for the warm LRU (default: %d percent)", settings.warmLruPct.Load()),
+		{"warm_lru_pct", missingArgument, fmt.Sprintf("the same for the warm LRU (default: %d percent)", settings.warmLruPct.Load()),
 			setNumber(settings.warmLruPct.Store, 1, 79, "warm_lru_pct must be > 1 and < 80")},
-		{"hot_max_factor", missingArgument, sprintf(`items leave the hot LRU when older than the tail of the cold
+		{"hot_max_factor", missingArgument, fmt.Sprintf(`items leave the hot LRU when older than the tail of the cold
 LRU times this (default: %.2f)`, settings.hotMaxFactor),
 			setFactor(&settings.hotMaxFactor, math.MaxFloat64, "hot_max_factor must be > 0")},
-		{"warm_max_factor", missingArgument, sprintf("the same for the warm LRU (default: %.2f)", settings.warmMaxFactor),
+		{"warm_max_factor", missingArgument, fmt.Sprintf("the same for the warm LRU (default: %.2f)", settings.warmMaxFactor),
 			setFactor(&settings.warmMaxFactor, math.MaxFloat64, "warm_max_factor must be > 0")},
 		{"temporary_ttl", missingArgument, `items that expire within this many seconds have an LRU of
 their own and are never evicted (default: off)`, func(v string) {
 			settings.tempLru.Store(true)
 			settings.temporaryTtl.Store(uint32(atoi(v)))
 		}},
-		{"idle_timeout", missingNumeric, sprintf("seconds until an idle connection is closed (default: %d, never)", settings.idleTimeout),
+		{"idle_timeout", missingNumeric, fmt.Sprintf("seconds until an idle connection is closed (default: %d, never)", settings.idleTimeout),
 			func(v string) { settings.idleTimeout = uint32(max(atoi(v), 0)) }},
-		{"slab_chunk_max", missingArgument, sprintf("largest chunk in kilobytes (default: %d)", settings.slabChunkSizeMax>>10), setSlabChunkMax},
+		{"slab_chunk_max", missingArgument, fmt.Sprintf("largest chunk in kilobytes (default: %d)", settings.slabChunkSizeMax>>10), setSlabChunkMax},
 		{"slab_sizes", missingArgument, "the chunk sizes of all classes in bytes, separated by -",
 			setText(&options.slabSizesUnparsed, "Missing slab_sizes argument")},
 		{"no_chunked_items", "", "let chunks be as large as a page", func(string) { settings.slabChunkSizeMax = settings.slabPageSize }},
-		{"[no_]slab_reassign", "", sprintf("pages can move from one class to another (default: %s)", flagEnabledDisabled(settings.slabReassign)),
+		{"[no_]slab_reassign", "", fmt.Sprintf("pages can move from one class to another (default: %s)", flagEnabledDisabled(settings.slabReassign)),
 			setFlag(&settings.slabReassign, true)},
 		{"no_slab_reassign", "", "", setFlag(&settings.slabReassign, false)},
-		{"[no_]slab_automove", "", sprintf(`move pages automatically: 0 never, 1 to a class that evicts
+		{"[no_]slab_automove", "", fmt.Sprintf(`move pages automatically: 0 never, 1 to a class that evicts
 young items, 2 also on every eviction (default: %d)`, settings.slabAutomove.Load()), func(v string) {
 			setNumber(settings.slabAutomove.Store, 0, 2, "slab_automove must be between 0 and 2")(cmp.Or(v, "1"))
 		}},
 		{"no_slab_automove", "", "", func(string) { settings.slabAutomove.Store(0) }},
-		{"slab_automove_ratio", missingArgument, sprintf(`young is an age below this fraction of the age in the class
+		{"slab_automove_ratio", missingArgument, fmt.Sprintf(`young is an age below this fraction of the age in the class
 with the oldest items (default: %.2f)`, settings.slabAutomoveRatio),
 			setFactor(&settings.slabAutomoveRatio, 1, "slab_automove_ratio must be > 0 and < 1")},
-		{"slab_automove_window", missingArgument, sprintf("seconds to watch before a move (default: %d)", settings.slabAutomoveWindow),
+		{"slab_automove_window", missingArgument, fmt.Sprintf("seconds to watch before a move (default: %d)", settings.slabAutomoveWindow),
 			setNumber(to(&settings.slabAutomoveWindow), 3, 1800, "slab_automove_window must be > 2 and < 1800")},
-		{"watcher_logbuf_size", missingArgument, sprintf("kilobytes of buffer for each watcher (default: %d)", settings.loggerWatcherBufSize>>10),
+		{"watcher_logbuf_size", missingArgument, fmt.Sprintf("kilobytes of buffer for each watcher (default: %d)", settings.loggerWatcherBufSize>>10),
 			setBufSize("watcher_logbuf_size", &settings.loggerWatcherBufSize)},
-		{"worker_logbuf_size", missingArgument, sprintf("kilobytes of log buffer for each worker (default: %d)", settings.loggerBufSize>>10),
+		{"worker_logbuf_size", missingArgument, fmt.Sprintf("kilobytes of log buffer for each worker (default: %d)", settings.loggerBufSize>>10),
 			setBufSize("worker_logbuf_size", &settings.loggerBufSize)},
 		{"hash_algorithm", missingArgument, "jenkins, murmur3 or xxh3; no effect, mc9 hashes with maphash", func(v string) {
 			if v != "jenkins" && v != "murmur3" && v != "xxh3" {
@@ -427,8 +427,6 @@ slab_chunk_max=1024`, setNoModern},
 	}
 	return rows
 }
-
-func sprintf(format string, args ...any) string { return fmt.Sprintf(format, args...) }
 
 // letter returns the letter of an option, or 0 if it has none.
 func (o *option) letter() byte {
