@@ -267,7 +267,12 @@ func appendStats(c *conn, key, val string) {
 }
 
 func appendStat(c *conn, name, format string, args ...any) {
-	appendStats(c, name, fmt.Sprintf(format, args...))
+	if c.protocol == binaryProt {
+		appendStats(c, name, fmt.Sprintf(format, args...))
+		return
+	}
+	b := append(append(append(c.resp.wbuf, "STAT "...), name...), ' ') // no garbage
+	c.resp.wbuf = append(fmt.Appendf(b, format, args...), "\r\n"...)
 }
 
 func processStatsDetail(c *conn, pr *parser) {
