@@ -29,7 +29,9 @@ const (
 	// NULL, and the crawlers' items lie there.
 	slabsStart = 2 << 20
 
-	slabsAllocNoNewpage = 1 // flag of slabsAlloc
+	// Flags of slabsAlloc.
+	slabsAllocNoNewpage = 1
+	slabsAllocBeyond    = 2 // a new page may be beyond the limit
 
 	// Size in bytes of the largest item that slabsClsid looks up in a table.
 	clsidTableMax = 8 << 10
@@ -227,7 +229,7 @@ func slabsPrefillGlobal() {
 // while there is some.
 func slabsPreallocate(maxslabs int) {
 	for i := powerSmallest; i <= maxslabs; i++ {
-		if !doSlabsNewslab(i) {
+		if !doSlabsNewslab(i, 0) {
 			if memLimit < int(settings.maxbytes.Load()) {
 				os.Exit(1) // memoryAllocate has said that the disk is full
 			}
@@ -258,15 +260,21 @@ func getPageFromGlobalPool() int {
 	return page
 }
 
-// doSlabsNewslab gives the class another page.
-func doSlabsNewslab(id int) bool {
+// doSlabsNewslab gives the class another page. Its first may be beyond the
+// limit. Not as in C, with slabsAllocBeyond any may, as long as no more are so
+// than there are classes.
+func doSlabsNewslab(id, flags int) bool {
 	p := &slabclass[id]
 	g := &slabclass[slabGlobalPagePool]
 	n := settings.slabPageSize
 	if !settings.slabReassign && settings.slabChunkSizeMax == settings.slabPageSize && memFd < 0 {
 		n = p.size * p.perslab
 	}
-	if memLimit != 0 && memMalloced+n > memLimit && len(p.slabList) > 0 && len(g.slabList) == 0 {
+	limit := memLimit
+	if flags == slabsAllocBeyond {
+		limit += largestClsid * settings.slabPageSize
+	}
+	if memLimit != 0 && memMalloced+n > limit && len(p.slabList) > 0 && len(g.slabList) == 0 {
 		return false
 	}
 	page := getPageFromGlobalPool()
@@ -287,7 +295,7 @@ func doSlabsAlloc(id int, hv uint32, flags int) *item {
 		return nil
 	}
 	p := &slabclass[id]
-	if p.slots == 0 && (flags == slabsAllocNoNewpage || !doSlabsNewslab(id)) {
+	if p.slots == 0 && (flags == slabsAllocNoNewpage || !doSlabsNewslab(id, flags)) {
 		return nil
 	}
 	it := p.slots.item()
