@@ -67,6 +67,7 @@ var (
 
 	memLimit      int   // bytes, 0 for none
 	memMalloced   int   // bytes
+	memBeyond     int   // pages that slabsAllocBeyond took since that was within the limit
 	memPrealloced bool  // with -L or -e: the limit is fixed from the start
 	memCurrent    int   // the next new page, bytes from the start of the arena
 	memReleased   []int // pages given back to the system
@@ -155,6 +156,7 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseM
 	slabsReserve(limit)
 	memLimit = limit
 	memMalloced = 0
+	memBeyond = 0
 	memCurrent = slabsStart
 	memReleased = nil
 	memPrealloced = prealloc || memFd >= 0
@@ -270,11 +272,13 @@ func doSlabsNewslab(id, flags int) bool {
 	if !settings.slabReassign && settings.slabChunkSizeMax == settings.slabPageSize && memFd < 0 {
 		n = p.size * p.perslab
 	}
-	limit := memLimit
-	if flags == slabsAllocBeyond {
-		limit += largestClsid * settings.slabPageSize
-	}
-	if memLimit != 0 && memMalloced+n > limit && len(p.slabList) > 0 && len(g.slabList) == 0 {
+	switch {
+	case memLimit == 0 || memMalloced+n <= memLimit:
+		memBeyond = 0
+	case len(p.slabList) == 0 || len(g.slabList) > 0:
+	case flags == slabsAllocBeyond && memBeyond < largestClsid:
+		memBeyond++
+	default:
 		return false
 	}
 	page := getPageFromGlobalPool()

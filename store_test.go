@@ -765,7 +765,7 @@ func TestMemoryIsFound(t *testing.T) {
 						break
 					}
 				}
-				if most := memLimit + largestClsid<<20; ok < 2 || memMalloced > most || memMalloced <= most-2<<20 {
+				if most := malloced + largestClsid<<20; ok < 2 || memMalloced > most || memMalloced <= most-2<<20 {
 					t.Errorf("%d more items in %d bytes of %d", ok, memMalloced, most)
 				}
 			})
