@@ -147,27 +147,34 @@ func itemMakeHeader(nkey int, flags uint32, nbytes int) (ntotal, nsuffix int) {
 }
 
 // doItemAllocPull allocates a chunk of class id, evicting if need be. hv is
-// as for slabsAlloc. The caller may hold an item lock, but no LRU's.
-func doItemAllocPull(id int, hv uint32) *item {
-	segmented := settings.lruSegmented.Load()
-	var it *item
+// as for slabsAlloc. The caller may hold an item lock, but no LRU's. Not as in
+// C, which gives up after ten tries, it fails only if every item of the class
+// is in use, or with -M; not even then if it is must: then it evicts chunked
+// items, too, parts of which may fill the class, and takes a page beyond the
+// limit.
+//
+// The work is bounded: after ten tries there is one for each item at most, and
+// so many only if all are in use. A try looks at five items of each LRU of the
+// class, and no lock is held from one to the next.
+func doItemAllocPull(id int, hv uint32, must bool) *item {
+	if !settings.lruSegmented.Load() {
+		lruPullTail(id, coldLru, 0, 0, 0, nil) // try to reclaim memory first
+	}
+	it := slabsAlloc(id, hv, 0)
 	i := 0
-	// Locked items at the tail are not worked around: they cause an OOM now
-	// and then.
-	for ; i < 10; i++ {
-		// Try to reclaim memory first.
-		if !segmented {
-			lruPullTail(id, coldLru, 0, 0, 0, nil)
-		}
-		if it = slabsAlloc(id, hv, 0); it != nil {
+	for limit := 10; it == nil && i < limit; i++ {
+		if !lruMakeRoom(id, i) && !(must && lruMakeRoom(largestClsid, i)) {
 			break
 		}
-		if !storageMakeRoom(id) && lruPullTail(id, coldLru, 0, lruPullEvict, 0, nil) <= 0 {
-			if !segmented {
-				break
-			}
-			lruPullTail(id, hotLru, 0, 0, 0, nil)
+		it = slabsAlloc(id, hv, 0)
+		if it == nil && i == 9 && settings.evictToFree {
+			_, n := lruClassSize(id)
+			_, chunked := lruClassSize(largestClsid)
+			limit += n + chunked
 		}
+	}
+	if it == nil && must && settings.evictToFree {
+		it = slabsAlloc(id, hv, slabsAllocBeyond)
 	}
 	if i > 0 {
 		l := &lrus[id]
@@ -183,18 +190,16 @@ func doItemAllocPull(id int, hv uint32) *item {
 func doItemAllocChunk(ch *itemChunk, bytesRemain int) *itemChunk {
 	size := min(bytesRemain+itemChunkSize, slabChunkMax)
 	id := slabsClsid(size)
-	it := doItemAllocPull(id, 0)
-	if it == nil {
+	it := doItemAllocPull(id, 0, size == slabChunkMax)
+	if it == nil && size < slabChunkMax {
 		// The last chunk is of the smallest class that fits. If that class
 		// has no memory, take a chunk of the largest.
-		if size == slabChunkMax {
-			return nil
-		}
 		size = slabChunkMax
 		id = slabsClsid(size)
-		if it = doItemAllocPull(id, 0); it == nil {
-			return nil
-		}
+		it = doItemAllocPull(id, 0, true)
+	}
+	if it == nil {
+		return nil
 	}
 	nch := it.chunk()
 	slabsMlock() // the mover must not see half of this
@@ -237,7 +242,7 @@ func doItemAlloc(key []byte, hv uint32, flags uint32, exptime relTime, nbytes in
 		itFlags |= itemChunked
 		hdrId = slabsClsid(memAlign(ntotal-nbytes) + itemChunkSize)
 	}
-	it := doItemAllocPull(hdrId, hv)
+	it := doItemAllocPull(hdrId, hv, true)
 	if it == nil {
 		l := &lrus[id]
 		l.lock.Lock()

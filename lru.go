@@ -143,14 +143,16 @@ func doTailAge(l *lru) relTime {
 // items removed or moved. Background threads may call it, and workers, which
 // may hold the lock of another item. totalBytes is the size of the class's
 // HOT, WARM and COLD; items of HOT and WARM unused for more than maxAge
-// seconds go to COLD. With lruPullReturnItem the last item of COLD stays there,
-// and is returned in retIt, locked and with a reference.
+// seconds go to COLD. With lruPullEvict it evicts one from any LRU, past those in
+// use, and returns -1 if it could not since items were locked. With
+// lruPullReturnItem the last item of COLD stays there, and is returned in retIt,
+// locked and with a reference.
 func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTime, retIt **item) int {
 	if origId == 0 {
 		return 0
 	}
 	l := &lrus[origId|curLru]
-	removed := 0
+	removed, locked := 0, false
 	var next *item
 	l.lock.Lock()
 	// Look at up to 5 items: go on past locked and expired ones.
@@ -167,6 +169,7 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 		// this lock.
 		hold := itemTrylock(uint32(it.lock))
 		if hold == nil {
+			locked = true
 			continue
 		}
 		it.refcount++
@@ -195,6 +198,9 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 		return removed
 	}
 	l.lock.Unlock()
+	if removed == 0 && locked && flags&lruPullEvict != 0 {
+		return -1
+	}
 	return removed
 }
 
@@ -222,6 +228,16 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 		doItemUnlinkNolock(it, hash(it.key()))
 		return pullRemoved
 	}
+	if flags&lruPullEvict != 0 {
+		switch {
+		case !settings.evictToFree:
+			return pullNothing
+		case it.refcount == 2:
+			doPullEvict(l, it)
+			return pullEvicted
+		}
+		return pullAside(l, it, curLru) // not as in C: its memory would not become free
+	}
 	switch curLru {
 	case hotLru, warmLru:
 		pct := settings.warmLruPct.Load()
@@ -231,15 +247,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 		switch {
 		case it.itFlags&itemActive != 0:
 			// Active items do not go to COLD.
-			it.itFlags &^= itemActive
-			if curLru == hotLru {
-				l.n[itemsMovesToWarm]++
-				return pullMove(it, warmLru)
-			}
-			l.n[itemsMovesWithinLru]++
-			doItemUnlinkQ(it)
-			doItemLinkQ(it)
-			return pullRemoved
+			return pullAside(l, it, curLru)
 		case l.sizeBytes > totalBytes*uint64(pct)/100 || itemAge(it) > maxAge:
 			l.n[itemsMovesToCold]++
 			if curLru == warmLru {
@@ -248,20 +256,27 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 			return pullMove(it, coldLru)
 		}
 	case coldLru:
-		if flags&lruPullEvict != 0 {
-			if settings.evictToFree {
-				doPullEvict(l, it)
-				return pullEvicted
-			}
-		} else if flags&lruPullReturnItem != 0 {
+		if flags&lruPullReturnItem != 0 {
 			return pullNothing
 		} else if it.itFlags&itemActive != 0 && settings.lruSegmented.Load() {
-			l.n[itemsMovesToWarm]++
-			it.itFlags &^= itemActive
-			return pullMove(it, warmLru)
+			return pullAside(l, it, curLru)
 		}
 	}
 	return pullNothing
+}
+
+// pullAside moves an item that is in use to the head of WARM or, if it can't be
+// there, of its own LRU.
+func pullAside(l *lru, it *item, curLru int) pullResult {
+	it.itFlags &^= itemActive
+	if curLru == hotLru || curLru == coldLru && settings.lruSegmented.Load() {
+		l.n[itemsMovesToWarm]++
+		return pullMove(it, warmLru)
+	}
+	l.n[itemsMovesWithinLru]++
+	doItemUnlinkQ(it)
+	doItemLinkQ(it)
+	return pullRemoved
 }
 
 // pullMove unlinks an item from its LRU, and assigns it to another one of its
@@ -288,6 +303,46 @@ func doPullEvict(l *lru, it *item) {
 		loggerLogEvictions(it)
 	}
 	doItemUnlinkNolock(it, hash(it.key()))
+}
+
+// lruClassSize returns the bytes and the number of the items in HOT, WARM and
+// COLD of a class.
+func lruClassSize(id int) (bytes uint64, items int) {
+	for _, lru := range [...]int{hotLru, warmLru, coldLru} {
+		l := &lrus[id|lru]
+		l.lock.Lock()
+		bytes += l.sizeBytes
+		items += l.size
+		l.lock.Unlock()
+	}
+	return bytes, items
+}
+
+// lruMakeRoom makes memory of class id free, or moves items so that the next
+// try finds more. It returns false if it could do neither. It evicts the last
+// item of COLD that is not in use. If there is none it does what the maintainer
+// would have done: items go from HOT and WARM to COLD. Items of HOT and WARM are
+// evicted only after ten tries, as those left are active.
+func lruMakeRoom(id, try int) bool {
+	if try < 10 && storageMakeRoom(id) {
+		return true
+	}
+	res := lruPullTail(id, coldLru, 0, lruPullEvict, 0, nil)
+	if res == 0 && try < 10 && settings.lruSegmented.Load() {
+		total, _ := lruClassSize(id)
+		for _, l := range [...]int{hotLru, warmLru} {
+			res += lruPullTail(id, l, total, 0, math.MaxUint32, nil)
+		}
+	}
+	for _, l := range [...]int{hotLru, warmLru, tempLru} {
+		if res == 0 {
+			res = lruPullTail(id, l, 0, lruPullEvict, 0, nil)
+		}
+	}
+	if res < 0 {
+		usleep(1) // the locks are held for a moment
+	}
+	return res != 0
 }
 
 func itemLruBumpBufCreate() *lruBumpBuf {
@@ -377,19 +432,15 @@ func lruMaintainerJuggle(clsid int) int {
 	var totalBytes uint64
 	segmented := settings.lruSegmented.Load()
 	if segmented {
-		for _, id := range [...]int{coldLru, hotLru, warmLru} {
-			l := &lrus[clsid|id]
-			l.lock.Lock()
-			totalBytes += l.sizeBytes
-			if id == coldLru {
-				coldAge := float64(doTailAge(l))
-				settings.tuneLock.Lock()
-				hotAge = relTime(min(coldAge*settings.hotMaxFactor, math.MaxInt32))
-				warmAge = relTime(min(coldAge*settings.warmMaxFactor, math.MaxInt32))
-				settings.tuneLock.Unlock()
-			}
-			l.lock.Unlock()
-		}
+		totalBytes, _ = lruClassSize(clsid)
+		l := &lrus[clsid|coldLru]
+		l.lock.Lock()
+		coldAge := float64(doTailAge(l))
+		l.lock.Unlock()
+		settings.tuneLock.Lock()
+		hotAge = relTime(min(coldAge*settings.hotMaxFactor, math.MaxInt32))
+		warmAge = relTime(min(coldAge*settings.warmMaxFactor, math.MaxInt32))
+		settings.tuneLock.Unlock()
 	}
 	for range 500 {
 		doMore := lruPullTail(clsid, hotLru, totalBytes, lruPullCrawlBlocks, hotAge, nil)

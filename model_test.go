@@ -1300,7 +1300,7 @@ func modelMove(m *model) {
 		id := used[m.r.IntN(len(used))]
 		if pages(id) == 1 {
 			slabsMlock()
-			doSlabsNewslab(id)
+			doSlabsNewslab(id, 0)
 			slabsMunlock()
 		}
 		doSlabsReassign(id, slabGlobalPagePool, 0)

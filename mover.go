@@ -251,8 +251,8 @@ func slabRebalancePrep() {
 			// An item has gone to a file.
 		} else if extStorage != nil && r.sClsid >= storageMinClass() && !r.stuck && !storageStalled() {
 			return // one will, before long
-		} else if lruPullTail(r.sClsid, coldLru, 0, lruPullEvict, 0, nil) <= 0 && settings.lruSegmented.Load() {
-			lruPullTail(r.sClsid, hotLru, 0, 0, 0, nil)
+		} else {
+			lruMakeRoom(r.sClsid, x)
 		}
 		t.newIt = slabRebalanceAlloc(r.sClsid, slabsAllocNoNewpage)
 	}

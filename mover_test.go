@@ -233,7 +233,7 @@ func TestUploading(t *testing.T) {
 			continue
 		}
 		slabsMlock()
-		doSlabsNewslab(id)
+		doSlabsNewslab(id, 0)
 		slabsMunlock()
 		used++
 		reassign(t, id, slabGlobalPagePool)
@@ -380,7 +380,7 @@ func TestPool(t *testing.T) {
 	const id = 20
 	slabsMlock()
 	for range 4 {
-		doSlabsNewslab(id)
+		doSlabsNewslab(id, 0)
 	}
 	slabsMunlock()
 	for range 3 {
@@ -407,7 +407,7 @@ func TestPool(t *testing.T) {
 	} {
 		slabsMlock()
 		for range 4 {
-			doSlabsNewslab(id)
+			doSlabsNewslab(id, 0)
 		}
 		slabsMunlock()
 		for pages(slabGlobalPagePool) < 2 {
@@ -433,7 +433,7 @@ func TestMoverPause(t *testing.T) {
 	const id = 20
 	it := itemAlloc([]byte("key"), 0, 0, slabclass[id].size-itemSize-8-4)
 	slabsMlock()
-	doSlabsNewslab(id)
+	doSlabsNewslab(id, 0)
 	slabsMunlock()
 	startSlabMaintenanceThread()
 	for slabsReassign(id, slabGlobalPagePool, 0) != reassignOk {

@@ -747,7 +747,7 @@ func restartFixup() {
 	}
 	for id := powerSmallest; id <= largestClsid; id++ {
 		if len(slabclass[id].slabList) == 0 { // it was among those
-			doSlabsNewslab(id)
+			doSlabsNewslab(id, 0)
 		}
 	}
 	if settings.verbose.Load() > 0 {

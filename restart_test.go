@@ -445,7 +445,7 @@ func TestRestartStates(t *testing.T) {
 	}
 	for id := powerSmallest; id <= largestClsid; id++ {
 		slabsMlock()
-		doSlabsNewslab(id)
+		doSlabsNewslab(id, 0)
 		slabsMunlock()
 		reassign(t, id, slabGlobalPagePool)
 		if id%2 == 1 {

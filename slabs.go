@@ -29,7 +29,9 @@ const (
 	// NULL, and the crawlers' items lie there.
 	slabsStart = 2 << 20
 
-	slabsAllocNoNewpage = 1 // flag of slabsAlloc
+	// Flags of slabsAlloc.
+	slabsAllocNoNewpage = 1
+	slabsAllocBeyond    = 2 // a new page may be beyond the limit
 
 	// Size in bytes of the largest item that slabsClsid looks up in a table.
 	clsidTableMax = 8 << 10
@@ -65,6 +67,7 @@ var (
 
 	memLimit      int   // bytes, 0 for none
 	memMalloced   int   // bytes
+	memBeyond     int   // pages that slabsAllocBeyond took since that was within the limit
 	memPrealloced bool  // with -L or -e: the limit is fixed from the start
 	memCurrent    int   // the next new page, bytes from the start of the arena
 	memReleased   []int // pages given back to the system
@@ -158,6 +161,7 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseM
 	slabsReserve(limit)
 	memLimit = limit
 	memMalloced = 0
+	memBeyond = 0
 	memReleased = nil
 	memFilled = 0
 	memPrealloced = prealloc || memFd >= 0
@@ -232,7 +236,7 @@ func slabsPrefillGlobal() {
 // while there is some.
 func slabsPreallocate(maxslabs int) {
 	for i := powerSmallest; i <= maxslabs; i++ {
-		if !doSlabsNewslab(i) {
+		if !doSlabsNewslab(i, 0) {
 			if memLimit < int(settings.maxbytes.Load()) {
 				os.Exit(1) // memoryAllocate has said that the disk is full
 			}
@@ -263,15 +267,23 @@ func getPageFromGlobalPool() int {
 	return page
 }
 
-// doSlabsNewslab gives the class another page.
-func doSlabsNewslab(id int) bool {
+// doSlabsNewslab gives the class another page. Its first may be beyond the
+// limit. Not as in C, with slabsAllocBeyond any may, as long as no more are so
+// than there are classes.
+func doSlabsNewslab(id, flags int) bool {
 	p := &slabclass[id]
 	g := &slabclass[slabGlobalPagePool]
 	n := settings.slabPageSize
 	if !settings.slabReassign && settings.slabChunkSizeMax == settings.slabPageSize && memFd < 0 {
 		n = p.size * p.perslab
 	}
-	if memLimit != 0 && memMalloced+n > memLimit && len(p.slabList) > 0 && len(g.slabList) == 0 {
+	switch {
+	case memLimit == 0 || memMalloced+n <= memLimit:
+		memBeyond = 0
+	case len(p.slabList) == 0 || len(g.slabList) > 0:
+	case flags == slabsAllocBeyond && memBeyond < largestClsid:
+		memBeyond++
+	default:
 		return false
 	}
 	page := getPageFromGlobalPool()
@@ -292,7 +304,7 @@ func doSlabsAlloc(id int, hv uint32, flags int) *item {
 		return nil
 	}
 	p := &slabclass[id]
-	if p.slots == 0 && (flags == slabsAllocNoNewpage || !doSlabsNewslab(id)) {
+	if p.slots == 0 && (flags == slabsAllocNoNewpage || !doSlabsNewslab(id, flags)) {
 		return nil
 	}
 	it := p.slots.item()

@@ -966,6 +966,75 @@ func TestEvict(t *testing.T) {
 	}
 }
 
+// As long as an item of the class is not in use there is memory, whichever LRU
+// that is in and however active it is; after that as much as there are classes.
+func TestMemoryIsFound(t *testing.T) {
+	for _, size := range []int{10000, 300000, 700000} {
+		for _, lru := range []int{hotLru, warmLru, coldLru, tempLru} {
+			t.Run(fmt.Sprint(size, " ", lru), func(t *testing.T) {
+				storeInit(t, 1, func() { settings.lruSegmented.Store(lru == hotLru || lru == warmLru) })
+				th := testThread()
+				value := pattern(size, 0)
+				var its []*item
+				var gone string
+				n := 0
+				fill := func() {
+					t.Helper()
+					if ret := set(th, nreadSet, fmt.Sprint("key", n), value, 0); ret != stored {
+						t.Fatalf("item %d: %v", n, ret)
+					}
+					n++
+				}
+				for _, curr, _ := itemStatsCurr(); int(curr) == n; _, curr, _ = itemStatsCurr() {
+					fill()
+				}
+				for i := range n { // all are in that LRU, and active
+					if it := itemGet(fmt.Append(nil, "key", i), th, dontUpdate); it != nil {
+						itemUnlinkQ(it)
+						it.slabsClsid = it.clsid() | uint8(lru)
+						it.itFlags |= itemFetched | itemActive
+						itemLinkQ(it)
+						its = append(its, it)
+					}
+				}
+				for i, it := range its {
+					if i != len(its)/2 { // that one is not in use
+						defer itemRemove(it)
+					} else {
+						itemRemove(it)
+						gone = string(it.key())
+					}
+				}
+				malloced := memMalloced
+				fill()
+				if _, ok := get(th, gone); ok {
+					t.Errorf("%s is still there", gone)
+				}
+				if memMalloced != malloced {
+					t.Errorf("%d bytes after %d", memMalloced, malloced)
+				}
+				// All are in use.
+				defer itemRemove(itemGet(fmt.Append(nil, "key", n-1), th, dontUpdate))
+				ok := 0
+				for ; ok < 10000; ok++ {
+					it := itemAlloc([]byte("other"), 0, 0, size)
+					if it == nil {
+						break
+					}
+					full := itemFill(it, []byte(value))
+					defer itemRemove(it)
+					if !full {
+						break
+					}
+				}
+				if most := malloced + largestClsid<<20; ok < 2 || memMalloced > most || memMalloced <= most-2<<20 {
+					t.Errorf("%d more items in %d bytes of %d", ok, memMalloced, most)
+				}
+			})
+		}
+	}
+}
+
 // With -M new items are refused, and the existing ones stay.
 func TestNoEvict(t *testing.T) {
 	storeInit(t, 2, func() { settings.evictToFree = false })
