@@ -1048,7 +1048,7 @@ func TestExtstoreGetLarge(t *testing.T) {
 	eventually(t, "there is memory", func() bool { return c.ask("get"+names.String()+"\r\n") == want.String()+"END\r\n" })
 }
 
-// README's example needs 104 MB for write buffers.
+// The manual's example needs 104 MB for write buffers.
 func TestExtstoreMemory(t *testing.T) {
 	storageInitConfig()
 	if storageMemory() != 0 {

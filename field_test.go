@@ -71,7 +71,7 @@ func TestRefusedValue(t *testing.T) {
 	}
 }
 
-// README's twemproxy and its three servers, on a network with small packets: a
+// contrib/README.md's twemproxy and its three servers, on a network with small packets: a
 // refused value fails its own request only.
 func TestTwemproxy(t *testing.T) {
 	nutcracker, err := exec.LookPath("nutcracker")
@@ -109,7 +109,7 @@ func TestTwemproxy(t *testing.T) {
 	}
 	unix.Close(fd)
 
-	readme, err := os.ReadFile("README.md")
+	readme, err := os.ReadFile("contrib/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestTwemproxy(t *testing.T) {
 		servers = append(servers, start(t, "", true, "-l", "127.0.0.1", "-p", port[1]))
 	}
 	if len(servers) != 3 {
-		t.Fatalf("README's configuration has %d servers:\n%s", len(servers), conf)
+		t.Fatalf("the configuration has %d servers:\n%s", len(servers), conf)
 	}
 	proxy := exec.Command(nutcracker, "-c", file, "-s", "22222")
 	proxy.Stderr = os.Stderr

@@ -33,6 +33,24 @@
 // and reads as many lines as are expected; the rest belongs to the next reply.
 //
 // go test -update takes the replies from memcached anew.
+//
+// What the tests try hard can be tried harder:
+//
+//   - replies, as memcached's (testdata/*.mc): with MEMCACHED= a build of 1.6.45
+//   - known bugs of memcached (history_test.go, testdata/cve-*.mc)
+//   - bad input (fuzz_test.go): go test -run - -fuzz FuzzText, FuzzMeta, FuzzBinary, FuzzUdp, FuzzHttp
+//   - random commands beside a model (model_test.go): go test -tags debug -run TestModel -long 100
+//   - all threads and 50 clients at once (stress_test.go): go test -race -run TestStress -long 50 -timeout 1h
+//   - no memory, disk or descriptors; bad clients (faults_test.go, net_test.go): go test -run TestChurn -long 120
+//   - disks that are full, files that are cut or damaged (extstore_test.go)
+//   - memory files that were changed, kills at any moment (restart_test.go): go test -run 'TestRestart(Damage|Kill)' -long 20 -timeout 1h
+//   - nothing grows (soak_test.go): go test -run TestSoak -soak 30m -timeout 1h
+//   - nothing becomes slower (TestLinear): go test -run - -bench 'Items|Conns' -timeout 1h, with 4 GB and ulimit -n 20000
+//   - no power is needed (TestLeastPower, TestUser)
+//   - metrics, as memcached_exporter names them (metrics_test.go): with MEMCACHED_EXPORTER= its binary, also their values
+//   - no other system call is made (priv_test.go): go test -drop_privileges
+//   - TLS (tls_test.go, tlsfuzz_test.go): go test -tags tls, and over TLS go test -tags tls -tls -run TestConversations
+//   - data races (all): go test -race -timeout 15m
 
 package main
 
