@@ -148,7 +148,7 @@ func hangUpStates(t *testing.T, s *server) {
 	c.wantStat(t, "curr_connections", "1")
 	fds := s.fds()
 	for _, tt := range []struct{ state, in string }{
-		{"conn_new_cmd", ""},
+		{"conn_read", ""},
 		{"conn_read", "get bi"},
 		{"conn_read", "get" + strings.Repeat(" none", 5000)},
 		{"conn_nread", "set a 0 0 10\r\n12345"},

@@ -472,6 +472,7 @@ func transmit(c *conn) transmitResult {
 		}
 		// Any other error closes the connection.
 		t.stats.pending.n[statBytesWritten] -= uint64(respLen(r))
+		respRelease(c)
 		if settings.verbose.Load() > 0 {
 			perror("Failed to write, and not due to blocking", e)
 		}

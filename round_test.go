@@ -108,6 +108,29 @@ func TestRoundReplies(t *testing.T) {
 	}
 }
 
+// A client that has left before its reply is sent takes none of the others' with it.
+func TestRoundHangup(t *testing.T) {
+	storeInit(t, 64, nil)
+	th, cs, clients := roundConns(t, 3)
+	set(th, nreadSet, "large", strings.Repeat("x", 10000), 0)
+	for i, c := range cs {
+		unix.Write(clients[i], []byte("get large\r\nversion\r\n"))
+		roundAdd(th, c)
+	}
+	unix.Close(clients[1])
+	clients[1] = -1
+	roundServe(th)
+	if cs[1].state != connClosed {
+		t.Errorf("the client has left, but: %s", stateText(cs[1].state))
+	}
+	for _, i := range []int{0, 2} {
+		if have := roundRead(clients[i]); !strings.Contains(have, "xx\r\nEND\r\nVERSION ") {
+			t.Errorf("client %d: %q", i, have)
+		}
+	}
+	checkStore(t)
+}
+
 // While one client has the only read buffer the next is turned away, and counted
 // once; then a buffer goes round.
 func TestRoundReadBuffers(t *testing.T) {

@@ -306,25 +306,25 @@ type statLine struct {
 // statLines are the lines of stats about the server, in C's order (server_stats,
 // storage_stats).
 var statLines = [...][]statLine{{
-	{"pid", nil, func(*statSums) any { return os.Getpid() }},
-	{"uptime", nil, func(*statSums) any { return currentTime.Load() - itemUpdateInterval }},
-	{"time", nil, func(*statSums) any { return int64(currentTime.Load()) + processStarted }},
+	{"pid", nil, func(threadBufs) any { return os.Getpid() }},
+	{"uptime", nil, func(threadBufs) any { return currentTime.Load() - itemUpdateInterval }},
+	{"time", nil, func(threadBufs) any { return int64(currentTime.Load()) + processStarted }},
 	{"version", nil, version},
 	{"libevent", nil, "none"},
 	{"pointer_size", nil, strconv.IntSize},
-	{"rusage_user", nil, func(*statSums) any { return cpuTime(getrusage().Utime) }},
-	{"rusage_system", nil, func(*statSums) any { return cpuTime(getrusage().Stime) }},
+	{"rusage_user", nil, func(threadBufs) any { return cpuTime(getrusage().Utime) }},
+	{"rusage_system", nil, func(threadBufs) any { return cpuTime(getrusage().Stime) }},
 	{"max_connections", nil, &settings.maxconns},
-	{"curr_connections", nil, func(*statSums) any { return statsState.currConns.Load() - 1 }},
+	{"curr_connections", nil, func(threadBufs) any { return statsState.currConns.Load() - 1 }},
 	{"total_connections", nil, &stats.totalConns},
 	{"rejected_connections", func() bool { return settings.maxconnsFast }, &stats.rejectedConns},
 	{"connection_structures", nil, &statsState.connStructs},
 	{"response_obj_oom", nil, statResponseObjOom},
-	{"response_obj_count", nil, func(s *statSums) any { return s.respCount }},
-	{"response_obj_bytes", nil, func(*statSums) any { return len(threads) * roundBufs * wbufSize }},
-	{"read_buf_count", nil, func(s *statSums) any { return s.readBufCount }},
-	{"read_buf_bytes", nil, func(s *statSums) any { return s.readBufCount * readBufferSize }},
-	{"read_buf_bytes_free", nil, func(s *statSums) any { return s.readBufFree * readBufferSize }},
+	{"response_obj_count", nil, func(s threadBufs) any { return s.respCount }},
+	{"response_obj_bytes", nil, func(threadBufs) any { return len(threads) * roundBufs * wbufSize }},
+	{"read_buf_count", nil, func(s threadBufs) any { return s.readBufCount }},
+	{"read_buf_bytes", nil, func(s threadBufs) any { return s.readBufCount * readBufferSize }},
+	{"read_buf_bytes_free", nil, func(s threadBufs) any { return s.readBufFree * readBufferSize }},
 	{"read_buf_oom", nil, statReadBufOom},
 	{"reserved_fds", nil, &statsState.reservedFds},
 	{"cmd_get", nil, statGetCmds},
@@ -360,7 +360,7 @@ var statLines = [...][]statLine{{
 	{"idle_kicks", func() bool { return settings.idleTimeout != 0 }, statIdleKicks},
 	{"bytes_read", nil, statBytesRead},
 	{"bytes_written", nil, statBytesWritten},
-	{"limit_maxbytes", nil, func(*statSums) any { return settings.maxbytes.Load() }},
+	{"limit_maxbytes", nil, func(threadBufs) any { return settings.maxbytes.Load() }},
 	{"accepting_conns", nil, &statsState.acceptingConns},
 	{"listen_disabled_num", nil, &stats.listenDisabledNum},
 	{"time_in_listen_disabled_us", nil, &stats.timeInListenDisabledUs},
@@ -376,7 +376,7 @@ var statLines = [...][]statLine{{
 	{"slab_reassign_busy_deletes", withReassign, &stats.slabReassignBusyDeletes},
 	{"slab_reassign_busy_nomem", withReassign, &stats.slabReassignBusyNomem},
 	{"slab_reassign_busy_returns", func() bool { return stats.slabReassignBusyReturns.Load() > 0 }, &stats.slabReassignBusyReturns},
-	{"slab_reassign_last_busy_status", withReassign, func(*statSums) any { return moveStatusText[stats.slabReassignLastBusyStatus.Load()] }},
+	{"slab_reassign_last_busy_status", withReassign, func(threadBufs) any { return moveStatusText[stats.slabReassignLastBusyStatus.Load()] }},
 	{"slab_reassign_running", withReassign, &statsState.slabReassignRunning},
 	{"slabs_moved", withReassign, &stats.slabsMoved},
 	{"lru_crawler_running", withCrawler, &statsState.lruCrawlerRunning},
@@ -391,7 +391,7 @@ var statLines = [...][]statLine{{
 }, sslStatLines, {
 	{"unexpected_napi_ids", nil, &stats.unexpectedNapiIds},
 	{"round_robin_fallback", nil, &stats.roundRobinFallback},
-	{"extstore_memory_pressure", withExtstore, func(*statSums) any {
+	{"extstore_memory_pressure", withExtstore, func(threadBufs) any {
 		return fmt.Sprintf("%.2f", float64(statsState.extstoreMemoryPressure.Load())/100)
 	}},
 	{"extstore_compact_lost", withExtstore, &stats.extstoreCompactLost},
@@ -446,8 +446,8 @@ func (l *statLine) value(sums *statSums) any {
 		return btoi(v.Load())
 	case *int:
 		return *v
-	case func(*statSums) any:
-		return v(sums)
+	case func(threadBufs) any: // not *statSums: that would have to be on the heap
+		return v(sums.threadBufs)
 	}
 	return l.val
 }

@@ -884,7 +884,7 @@ var sslStatLines = []statLine{
 	{"ssl_new_sessions", func() bool { return settings.sslEnabled && settings.sslSessionCache }, &stats.sslNewSessions},
 	{"ssl_handshake_errors", sslEnabled, &stats.sslHandshakeErrors},
 	{"ssl_proto_errors", sslEnabled, &stats.sslProtoErrors},
-	{"time_since_server_cert_refresh", sslEnabled, func(*statSums) any {
+	{"time_since_server_cert_refresh", sslEnabled, func(threadBufs) any {
 		return currentTime.Load() - settings.sslLastCertRefreshTime.Load()
 	}},
 }
