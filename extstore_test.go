@@ -594,7 +594,7 @@ func TestExtstoreOptions(t *testing.T) {
 		{"-o ext_wbuf_size=0,ext_path=" + file + ":1t", "ext_page_size and ext_wbuf_size must be from 2 to 4096"},
 		{"-o ext_threads=0,ext_path=" + file + ":64m", "ext_threads must be from 1 to 1024"},
 		{"-o ext_threads=2000,ext_path=" + file + ":64m", "ext_threads must be from 1 to 1024"},
-		{"-d -o ext_path=ext:64m", "-d goes to /: ext_path ext must be a whole path"},
+		{"-d -o ext_path=ext:64m", "-d changes to /: ext_path [ext] must be an absolute path"},
 		{"-o ext_path=" + dir + ":64m", "Failed to initialize external storage: failed to open file " + dir + ": Is a directory"},
 		{"-o ext_path=" + file + ":64m,ext_path=" + file + ":64m", "Failed to initialize external storage: failed to open file " + file + ": The file is in use"},
 		{"-o ext_item_size", "Missing ext_item_size argument"},
