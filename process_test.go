@@ -174,6 +174,9 @@ func TestExtremes(t *testing.T) {
 	var flags [][]string
 	for _, value := range []string{"0", "-1", "2147483648", "4294967295", "4611686018427387903", "nan", "1e308"} {
 		for _, o := range optionTable() {
+			if o.letter() == 'm' && !memPeek {
+				continue // the arena is on Go's heap
+			}
 			if strings.Contains("=<num> =<bytes> =<mask>", o.arg) && o.arg != "" {
 				flags = append(flags, []string{"-" + string(o.letter()), value})
 			}

@@ -228,7 +228,9 @@ func restartOpen(limit int) (f *os.File, head string, meta []byte, found bool) {
 		sysfatal(1, "[restart] %s is in use by another process", settings.memoryFile)
 	}
 	// Only now, as whoever has had the lock may have written it.
-	meta, found = restartReadMeta(limit)
+	if meta, found = restartReadMeta(limit); found && len(meta) == 0 {
+		sysfatal(1, "[restart] %s is empty: remove it", metaFile()) // as in C
+	}
 	b := make([]byte, restartHeadLen)
 	f.ReadAt(b, 0)
 	return f, string(b), meta, found
