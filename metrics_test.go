@@ -403,6 +403,29 @@ func TestMetricsListen(t *testing.T) {
 	}
 }
 
+// Sockets from systemd are the cache's; metrics have their own.
+func TestMetricsActivation(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := freePort(t)
+	cmd := activated([]string{"--metrics=" + port}, f)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	wantChecked(t, "--check="+l.Addr().String())
+	if status, _ := fetchPage(t, "http://127.0.0.1:"+port+"/healthz"); status != 200 {
+		t.Error(status)
+	}
+}
+
 func authFile(t *testing.T) string {
 	name := filepath.Join(t.TempDir(), "auth")
 	os.WriteFile(name, []byte("user:password\n"), 0o600)
