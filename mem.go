@@ -35,7 +35,7 @@ const (
 	itemCas                   // has a CAS unique, 8 bytes
 	itemSlabbed               // a free chunk in C; here the lock field says so
 	itemFetched               // fetched at least once in its life
-	itemActive                // fetched again since its last bump
+	_                         // fetched again in C; see itemActive
 	itemChunked               // the value is in a chain of chunks
 	itemChunk_                // an itemChunk in C; here the lock field says so
 	itemHdr                   // the value is in extstore; an itemHdrT tells where
@@ -44,8 +44,11 @@ const (
 	itemTokenReserved
 	itemStale     // marked stale by a meta command
 	itemKeyBinary // the key came in base64
-	itemCooled    // has come from WARM to COLD
+	itemHit       // the low bit of itemActive
 )
+
+// itemActive is the number of hits since the item's last bump, counted up to 3.
+const itemActive = 3 * itemHit
 
 // Flags that an item keeps when its value goes to extstore and comes back.
 const itemPreserveFlags = itemFetched | itemTokenSent | itemStale | itemKeyBinary

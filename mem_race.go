@@ -69,4 +69,6 @@ func tableAlloc[T ref | uint64](n int) ([]T, error) { return make([]T, n), nil }
 
 func tableFree[T ref | uint64](t []T) {}
 
+func tableDiscard(t []uint64) {}
+
 func bufAlloc(n int) ([]byte, error) { return make([]byte, n), nil }

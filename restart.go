@@ -539,7 +539,7 @@ func restartFlush(w *restartWork) {
 // for the chain of a chunked one.
 func restartItemOk(it *item, id int) bool {
 	const flags = itemLinked | itemCas | itemFetched | itemActive | itemChunked | itemCflags |
-		itemTokenSent | itemStale | itemKeyBinary | itemCooled
+		itemTokenSent | itemStale | itemKeyBinary
 	if it.itFlags&^flags != 0 || it.itFlags&itemCas != 0 != settings.useCas || it.time == 0 ||
 		it.nkey == 0 || it.nkey > keyMaxLength || it.nbytes < 2 || int(it.nbytes) > settings.itemSizeMax {
 		return false

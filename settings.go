@@ -73,6 +73,7 @@ var settings struct {
 	lruCrawler           atomic.Bool
 	lruMaintainerThread  bool
 	lruSegmented         atomic.Bool
+	lruMemory            bool // the LRU remembers what it evicted
 	slabReassign         bool
 	slabAutomove         atomic.Int32
 	hashpowerInit        int
@@ -218,10 +219,11 @@ func settingsInit() {
 	settings.maxconnsFast = true
 	settings.lruCrawlerSleep.Store(100)
 	settings.lruSegmented.Store(true)
-	settings.hotLruPct.Store(20)
-	settings.warmLruPct.Store(40)
-	settings.hotMaxFactor = 0.2
-	settings.warmMaxFactor = 2.0
+	settings.lruMemory = true
+	settings.hotLruPct.Store(-1) // see lruPcts
+	settings.warmLruPct.Store(-1)
+	settings.hotMaxFactor = 0 // see lruMaxFactors
+	settings.warmMaxFactor = 0
 	settings.temporaryTtl.Store(61)
 	settings.slabReassign = true
 	settings.slabAutomove.Store(1)
@@ -337,11 +339,14 @@ func usage() {
    - read_buf_mem_limit:  megabytes for buffers of connections (default: %d, no limit)
    - [no_]lru_maintainer: segmented LRUs, and a thread that maintains them; otherwise
                           one plain LRU per class (default: enabled)
-   - hot_lru_pct:         share of a class's memory for the hot LRU (default: %d percent)
-   - warm_lru_pct:        the same for the warm LRU (default: %d percent)
+   - [no_]lru_memory:     the LRU knows keys that it evicted lately; otherwise, and with
+                          ext_path, it is memcached's (default: enabled)
+   - hot_lru_pct:         share of a class's memory for the hot LRU (default: 5 percent;
+                          20 without lru_memory, or if warm_lru_pct is given)
+   - warm_lru_pct:        the same for the warm LRU (default: 85 percent, or 40)
    - hot_max_factor:      items leave the hot LRU when older than the tail of the cold
-                          LRU times this (default: %.2f)
-   - warm_max_factor:     the same for the warm LRU (default: %.2f)
+                          LRU times this (default: never; 0.20 without lru_memory)
+   - warm_max_factor:     the same for the warm LRU (default: never, or 2.00)
    - temporary_ttl:       items that expire within this many seconds have an LRU of
                           their own and are never evicted (default: off)
    - idle_timeout:        seconds until an idle connection is closed (default: %d, never)
@@ -403,9 +408,7 @@ func usage() {
 		settings.maxconns, settings.factor, settings.chunkSize, settings.prefixDelimiter,
 		settings.numThreads, settings.reqsPerEvent, settings.backlog,
 		flagEnabledDisabled(settings.maxconnsFast), settings.lruCrawlerSleep.Load(), settings.lruCrawlerTocrawl.Load(),
-		settings.readBufMemLimit>>20, settings.hotLruPct.Load(), settings.warmLruPct.Load(),
-		settings.hotMaxFactor, settings.warmMaxFactor,
-		settings.idleTimeout, settings.slabChunkSizeMax>>10,
+		settings.readBufMemLimit>>20, settings.idleTimeout, settings.slabChunkSizeMax>>10,
 		flagEnabledDisabled(settings.slabReassign), settings.slabAutomove.Load(),
 		settings.slabAutomoveRatio, settings.slabAutomoveWindow,
 		settings.loggerWatcherBufSize>>10, settings.loggerBufSize>>10,
@@ -729,6 +732,8 @@ func parseSuboption(opt string) {
 	case "lru_maintainer":
 		options.startLruMaintainer = true
 		settings.lruSegmented.Store(true)
+	case "lru_memory", "no_lru_memory":
+		settings.lruMemory = name == "lru_memory"
 	case "hot_lru_pct":
 		settings.hotLruPct.Store(parsePct(name, value))
 	case "warm_lru_pct":
@@ -883,7 +888,7 @@ func checkOptions() {
 	if options.slabSizesUnparsed != "" {
 		options.slabSizes = parseSlabSizes(options.slabSizesUnparsed)
 	}
-	if settings.hotLruPct.Load()+settings.warmLruPct.Load() > 80 {
+	if hot, warm := lruPcts(); hot+warm > 80 && (settings.hotLruPct.Load() >= 0 || settings.warmLruPct.Load() >= 0) {
 		sysfatal(exUsage, "hot_lru_pct + warm_lru_pct cannot be more than 80%% combined")
 	}
 	if settings.tempLru.Load() && !options.startLruMaintainer {

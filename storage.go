@@ -396,8 +396,8 @@ func recacheOrFree(p *ioPending) {
 		}
 	} else if rate := settings.extRecacheRate.Load(); rate != 0 {
 		// It must have been hit twice lately.
-		const flags = itemLinked | itemFetched | itemActive
-		if hdrIt.itFlags&flags == flags && hdrIt.time+itemUpdateInterval > currentTime.Load() {
+		const flags = itemLinked | itemFetched
+		if hdrIt.itFlags&flags == flags && hdrIt.itFlags&itemActive != 0 && hdrIt.time+itemUpdateInterval > currentTime.Load() {
 			if p.c.recacheCounter%rate == 0 {
 				recache(p)
 			}

@@ -513,6 +513,7 @@ func flushAll(exptime int64) {
 	}
 	settings.oldestLive.Store(oldest)
 	itemFlushExpired()
+	lruForget()
 }
 
 // closeAfterReplies closes the connection once its replies have been sent.
