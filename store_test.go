@@ -999,6 +999,46 @@ func TestPolicy(t *testing.T) {
 	checkStore(t)
 }
 
+// The LRU with its memory has 3 % more hits than memcached's, and scans that pass
+// by do not matter; at whatever speed requests come, as ages are seconds.
+func TestHits(t *testing.T) {
+	play := func(memory, scan bool, perSecond int) (hits int) {
+		storeInit(t, 2, func() { settings.lruMemory = memory })
+		th := testThread()
+		value := pattern(1000, 0)
+		r := rand.New(rand.NewPCG(1, 1))
+		z := rand.NewZipf(r, 1.01, 20, 20000)
+		const requests = 80000
+		for i := range requests {
+			if i%perSecond == 0 {
+				currentTime.Add(1)
+			}
+			key := fmt.Sprint("key", z.Uint64())
+			if scan && i%4 == 0 {
+				key = fmt.Sprint("scan", i)
+			}
+			if _, ok := get(th, key); !ok {
+				set(th, nreadSet, key, value, 0)
+			} else if i > requests/4 {
+				hits++
+			}
+			if i%32 == 0 {
+				lruMaintainerBumps()
+				lruMaintainerJuggle(slabsClsid(1060))
+			}
+		}
+		return hits
+	}
+	for _, scan := range []bool{false, true} {
+		fast, slow := play(true, scan, 40000), play(true, scan, 400)
+		old := max(play(false, scan, 40000), play(false, scan, 400))
+		t.Logf("scan %v: %d hits, slowly %d, memcached's LRU %d", scan, fast, slow, old)
+		if float64(min(fast, slow)) < 1.03*float64(old) || float64(slow) < .99*float64(fast) {
+			t.Error("too few hits")
+		}
+	}
+}
+
 // The table grows with the items, takes at most 2 % of the memory of items of 100
 // bytes, and forgets nothing when it grows.
 func TestLruMemoryGrow(t *testing.T) {
