@@ -456,10 +456,11 @@ func lruMakeRoom(id, try int) bool {
 			res = lruPullTail(id, l, 0, lruPullEvict, 0, nil)
 		}
 	}
-	if res < 0 {
-		usleep(1) // the locks are held for a moment
+	if res < 0 && try < 50 {
+		usleep(1) // others hold the locks for a moment, the caller for longer
+		return true
 	}
-	return res != 0
+	return res > 0
 }
 
 // The keys evicted last, so that an item that comes back is known. Each leaves a

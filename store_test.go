@@ -963,7 +963,7 @@ func TestPolicy(t *testing.T) {
 
 	// The table is there now.
 	set(th, nreadSet, "back", value, 0)
-	fill(300)
+	fill(1000)
 	want("back", -1)
 	set(th, nreadSet, "back", value, 0)
 	want("back", hotLru) // it has been too long
