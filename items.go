@@ -70,6 +70,7 @@ const (
 )
 
 func itemStatsReset() {
+	lruMemory.remembered.Store(0)
 	for i := range lrus {
 		l := &lrus[i]
 		l.lock.Lock()
@@ -146,45 +147,6 @@ func itemMakeHeader(nkey int, flags uint32, nbytes int) (ntotal, nsuffix int) {
 	return itemSize + nkey + nsuffix + nbytes, nsuffix
 }
 
-// doItemAllocPull allocates a chunk of class id, evicting if need be. hv is
-// as for slabsAlloc. The caller may hold an item lock, but no LRU's. Not as in
-// C, which gives up after ten tries, it fails only if every item of the class
-// is in use, or with -M; not even then if it is must: then it evicts chunked
-// items, too, parts of which may fill the class, and takes a page beyond the
-// limit.
-//
-// The work is bounded: after ten tries there is one for each item at most, and
-// so many only if all are in use. A try looks at five items of each LRU of the
-// class, and no lock is held from one to the next.
-func doItemAllocPull(id int, hv uint32, must bool) *item {
-	if !settings.lruSegmented.Load() {
-		lruPullTail(id, coldLru, 0, 0, 0, nil) // try to reclaim memory first
-	}
-	it := slabsAlloc(id, hv, 0)
-	i := 0
-	for limit := 10; it == nil && i < limit; i++ {
-		if !lruMakeRoom(id, i) && !(must && lruMakeRoom(largestClsid, i)) {
-			break
-		}
-		it = slabsAlloc(id, hv, 0)
-		if it == nil && i == 9 && settings.evictToFree {
-			_, n := lruClassSize(id)
-			_, chunked := lruClassSize(largestClsid)
-			limit += n + chunked
-		}
-	}
-	if it == nil && must && settings.evictToFree {
-		it = slabsAlloc(id, hv, slabsAllocBeyond)
-	}
-	if i > 0 {
-		l := &lrus[id]
-		l.lock.Lock()
-		l.n[itemsDirectReclaims] += uint64(i)
-		l.lock.Unlock()
-	}
-	return it
-}
-
 // doItemAllocChunk chains another chunk to ch, for bytesRemain more bytes of
 // value or as many as fit. It returns nil if there is no memory.
 func doItemAllocChunk(ch *itemChunk, bytesRemain int) *itemChunk {
@@ -255,10 +217,12 @@ func doItemAlloc(key []byte, hv uint32, flags uint32, exptime relTime, nbytes in
 	switch {
 	case settings.tempLru.Load() && exptime-currentTime.Load() <= settings.temporaryTtl.Load():
 		id |= tempLru
-	case settings.lruSegmented.Load():
-		id |= hotLru
-	default:
+	case !settings.lruSegmented.Load():
 		id |= coldLru // without segments there is only COLD
+	case lruRemembers(hv):
+		id |= warmLru
+	default:
+		id |= hotLru
 	}
 	it.slabsClsid = uint8(id)
 	it.itFlags = itFlags
@@ -430,37 +394,13 @@ func doItemRemove(it *item) {
 	}
 }
 
-// doItemUpdate sets the time of last access, and moves an active item from
-// COLD to WARM. Without segments it moves the item to the head of its LRU, at
-// most once per itemUpdateInterval.
-func doItemUpdate(it *item) {
-	now := itemAccess(it)
-	linked := it.itFlags&itemLinked != 0
-	if settings.lruSegmented.Load() {
-		if !linked {
-			return
-		}
-		// Hits to COLD immediately move to WARM.
-		if it.lruid() == coldLru && it.itFlags&itemActive != 0 {
-			itemUnlinkQ(it)
-			it.time = now
-			it.slabsClsid = it.clsid() | warmLru
-			it.itFlags &^= itemActive
-			itemLinkQWarm(it)
-		} else {
-			atomic.StoreUint32(&it.time, now) // doTailAge reads it unlocked
-		}
-	} else if linked && it.time < now-itemUpdateInterval {
-		itemUnlinkQ(it)
-		it.time = now
-		itemLinkQ(it)
-	}
-}
-
 // doItemReplace puts newIt in the place of it, which is linked. A value in a
 // file stays there, for newIt may tell where it is, too.
 func doItemReplace(it, newIt *item, hv uint32, cas uint64) {
 	time := itemAccess(it)
+	if newIt.lruid() == hotLru && it.lruid() == warmLru && it.itFlags&itemActive != 0 {
+		newIt.slabsClsid = newIt.clsid() | warmLru // not as in C: it is in use
+	}
 	unlinkItem(it, hv)
 	linkItem(newIt, hv, cas, time)
 }
@@ -542,12 +482,18 @@ func fillItemStatsAutomove(am *[maxNumberOfSlabClasses]itemStatsAutomove) {
 		cur.outofmemory = l.n[itemsOutofmemory]
 		l.lock.Unlock()
 
-		// evictions and tail age are from COLD
-		l = &lrus[n|coldLru]
-		l.lock.Lock()
-		cur.evicted = l.n[itemsEvicted]
-		cur.age = doTailAge(l)
-		l.lock.Unlock()
+		// The tail's age is that of COLD, or WARM or HOT if COLD is empty. C
+		// counts only COLD's evictions.
+		cur.evicted, cur.age = 0, 0
+		for _, lru := range [...]int{coldLru, warmLru, hotLru} {
+			l = &lrus[n|lru]
+			l.lock.Lock()
+			cur.evicted += l.n[itemsEvicted]
+			if cur.age == 0 {
+				cur.age = doTailAge(l)
+			}
+			l.lock.Unlock()
+		}
 	}
 }
 
@@ -590,6 +536,7 @@ func itemStatsTotals(c *conn) {
 	}
 	if settings.lruMaintainerThread {
 		appendStat(c, "lru_bumps_dropped", "%d", lruTotalBumpsDropped())
+		appendStat(c, "lru_remembered", "%d", lruMemory.remembered.Load())
 	}
 }
 
@@ -749,33 +696,6 @@ func itemGetPrint(key []byte, wasFound int) {
 		after = " -removed by expire"
 	}
 	fmt.Fprintf(os.Stderr, "%s%s%s\n", s, key, after)
-}
-
-// doItemBump marks a hit. The first one sets FETCHED, later ones ACTIVE,
-// which the LRU clears. Separate from doItemGet, so that mg can show the item
-// before bumping it.
-func doItemBump(t *thread, it *item, hv uint32) {
-	if !settings.lruSegmented.Load() {
-		it.itFlags |= itemFetched
-		doItemUpdate(it)
-		return
-	}
-	if it.itFlags&itemActive != 0 {
-		return
-	}
-	if it.itFlags&itemFetched == 0 {
-		it.itFlags |= itemFetched
-		return
-	}
-	if it.itFlags&itemCooled != 0 && it.lruid() == coldLru && itemAge(it) <= 1 {
-		return // not as in C: few items that are much asked for would go back and forth
-	}
-	it.itFlags |= itemActive
-	if it.lruid() != coldLru {
-		atomic.StoreUint32(&it.time, itemAccess(it)) // doTailAge reads it unlocked
-	} else if t == nil || !lruBumpAsync(t.bumpBuf, it, hv) {
-		it.itFlags &^= itemActive
-	}
 }
 
 func doItemTouch(key []byte, exptime relTime, hv uint32, t *thread) *item {

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"sync"
+	"sync/atomic"
 )
 
 const powerLargest = 256 // number of LRUs; an item's slabsClsid is the index of its own
@@ -110,6 +111,8 @@ var lruMaintainer struct {
 	lock      sync.Mutex // held by the thread while it is awake
 	runThread bool
 	done      chan struct{} // closed when the thread has ended
+
+	evicted [maxNumberOfSlabClasses]uint64 // items of each class that had been evicted when it was juggled last
 }
 
 // A juggler says when its slab class is juggled next. Each has its own sleep,
@@ -240,9 +243,9 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 	}
 	switch curLru {
 	case hotLru, warmLru:
-		pct := settings.warmLruPct.Load()
-		if curLru == hotLru {
-			pct = settings.hotLruPct.Load()
+		pct, warmPct := lruPcts()
+		if curLru == warmLru {
+			pct = warmPct
 		}
 		switch {
 		case it.itFlags&itemActive != 0:
@@ -250,9 +253,6 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 			return pullAside(l, it, curLru)
 		case l.sizeBytes > totalBytes*uint64(pct)/100 || itemAge(it) > maxAge:
 			l.n[itemsMovesToCold]++
-			if curLru == warmLru {
-				it.itFlags |= itemCooled
-			}
 			return pullMove(it, coldLru)
 		}
 	case coldLru:
@@ -266,12 +266,15 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 }
 
 // pullAside moves an item that is in use to the head of WARM or, if it can't be
-// there, of its own LRU.
+// there, of its own LRU. An item that is in WARM already has one hit less then.
 func pullAside(l *lru, it *item, curLru int) pullResult {
-	it.itFlags &^= itemActive
 	if curLru == hotLru || curLru == coldLru && settings.lruSegmented.Load() {
 		l.n[itemsMovesToWarm]++
+		it.itFlags &^= itemActive
 		return pullMove(it, warmLru)
+	}
+	if it.itFlags&itemActive != 0 {
+		it.itFlags -= itemHit
 	}
 	l.n[itemsMovesWithinLru]++
 	doItemUnlinkQ(it)
@@ -302,20 +305,133 @@ func doPullEvict(l *lru, it *item) {
 	if loggerEflags.Load()&logEvictions != 0 {
 		loggerLogEvictions(it)
 	}
-	doItemUnlinkNolock(it, hash(it.key()))
+	hv := hash(it.key())
+	lruRemember(hv)
+	doItemUnlinkNolock(it, hv)
+}
+
+// What an eviction policy is made of: doItemBump and doItemUpdate, what a hit does;
+// lruRemembers (called by doItemAlloc) and doItemReplace, where a new item starts;
+// doPullItem, what becomes of the last item of each LRU; lruPcts and
+// lruMaxFactors, how large and how old they may become; lruMaintainerJuggle, when
+// they are made so; lruMakeRoom, which item is evicted; lruRemember, what is left
+// of it.
+
+// doItemBump marks a hit. Separate from doItemGet, so that mg can show the item
+// before bumping it.
+//
+// In WARM hits are counted, and the tail decides what they are worth. An item in
+// COLD is moved to WARM. In HOT hits do not matter: they say that the item is
+// new, not that it will be used again.
+//
+// Without the memory hits count as in C: in each LRU, once, and not the first in
+// the item's life.
+func doItemBump(t *thread, it *item, hv uint32) {
+	if !settings.lruSegmented.Load() {
+		it.itFlags |= itemFetched
+		doItemUpdate(it)
+		return
+	}
+	first, most := it.itFlags&itemFetched == 0, uint16(itemHit)
+	it.itFlags |= itemFetched
+	lru := it.lruid()
+	if !lruHasMemory() {
+		if first {
+			return
+		}
+	} else if most = itemActive; lru == hotLru {
+		most = 0
+	}
+	if lru != coldLru {
+		if now := itemAccess(it); it.time != now {
+			atomic.StoreUint32(&it.time, now) // doTailAge reads it unlocked
+		}
+		if it.itFlags&itemActive < most {
+			it.itFlags += itemHit
+		}
+	} else if it.itFlags&itemActive == 0 && t != nil && lruBumpAsync(t.bumpBuf, it, hv) {
+		it.itFlags |= itemHit
+	}
+}
+
+// doItemUpdate sets the time of last access, and moves an active item from
+// COLD to WARM. Without segments it moves the item to the head of its LRU, at
+// most once per itemUpdateInterval.
+func doItemUpdate(it *item) {
+	now := itemAccess(it)
+	linked := it.itFlags&itemLinked != 0
+	if settings.lruSegmented.Load() {
+		if !linked {
+			return
+		}
+		// Hits to COLD immediately move to WARM.
+		if it.lruid() == coldLru && it.itFlags&itemActive != 0 {
+			itemUnlinkQ(it)
+			it.time = now
+			it.slabsClsid = it.clsid() | warmLru
+			it.itFlags &^= itemActive
+			itemLinkQWarm(it)
+		} else {
+			atomic.StoreUint32(&it.time, now) // doTailAge reads it unlocked
+		}
+	} else if linked && it.time < now-itemUpdateInterval {
+		itemUnlinkQ(it)
+		it.time = now
+		itemLinkQ(it)
+	}
 }
 
 // lruClassSize returns the bytes and the number of the items in HOT, WARM and
-// COLD of a class.
-func lruClassSize(id int) (bytes uint64, items int) {
+// COLD of a class, and how many have been evicted from there.
+func lruClassSize(id int) (bytes uint64, items int, evicted uint64) {
 	for _, lru := range [...]int{hotLru, warmLru, coldLru} {
 		l := &lrus[id|lru]
 		l.lock.Lock()
 		bytes += l.sizeBytes
 		items += l.size
+		evicted += l.n[itemsEvicted]
 		l.lock.Unlock()
 	}
-	return bytes, items
+	return bytes, items, evicted
+}
+
+// doItemAllocPull allocates a chunk of class id, evicting if need be. hv is
+// as for slabsAlloc. The caller may hold an item lock, but no LRU's. Not as in
+// C, which gives up after ten tries, it fails only if every item of the class
+// is in use, or with -M; not even then if it is must: then it evicts chunked
+// items, too, parts of which may fill the class, and takes a page beyond the
+// limit.
+//
+// The work is bounded: after ten tries there is one for each item at most, and
+// so many only if all are in use. A try looks at five items of each LRU of the
+// class, and no lock is held from one to the next.
+func doItemAllocPull(id int, hv uint32, must bool) *item {
+	if !settings.lruSegmented.Load() {
+		lruPullTail(id, coldLru, 0, 0, 0, nil) // try to reclaim memory first
+	}
+	it := slabsAlloc(id, hv, 0)
+	i := 0
+	for limit := 10; it == nil && i < limit; i++ {
+		if !lruMakeRoom(id, i) && !(must && lruMakeRoom(largestClsid, i)) {
+			break
+		}
+		it = slabsAlloc(id, hv, 0)
+		if it == nil && i == 9 && settings.evictToFree {
+			_, n, _ := lruClassSize(id)
+			_, chunked, _ := lruClassSize(largestClsid)
+			limit += n + chunked
+		}
+	}
+	if it == nil && must && settings.evictToFree {
+		it = slabsAlloc(id, hv, slabsAllocBeyond)
+	}
+	if i > 0 {
+		l := &lrus[id]
+		l.lock.Lock()
+		l.n[itemsDirectReclaims] += uint64(i)
+		l.lock.Unlock()
+	}
+	return it
 }
 
 // lruMakeRoom makes memory of class id free, or moves items so that the next
@@ -329,7 +445,7 @@ func lruMakeRoom(id, try int) bool {
 	}
 	res := lruPullTail(id, coldLru, 0, lruPullEvict, 0, nil)
 	if res == 0 && try < 10 && settings.lruSegmented.Load() {
-		total, _ := lruClassSize(id)
+		total, _, _ := lruClassSize(id)
 		for _, l := range [...]int{hotLru, warmLru} {
 			res += lruPullTail(id, l, total, 0, math.MaxUint32, nil)
 		}
@@ -339,10 +455,140 @@ func lruMakeRoom(id, try int) bool {
 			res = lruPullTail(id, l, 0, lruPullEvict, 0, nil)
 		}
 	}
-	if res < 0 {
-		usleep(1) // the locks are held for a moment
+	if res < 0 && try < 50 {
+		usleep(1) // others hold the locks for a moment, the caller for longer
+		return true
 	}
-	return res != 0
+	return res > 0
+}
+
+// The keys evicted last, so that an item that comes back is known. Each leaves a
+// fingerprint of 16 bits in the word of its hash; a word has room for four, of
+// which the newest is the lowest. So an item is forgotten after some four
+// evictions for each word. Half as many fingerprints as there are items do best.
+//
+// There is no lock: whoever reads a word while another writes it, or from a
+// table that has just been replaced, misses a fingerprint.
+var lruMemory struct {
+	table      atomic.Pointer[[]uint64] // a power of 2; nil before the first evictions
+	remembered atomic.Uint64            // new items whose key was there
+}
+
+const (
+	lruMemoryMin = 16 // words
+	lruMemoryPer = 10 // items for a word, before the table grows
+)
+
+// lruHasMemory reports whether evicted items are remembered. With extstore items
+// go to a file from COLD, which is as large as in C.
+func lruHasMemory() bool {
+	return settings.lruMemory && settings.lruSegmented.Load() && extStorage == nil
+}
+
+// lruFingerprint returns where in table hv's fingerprint belongs, and what it is.
+func lruFingerprint(table []uint64, hv uint32) (*uint64, uint64) {
+	h := uint64(hv) * 0x9e3779b97f4a7c15
+	return &table[h>>32&uint64(len(table)-1)], h>>16&0xffff | 1
+}
+
+// lruRemember notes that the item with this hash is evicted.
+func lruRemember(hv uint32) {
+	if t := lruMemory.table.Load(); t != nil {
+		w, f := lruFingerprint(*t, hv)
+		atomic.StoreUint64(w, atomic.LoadUint64(w)<<16|f)
+	}
+}
+
+// lruRemembers reports whether an item with this hash was evicted lately.
+func lruRemembers(hv uint32) bool {
+	t := lruMemory.table.Load()
+	if t == nil {
+		return false
+	}
+	w, f := lruFingerprint(*t, hv)
+	for v := atomic.LoadUint64(w); v != 0; v >>= 16 {
+		if v&0xffff == f {
+			lruMemory.remembered.Add(1)
+			return true
+		}
+	}
+	return false
+}
+
+// lruForget forgets all evicted items.
+func lruForget() {
+	if t := lruMemory.table.Load(); t != nil {
+		for i := range *t {
+			atomic.StoreUint64(&(*t)[i], 0)
+		}
+	}
+}
+
+// lruMemoryGrow makes the table as large as items in memory ask for. The old
+// one is not unmapped, as it may be in use, but its memory is returned.
+func lruMemoryGrow(items int) {
+	old, n := lruMemory.table.Load(), lruMemoryMin
+	if old != nil {
+		n = len(*old)
+	}
+	for n*lruMemoryPer < items {
+		n *= 2
+	}
+	if old != nil && n == len(*old) {
+		return
+	}
+	t, err := tableAlloc[uint64](n)
+	if err != nil {
+		return // with what there is, if any
+	}
+	for i := 0; old != nil && i < n; i++ {
+		t[i] = atomic.LoadUint64(&(*old)[i%len(*old)])
+	}
+	lruMemory.table.Store(&t)
+	if old != nil {
+		tableDiscard(*old)
+	}
+}
+
+// lruPcts returns the shares of HOT and WARM in percent: as the user says, or
+// else as they are in C, or with the memory as simulation of real requests found
+// them best.
+func lruPcts() (hot, warm int32) {
+	hot, warm = settings.hotLruPct.Load(), settings.warmLruPct.Load()
+	if hot < 0 && warm < 0 && lruHasMemory() {
+		return 5, 85
+	}
+	if hot < 0 {
+		hot = 20
+	}
+	if warm < 0 {
+		warm = 40
+	}
+	return hot, warm
+}
+
+// lruMaxFactors returns how much older than COLD's tail an item may become in
+// HOT, and in WARM: as the user says, or else as in C. With the memory it is 0,
+// and ages do not matter.
+func lruMaxFactors() (hot, warm float64) {
+	settings.tuneLock.Lock()
+	hot, warm = settings.hotMaxFactor, settings.warmMaxFactor
+	settings.tuneLock.Unlock()
+	if hot == 0 && !lruHasMemory() {
+		hot = 0.2
+	}
+	if warm == 0 && !lruHasMemory() {
+		warm = 2.0
+	}
+	return hot, warm
+}
+
+// lruMaxAge is coldAge times a factor of lruMaxFactors.
+func lruMaxAge(coldAge relTime, factor float64) relTime {
+	if factor == 0 {
+		return math.MaxUint32
+	}
+	return relTime(min(float64(coldAge)*factor, math.MaxUint32))
 }
 
 func itemLruBumpBufCreate() *lruBumpBuf {
@@ -418,6 +664,9 @@ func lruTotalBumpsDropped() uint64 {
 // lruMaintainerJuggle balances the LRUs of a slab class: the excess of HOT
 // and WARM goes to COLD, active items of COLD go to WARM. It returns the
 // number of rounds that moved something. lruMaintainer.lock is held.
+//
+// Not as in C, WARM keeps what it has as long as the class evicts nothing: items
+// that are much asked for would go to COLD and back all the time.
 func lruMaintainerJuggle(clsid int) int {
 	didMoves := 0
 	if settings.tempLru.Load() {
@@ -429,22 +678,27 @@ func lruMaintainerJuggle(clsid int) int {
 	// If the LRU is in flat mode, force items to drain into COLD via an age
 	// of 0.
 	var hotAge, warmAge relTime
-	var totalBytes uint64
 	segmented := settings.lruSegmented.Load()
+	totalBytes, _, evicted := lruClassSize(clsid)
+	evicting := evicted != lruMaintainer.evicted[clsid]
+	lruMaintainer.evicted[clsid] = evicted
 	if segmented {
-		totalBytes, _ = lruClassSize(clsid)
 		l := &lrus[clsid|coldLru]
 		l.lock.Lock()
-		coldAge := float64(doTailAge(l))
+		coldAge := doTailAge(l)
 		l.lock.Unlock()
-		settings.tuneLock.Lock()
-		hotAge = relTime(min(coldAge*settings.hotMaxFactor, math.MaxInt32))
-		warmAge = relTime(min(coldAge*settings.warmMaxFactor, math.MaxInt32))
-		settings.tuneLock.Unlock()
+		hot, warm := lruMaxFactors()
+		hotAge, warmAge = lruMaxAge(coldAge, hot), lruMaxAge(coldAge, warm)
+		if evicting && lruHasMemory() {
+			lruMemoryGrow(slabsUsedChunks())
+		}
+	} else {
+		totalBytes = 0
 	}
+	cool := evicting || !segmented || extStorage != nil
 	for range 500 {
 		doMore := lruPullTail(clsid, hotLru, totalBytes, lruPullCrawlBlocks, hotAge, nil)
-		if doMore == 0 {
+		if doMore == 0 && cool {
 			doMore = lruPullTail(clsid, warmLru, totalBytes, lruPullCrawlBlocks, warmAge, nil)
 		}
 		if segmented {

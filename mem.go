@@ -37,7 +37,8 @@ const (
 	itemCas                   // has a CAS unique, 8 bytes
 	itemSlabbed               // a free chunk in C; here the lock field says so
 	itemFetched               // fetched at least once in its life
-	itemActive                // fetched again since its last bump
+	itemHit                   // the low bit of itemActive
+	_                         // and the high one
 	itemChunked               // the value is in a chain of chunks
 	itemChunk_                // an itemChunk in C; here the lock field says so
 	itemHdr                   // the value is in extstore; an itemHdrT tells where
@@ -46,9 +47,11 @@ const (
 	itemTokenReserved
 	itemStale     // marked stale by a meta command
 	itemKeyBinary // the key came in base64
-	itemCooled    // has come from WARM to COLD
 	itemFlagsEnd
 )
+
+// itemActive is the number of hits since the item's last bump, counted up to 3.
+const itemActive = 3 * itemHit
 
 // Flags that an item in memory may have, whose value is not in extstore.
 const itemMemoryFlags = (itemFlagsEnd - 1) &^ (itemSlabbed | itemChunk_ | itemHdr | itemTokenReserved)

@@ -135,6 +135,11 @@ func tableFree[T ref | uint64](t []T) {
 	unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(&t[0])), len(t)*int(unsafe.Sizeof(t[0]))))
 }
 
+// tableDiscard returns the memory of a table that may still be in use.
+func tableDiscard(t []uint64) {
+	unix.Madvise(unsafe.Slice((*byte)(unsafe.Pointer(&t[0])), len(t)*8), unix.MADV_DONTNEED)
+}
+
 // bufAlloc returns n zero bytes that are aligned to a page. They are no garbage when
 // they are given back; see bufFree.
 func bufAlloc(n int) ([]byte, error) {

@@ -73,6 +73,8 @@ func tableTouch(t []ref) {}
 
 func tableFree[T ref | uint64](t []T) {}
 
+func tableDiscard(t []uint64) {}
+
 func bufAlloc(n int) ([]byte, error) { return make([]byte, n), nil }
 
 func bufFree(b []byte) {}

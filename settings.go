@@ -75,6 +75,7 @@ var settings struct {
 	lruCrawler           atomic.Bool
 	lruMaintainerThread  bool
 	lruSegmented         atomic.Bool
+	lruMemory            bool // the LRU remembers what it evicted
 	slabReassign         bool
 	slabAutomove         atomic.Int32
 	hashpowerInit        int
@@ -185,10 +186,11 @@ func settingsInit() {
 	settings.maxconnsFast = true
 	settings.lruCrawlerSleep.Store(100)
 	settings.lruSegmented.Store(true)
-	settings.hotLruPct.Store(20)
-	settings.warmLruPct.Store(40)
-	settings.hotMaxFactor = 0.2
-	settings.warmMaxFactor = 2.0
+	settings.lruMemory = true
+	settings.hotLruPct.Store(-1) // see lruPcts
+	settings.warmLruPct.Store(-1)
+	settings.hotMaxFactor = 0 // see lruMaxFactors
+	settings.warmMaxFactor = 0
 	settings.temporaryTtl.Store(61)
 	settings.slabReassign = true
 	settings.slabAutomove.Store(1)
@@ -356,14 +358,18 @@ leak (default: never; dangerous)`,
 		{"[no_]lru_maintainer", "", `segmented LRUs, and a thread that maintains them; otherwise
 one plain LRU per class (default: enabled)`, setLruMaintainer(true)},
 		{"no_lru_maintainer", "", "", setLruMaintainer(false)},
-		{"hot_lru_pct", missingArgument, fmt.Sprintf("share of a class's memory for the hot LRU (default: %d percent)", settings.hotLruPct.Load()),
+		{"[no_]lru_memory", "", `the LRU knows keys that it evicted lately; otherwise, and with
+ext_path, it is memcached's (default: enabled)`, setFlag(&settings.lruMemory, true)},
+		{"no_lru_memory", "", "", setFlag(&settings.lruMemory, false)},
+		{"hot_lru_pct", missingArgument, `share of a class's memory for the hot LRU (default: 5 percent;
+20 without lru_memory, or if warm_lru_pct is given)`,
 			setNumber(settings.hotLruPct.Store, 1, 79, "hot_lru_pct must be > 1 and < 80")},
-		{"warm_lru_pct", missingArgument, fmt.Sprintf("the same for the warm LRU (default: %d percent)", settings.warmLruPct.Load()),
+		{"warm_lru_pct", missingArgument, "the same for the warm LRU (default: 85 percent, or 40)",
 			setNumber(settings.warmLruPct.Store, 1, 79, "warm_lru_pct must be > 1 and < 80")},
-		{"hot_max_factor", missingArgument, fmt.Sprintf(`items leave the hot LRU when older than the tail of the cold
-LRU times this (default: %.2f)`, settings.hotMaxFactor),
+		{"hot_max_factor", missingArgument, `items leave the hot LRU when older than the tail of the cold
+LRU times this (default: never; 0.20 without lru_memory)`,
 			setFactor(&settings.hotMaxFactor, math.MaxFloat64, "hot_max_factor must be > 0")},
-		{"warm_max_factor", missingArgument, fmt.Sprintf("the same for the warm LRU (default: %.2f)", settings.warmMaxFactor),
+		{"warm_max_factor", missingArgument, "the same for the warm LRU (default: never, or 2.00)",
 			setFactor(&settings.warmMaxFactor, math.MaxFloat64, "warm_max_factor must be > 0")},
 		{"temporary_ttl", missingArgument, `items that expire within this many seconds have an LRU of
 their own and are never evicted (default: off)`, func(v string) {
@@ -792,7 +798,7 @@ func checkOptions() {
 	if options.slabSizesUnparsed != "" {
 		options.slabSizes = parseSlabSizes(options.slabSizesUnparsed)
 	}
-	if settings.hotLruPct.Load()+settings.warmLruPct.Load() > 80 {
+	if hot, warm := lruPcts(); hot+warm > 80 && (settings.hotLruPct.Load() >= 0 || settings.warmLruPct.Load() >= 0) {
 		sysfatal(exUsage, "hot_lru_pct + warm_lru_pct cannot be more than 80%% combined")
 	}
 	if settings.tempLru.Load() && !options.startLruMaintainer {

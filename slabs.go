@@ -542,6 +542,17 @@ func slabsAvailableChunks(id int) (n, perslab int) {
 	return n, perslab
 }
 
+// slabsUsedChunks returns how many chunks of all classes are not free.
+func slabsUsedChunks() (n int) {
+	slabsLock.Lock()
+	for i := range slabclass {
+		p := &slabclass[i]
+		n += len(p.slabList)*p.perslab - p.slCurr
+	}
+	slabsLock.Unlock()
+	return n
+}
+
 // slabsPeekPage returns the first page of the class, and the size and number
 // of its chunks; or 0 if the class has fewer than two pages.
 func slabsPeekPage(id int) (page, size, perslab int) {

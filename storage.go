@@ -400,8 +400,8 @@ func recacheOrFree(p *ioPending) {
 		}
 	} else if rate := settings.extRecacheRate.Load(); rate != 0 {
 		// The item was hit at least twice lately.
-		const flags = itemLinked | itemFetched | itemActive
-		if hdrIt.itFlags&flags == flags && itemAge(hdrIt) < itemUpdateInterval {
+		const flags = itemLinked | itemFetched
+		if hdrIt.itFlags&flags == flags && hdrIt.itFlags&itemActive != 0 && itemAge(hdrIt) < itemUpdateInterval {
 			if p.c.recacheCounter%rate == 0 {
 				recache(p)
 			}

@@ -266,6 +266,8 @@ func storeInit(t testing.TB, megs int, conf func()) {
 func storeAgain() {
 	lrus = [powerLargest]lru{}
 	bumpBufs = nil
+	lruMaintainer.evicted = [maxNumberOfSlabClasses]uint64{}
+	lruMemory.table.Store(nil)
 	slabRebal.rebal, slabRebal.newIt = slabRebalance{}, nil
 	memoryInit()
 	itemLocksInit(2)
@@ -1053,6 +1055,7 @@ func TestNoEvict(t *testing.T) {
 	if lrus[id].n[itemsOutofmemory] != 1 {
 		t.Errorf("outofmemory is %d", lrus[id].n[itemsOutofmemory])
 	}
+	lruMaintainerBumps() // hits are queued with a reference
 	unlink("key0")
 	if ret := set(th, nreadSet, "other", pattern(20000, 0), 0); ret != stored {
 		t.Errorf("after a delete: %v", ret)
@@ -1109,9 +1112,12 @@ func TestPages(t *testing.T) {
 	checkStore(t)
 }
 
-// TestMaintainer follows items through the LRUs of a class.
+// TestMaintainer follows items through the LRUs of a class, as they are in C.
 func TestMaintainer(t *testing.T) {
-	storeInit(t, 64, func() { settings.tempLru.Store(true) })
+	storeInit(t, 64, func() {
+		settings.tempLru.Store(true)
+		settings.lruMemory = false
+	})
 	th := testThread()
 	const id = 1
 	for i := range 100 {
@@ -1159,34 +1165,162 @@ func TestMaintainer(t *testing.T) {
 	}
 }
 
-// An item that has come from WARM goes back when it was last moved two seconds ago.
-func TestMaintainerCooled(t *testing.T) {
-	storeInit(t, 64, func() { settings.warmLruPct.Store(0) })
+// What decides where an item is: in HOT hits do not matter, one in COLD moves it
+// to WARM, in WARM they are counted, and the tail goes round as often. WARM keeps
+// what it has unless the class evicts. An evicted item comes back to WARM.
+func TestPolicy(t *testing.T) {
+	storeInit(t, 2, nil)
 	th := testThread()
-	const id = 1
-	warm := func(want int) {
+	value := pattern(9000, 0)
+	id := slabsClsid(9100)
+	where := func(key string) int {
+		if it := itemGet([]byte(key), th, dontUpdate); it != nil {
+			defer itemRemove(it)
+			return int(it.lruid())
+		}
+		return -1
+	}
+	want := func(key string, lru int) {
 		t.Helper()
-		lruMaintainerBumps()
-		if lrus[id|warmLru].size != want {
-			t.Errorf("%d items in WARM, not %d", lrus[id|warmLru].size, want)
+		if got := where(key); got != lru {
+			t.Fatalf("%s is in %d, want %d", key, got, lru)
 		}
 	}
-	set(th, nreadSet, "foo", "value", 0)
-	settings.hotLruPct.Store(0)
+	n := 0
+	fill := func(items int) {
+		for range items {
+			set(th, nreadSet, fmt.Sprint("key", n), value, 0)
+			n++
+			lruMaintainerBumps()
+			lruMaintainerJuggle(id)
+		}
+	}
+	set(th, nreadSet, "hot", value, 0)
+	for range 5 {
+		get(th, "hot")
+	}
+	want("hot", hotLru)
+	fill(50)
+	want("hot", coldLru)
+	set(th, nreadSet, "warm", value, 0)
+	fill(50)
+	for _, it := range []string{"warm", "hot"} {
+		want(it, coldLru)
+		get(th, it)
+		lruMaintainerBumps()
+		lruMaintainerJuggle(id)
+		want(it, warmLru)
+	}
+	get(th, "warm")
+	get(th, "warm")
+	settings.warmLruPct.Store(1)
+	settings.hotLruPct.Store(10)
 	lruMaintainerJuggle(id)
-	get(th, "foo")
-	warm(0)
-	get(th, "foo")
-	warm(1)
-	lruMaintainerJuggle(id)
-	get(th, "foo")
-	warm(0)
-	currentTime.Add(1)
-	get(th, "foo")
-	warm(0)
-	currentTime.Add(1)
-	get(th, "foo")
-	warm(1)
+	want("hot", warmLru) // although WARM has more than its share
+	for lrus[id|coldLru].n[itemsEvicted] == 0 {
+		fill(1)
+	}
+	want("warm", warmLru)
+	want("hot", coldLru)
+
+	// The table is there now.
+	set(th, nreadSet, "back", value, 0)
+	fill(1000)
+	want("back", -1)
+	set(th, nreadSet, "back", value, 0)
+	want("back", hotLru) // it has been too long
+	for where("back") >= 0 {
+		fill(1)
+	}
+	set(th, nreadSet, "back", value, 0)
+	want("back", warmLru)
+	if n := lruMemory.remembered.Load(); n == 0 {
+		t.Error("nothing was remembered")
+	}
+	for where("back") >= 0 {
+		fill(1)
+	}
+	flushAll(0)
+	set(th, nreadSet, "back", value, 0)
+	want("back", hotLru)
+
+	// A new value of an item in use takes its place.
+	itemLinkTo := func(key string, lru int) {
+		it := itemGet([]byte(key), th, dontUpdate)
+		defer itemRemove(it)
+		itemUnlinkQ(it)
+		it.slabsClsid = it.clsid() | uint8(lru)
+		itemLinkQ(it)
+	}
+	itemLinkTo("back", warmLru)
+	get(th, "back")
+	set(th, nreadSet, "back", value, 0)
+	want("back", warmLru)
+	set(th, nreadSet, "back", value, 0)
+	want("back", hotLru) // as nobody has read it since
+	checkStore(t)
+}
+
+// The LRU with its memory has 3 % more hits than memcached's, and scans that pass
+// by do not matter; at whatever speed requests come, as ages are seconds.
+func TestHits(t *testing.T) {
+	play := func(memory, scan bool, perSecond int) (hits int) {
+		storeInit(t, 2, func() { settings.lruMemory = memory })
+		th := testThread()
+		value := pattern(1000, 0)
+		r := rand.New(rand.NewPCG(1, 1))
+		z := rand.NewZipf(r, 1.01, 20, 20000)
+		const requests = 80000
+		for i := range requests {
+			if i%perSecond == 0 {
+				currentTime.Add(1)
+			}
+			key := fmt.Sprint("key", z.Uint64())
+			if scan && i%4 == 0 {
+				key = fmt.Sprint("scan", i)
+			}
+			if _, ok := get(th, key); !ok {
+				set(th, nreadSet, key, value, 0)
+			} else if i > requests/4 {
+				hits++
+			}
+			if i%32 == 0 {
+				lruMaintainerBumps()
+				lruMaintainerJuggle(slabsClsid(1060))
+			}
+		}
+		return hits
+	}
+	for _, scan := range []bool{false, true} {
+		fast, slow := play(true, scan, 40000), play(true, scan, 400)
+		old := max(play(false, scan, 40000), play(false, scan, 400))
+		t.Logf("scan %v: %d hits, slowly %d, memcached's LRU %d", scan, fast, slow, old)
+		if float64(min(fast, slow)) < 1.03*float64(old) || float64(slow) < .99*float64(fast) {
+			t.Error("too few hits")
+		}
+	}
+}
+
+// The table grows with the items, takes at most 2 % of the memory of items of 100
+// bytes, and forgets nothing when it grows.
+func TestLruMemoryGrow(t *testing.T) {
+	storeInit(t, 2, nil)
+	last := 0
+	for items := 1; items < 1<<20; items += items/3 + 1 {
+		lruMemoryGrow(items)
+		lruRemember(uint32(items * 7919))
+		if last > 0 && !lruRemembers(uint32(last*7919)) {
+			t.Errorf("forgot the last of %d items", last)
+		}
+		last = items
+		if n := 8 * len(*lruMemory.table.Load()); n > max(items*100/50, 8*lruMemoryMin) {
+			t.Errorf("%d bytes for %d items", n, items)
+		}
+	}
+	lruForget()
+	if lruRemembers(uint32(last * 7919)) {
+		t.Error("not forgotten")
+	}
 }
 
 // The maintainer moves items between the LRUs while they are touched.

@@ -305,6 +305,7 @@ func flushAll(exptime int64) {
 	flushed := doItemFlush()
 	flushLock.Unlock()
 	itemFlushExpired(flushed)
+	lruForget()
 }
 
 // closeAfterReplies closes the connection once its replies have been sent.
