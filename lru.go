@@ -248,11 +248,12 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 			pct = warmPct
 		}
 		switch {
-		case it.itFlags&itemActive != 0:
-			// Active items do not go to COLD.
+		case it.itFlags&itemActive != 0 && (curLru == warmLru || !lruHasMemory()):
+			// Active items do not go to COLD; but see doItemBump.
 			return pullAside(l, it, curLru)
 		case l.sizeBytes > totalBytes*uint64(pct)/100 || itemAge(it) > maxAge:
 			l.n[itemsMovesToCold]++
+			it.itFlags &^= itemActive
 			return pullMove(it, coldLru)
 		}
 	case coldLru:
@@ -322,7 +323,7 @@ func doPullEvict(l *lru, it *item) {
 //
 // In WARM hits are counted, and the tail decides what they are worth. An item in
 // COLD is moved to WARM. In HOT hits do not matter: they say that the item is
-// new, not that it will be used again.
+// new, not that it will be used again. There the second sets the time, as in C.
 //
 // Without the memory hits count as in C: in each LRU, once, and not the first in
 // the item's life.
@@ -335,16 +336,16 @@ func doItemBump(t *thread, it *item, hv uint32) {
 	first, most := it.itFlags&itemFetched == 0, uint16(itemHit)
 	it.itFlags |= itemFetched
 	lru := it.lruid()
-	if !lruHasMemory() {
+	if !lruHasMemory() || lru == hotLru {
 		if first {
 			return
 		}
-	} else if most = itemActive; lru == hotLru {
-		most = 0
+	} else {
+		most = itemActive
 	}
 	if lru != coldLru {
-		if now := itemAccess(it); it.time != now {
-			atomic.StoreUint32(&it.time, now) // doTailAge reads it unlocked
+		if it.itFlags&itemActive == 0 {
+			atomic.StoreUint32(&it.time, itemAccess(it)) // doTailAge reads it unlocked
 		}
 		if it.itFlags&itemActive < most {
 			it.itFlags += itemHit

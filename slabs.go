@@ -191,6 +191,10 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseM
 		}
 	}
 	largestClsid = i
+	if i == maxNumberOfSlabClasses-1 && float64(size) < float64(settings.slabChunkSizeMax)/factor && slabSizes == nil {
+		fmt.Fprintf(os.Stderr, "WARNING: with -f %g there are not enough slab classes: items of more than %d bytes take %d each\n",
+			factor, slabclass[i-1].size, memAlign(settings.slabChunkSizeMax-itemSaved))
+	}
 	slabclassInit(i, settings.slabChunkSizeMax)
 
 	id := powerSmallest
