@@ -480,10 +480,10 @@ const (
 	lruMemoryPer = 10 // items for a word, before the table grows
 )
 
-// lruHasMemory reports whether evicted items are remembered. With extstore items
-// go to a file from COLD, which is as large as in C.
+// lruHasMemory reports whether evicted items are remembered. With -M none are
+// evicted. With extstore items go to a file from COLD, which is as large as in C.
 func lruHasMemory() bool {
-	return settings.lruMemory && settings.lruSegmented.Load() && extStorage == nil
+	return settings.lruMemory && settings.lruSegmented.Load() && extStorage == nil && settings.evictToFree
 }
 
 // lruFingerprint returns where in table hv's fingerprint belongs, and what it is.
