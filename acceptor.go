@@ -1,5 +1,5 @@
-// The main thread: it waits for connections, accepts them and hands them to
-// the workers, and moves the clock. From memcached.c: conn_listening of
+// The main thread: it accepts connections, hands them to the workers, and advances
+// the clock. From memcached.c: conn_listening of
 // drive_machine, do_accept_new_conns, maxconns_handler, the event loop of main.
 
 package main
@@ -30,8 +30,8 @@ var (
 	maxconnsPolling bool      // we have stopped listening; see maxconnsHandler
 )
 
-// Most connections accepted for one event of a listening socket. The others wait
-// for the next round, behind the other sockets and the clock.
+// Maximum number of connections accepted for one event of a listening socket. The
+// others wait until the other sockets and the clock have had their turn.
 const acceptsPerEvent = 64
 
 // maxconnsHandler runs every 10 ms while we have stopped listening, and starts
@@ -67,7 +67,7 @@ func acceptNewConns(doAccept bool) {
 // driveListening accepts connections on c, a listening socket, until none is
 // left or it has accepted acceptsPerEvent.
 func driveListening(c *conn) {
-	allowNewConns.Store(false) // whoever closes from now on makes room
+	allowNewConns.Store(false) // set again by code that closes a connection from now on
 	for range acceptsPerEvent {
 		sfd, e := rawAccept4(c.sfd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch e {
@@ -94,7 +94,7 @@ func driveListening(c *conn) {
 		}
 		state := connNewCmd
 		if tlsBuild && c.sslEnabled != sslDisabled {
-			state = connWatch // the handshake comes first
+			state = connWatch // wait for the handshake
 		}
 		dispatchConnNew(sfd, state, c.transport, c.protocol, c.sslEnabled)
 	}

@@ -1,4 +1,4 @@
-// The commands of administrators. From proto_text.c.
+// Commands for administrators. From proto_text.c.
 
 package main
 
@@ -12,14 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An adminNumber is a command that only sets a number, which is the word after
-// its own words.
+// An adminNumber is a command that only sets a number: its words, then the number.
 type adminNumber struct {
 	words    [3]string
 	v        any // atomic, or guarded by tuneLock
 	min, max uint32
-	bad      string // the answer to what is not a number
-	limit    string // the answer to one out of range
+	bad      string // the answer if that is not a number
+	limit    string // the answer if it is out of range
 }
 
 const noLimit = math.MaxUint32
@@ -55,8 +54,8 @@ func processNumber(c *conn, pr *parser) {
 	outString(c, "ERROR")
 }
 
-// match reports whether the line begins with n's words, of which all but the
-// first may be abbreviated.
+// match reports whether the line begins with n's words. All but the first may be
+// abbreviated.
 func (n *adminNumber) match(pr *parser) bool {
 	if pr.ntokens < 3 || string(pr.token(commandToken)) != n.words[0] {
 		return false
@@ -194,7 +193,7 @@ func processLruTune(c *conn, pr *parser) {
 // processExtstoreCommand: extstore <setting> <value>
 func processExtstoreCommand(c *conn, pr *parser) {
 	if pr.ntokens > 3 && pr.prcmp(subcommandToken, "free_memchunks") {
-		// A setting of old: known, and ignored.
+		// A setting of former versions, which is ignored.
 		clsid, ok := toktou32(pr.token(2))
 		if _, ok2 := toktou32(pr.token(3)); ok && ok2 && clsid < maxNumberOfSlabClasses {
 			outString(c, "OK")
@@ -322,8 +321,8 @@ func outCrawl(c *conn, res crawlerResultType) {
 	}
 }
 
-// processAdminCommand serves the rare commands. Unlike the common ones they may
-// have spaces before them. (C: text_cmd_entries)
+// processAdminCommand serves the rare commands. Unlike the common ones, they may
+// follow spaces. (C: text_cmd_entries)
 func processAdminCommand(c *conn, pr *parser) {
 	switch string(pr.token(commandToken)) {
 	case "shutdown":

@@ -19,18 +19,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const askPatience = 2 * time.Second // for the first answer
+const askPatience = 2 * time.Second // until the first answer
 
-// How a server wants to be spoken to.
+// How to talk to a server.
 type askWay struct{ tls, binary bool }
 
-// Answers that begin so make the exit code 1.
+// Answers that begin with these make the exit code 1.
 var askErrors = []string{"ERROR", "CLIENT_ERROR", "SERVER_ERROR", "BUSY"}
 
 // ask sends command to the server at addr, and prints the answer as it comes. An
-// addr of "" stands for where the other options would have a server listen, and
-// a command of "" only checks whether one answers. It returns the exit code; if
-// that is not 0, it has printed why.
+// addr of "" stands for the address at which the other options would make a server
+// listen. If command is "", ask only checks whether the server answers. It returns
+// the exit code; if that is not 0, it has printed why.
 func ask(command, addr string) int {
 	limit := time.AfterFunc(askPatience, func() {
 		sysfatal(1, "no answer within %v", askPatience)
@@ -51,8 +51,8 @@ func ask(command, addr string) int {
 
 var errAsk = errors.New("the answer, which has been printed, is an error")
 
-// askHow finds out how to speak to the server. One that asks for authentication
-// has answered.
+// askHow finds out how to talk to the server. A demand for a login counts as an
+// answer.
 func askHow(addr string) (way askWay, err error) {
 	var hello [48]byte // binary: two headers
 	askHeader(hello[:0], protocolBinaryCmdVersion, 0, 0, 0)
@@ -100,8 +100,9 @@ func askOnce(addr string, way askWay, request []byte) ([]byte, error) {
 	return reply[:max(n, 0)], err
 }
 
-// askCommand sends command and prints all that comes. The server closes the
-// connection once it has answered; watch and shutdown end otherwise.
+// askCommand sends command and prints everything that comes. The server closes the
+// connection after its answer, because a quit follows the command; watch and
+// shutdown end in other ways.
 func askCommand(addr string, way askWay, command string) error {
 	conn, err := askDial(addr, way)
 	if err != nil {
@@ -130,8 +131,9 @@ func askCommand(addr string, way askWay, command string) error {
 	return askPrint(conn, login)
 }
 
-// askPrint prints what comes from conn, without login if it begins with that. It
-// returns errAsk if it begins with one of askErrors.
+// askPrint prints what comes from conn. If that begins with login, the answer to our
+// login, login is left out. If it begins with one of askErrors, askPrint returns
+// errAsk.
 func askPrint(conn io.Reader, login string) error {
 	var buf [16 << 10]byte
 	var failed error
@@ -170,8 +172,8 @@ func askHeader(b []byte, cmd byte, extlen, keylen, bodylen int) []byte {
 	return append(b, make([]byte, 12)...)
 }
 
-// askBinary is the rest of askCommand in the binary protocol. It knows what an
-// operator asks, and prints the answers as in text.
+// askBinary is the second half of askCommand for the binary protocol. It knows only
+// version, stats and flush_all, and prints the answers as in text.
 func askBinary(conn io.ReadWriter, command string) error {
 	var b []byte
 	if settings.sasl {
@@ -281,8 +283,8 @@ func askAddr(addr string) (family int, sa unix.Sockaddr, err error) {
 	return family, sa, nil
 }
 
-// askArgs returns args with the options of process 1 before our own, if that is
-// mc9 or memcached: in a container it is the server to ask.
+// askArgs returns args, preceded by the options of process 1 if that is mc9 or
+// memcached: in a container, process 1 is the server to ask.
 func askArgs(args []string) []string {
 	b, _ := os.ReadFile("/proc/1/cmdline")
 	first := strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")

@@ -26,8 +26,9 @@ var (
 	primaryHashtable []ref
 
 	// The table grows bucket by bucket: the chains of the old buckets from
-	// expandBucket on are still in oldHashtable. At rest expandBucket is half
-	// the number of buckets, so that all chains are in primaryHashtable.
+	// expandBucket on are still in oldHashtable. While the table is not growing,
+	// expandBucket is half the number of buckets: all chains are in
+	// primaryHashtable.
 	oldHashtable []ref
 	expandBucket atomic.Uint32
 
@@ -35,8 +36,8 @@ var (
 )
 
 // The maintenance thread holds maintenanceLock except while it waits for
-// work. Code that iterates over the table holds lruCrawler.moves instead,
-// which blocks pauseThreads.
+// work. Code that walks the table does not take that lock: it holds
+// lruCrawler.moves, which blocks pauseThreads.
 var (
 	maintenanceLock        sync.Mutex
 	maintenanceCond        = sync.NewCond(&maintenanceLock)
@@ -45,7 +46,7 @@ var (
 	maintenanceDone        chan struct{} // closed when the thread has ended
 )
 
-// hash is seeded at random at start, so that nobody can choose keys that
+// hash has a random seed, set at start, so that nobody can choose keys that
 // collide.
 func hash(key []byte) uint32 { return uint32(hash64(key)) }
 
@@ -102,18 +103,18 @@ func assocFind(key []byte, hv uint32) *item {
 	return nil
 }
 
-// assocNewTable returns a table of twice the size, or nil if there is no memory:
-// bad news, but we can keep running.
+// assocNewTable returns a table of twice the size, or nil if there is no memory; the
+// old table then stays in use, with longer chains.
 func assocNewTable() []ref {
 	t, err := tableAlloc[ref](hashsize(hashpower + 1))
 	if err != nil {
 		return nil
 	}
-	tableTouch(t) // or workers would wait for it, page by page
+	tableTouch(t) // otherwise workers would fault its pages in, one by one
 	return t
 }
 
-// assocExpand starts to grow the table into t. All threads are paused.
+// assocExpand starts growing the table into t. All threads are paused.
 func assocExpand(t []ref) {
 	if settings.verbose.Load() > 1 {
 		fmt.Fprintf(os.Stderr, "Hash table expansion starting\n")
@@ -147,18 +148,19 @@ func assocInsert(it *item, hv uint32) {
 	*pos = it.ref()
 }
 
-// An assocFixup is the table as it is filled after a restart, on all processors
-// at once. An entry has the head of the chain and, above it, bits that are set for
-// the items in the chain: only where all those of a key are set may it be there.
+// An assocFixup is the hash table while several threads rebuild it after a restart.
+// The lower 32 bits of an entry are the head of the chain, the upper 32 a Bloom
+// filter of the keys in the chain.
 type assocFixup []uint64
 
-// assocFixupBits are three bits for a hash of 64 bits, from its upper half.
+// assocFixupBits returns a key's three bits in the Bloom filter, chosen by the upper
+// half of its hash.
 func assocFixupBits(hv64 uint64) uint64 {
 	return (1<<(hv64>>32&31) | 1<<(hv64>>37&31) | 1<<(hv64>>42&31)) << 32
 }
 
-// assocInsertOnce is assocInsert into t. It returns false if the key is there
-// already.
+// assocInsertOnce inserts the item into t. It returns false if the key is already
+// there.
 func assocInsertOnce(t assocFixup, it *item, hv64 uint64) bool {
 	bucket := &t[uint32(hv64)&uint32(len(t)-1)]
 	bits := assocFixupBits(hv64)
@@ -194,8 +196,8 @@ func assocFixupDone(t assocFixup) {
 	tableFree(t)
 }
 
-// assocDelete requires that the item is in the table. Not as in C, it
-// compares refs, not keys.
+// assocDelete requires that the item is in the table. Unlike C, it compares refs,
+// not keys.
 func assocDelete(it *item, hv uint32) {
 	r := it.ref()
 	pos := hashBucket(hv)
@@ -208,8 +210,8 @@ func assocDelete(it *item, hv uint32) {
 
 // assocMoveBucket moves the chain of one bucket to the new table. Buckets and
 // item locks are both numbered by the low bits of the hash, and there are
-// fewer locks than buckets: one lock covers a bucket in both tables. Not as
-// in C, which sleeps 10 ms if that lock is held, it waits for the lock.
+// fewer locks than buckets: one lock covers a bucket in both tables. If that lock is
+// held, C sleeps 10 ms; assocMoveBucket waits for the lock.
 func assocMoveBucket() {
 	b := expandBucket.Load()
 	itemLock(b)

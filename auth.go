@@ -14,18 +14,18 @@ import (
 
 const (
 	maxEntries     = 8  // users in the file of -Y
-	minAuthReqLen  = 6  // bytes; a shorter line is no login
+	minAuthReqLen  = 6  // bytes; a shorter line cannot be a login
 	maxSaslMechLen = 32 // bytes
 )
 
 type authEntry struct{ user, pass []byte }
 
-// The users of -Y. A reload may replace them while workers read them.
+// The users of -Y. A reload may replace them at any time.
 var mainAuthEntries atomic.Pointer[[]authEntry]
 
 var (
 	memcachedSaslPwdb string // name of the password file
-	mySaslHostname    string // the realm of users that name none
+	mySaslHostname    string // the realm of users who name none
 )
 
 type saslResult int
@@ -36,9 +36,8 @@ const (
 	saslContinue // the client must send more
 )
 
-// authfileLoad reads the users from file, one name:password per line. It
-// returns "", or what is wrong with the file; the users then stay as they
-// were.
+// authfileLoad reads the users from file, one name:password per line. It returns "",
+// or what is wrong with the file; in that case the users stay as they were.
 func authfileLoad(file string) string {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -171,8 +170,8 @@ func asciiauthAnswer(c *conn, str string) {
 
 // saslServerUserdbCheckpass reports whether the password file has this user
 // and password. Its lines are user:password or user@hostname:password, with
-// this machine's name. Not as in C, where a password ends at its first colon,
-// passwords may contain colons.
+// this machine's name. Passwords may contain colons; in C a password ends at its
+// first colon.
 func saslServerUserdbCheckpass(user, pass []byte) bool {
 	pwdb, err := os.ReadFile(memcachedSaslPwdb)
 	if err != nil {
@@ -191,7 +190,7 @@ func saslServerUserdbCheckpass(user, pass []byte) bool {
 	return ok == 1 && !bytes.Contains(user, []byte(":"))
 }
 
-// initSasl finds the password file. Each login opens it anew, so it may
+// initSasl finds the password file. Each login opens the file again, so it may
 // change.
 func initSasl() {
 	memcachedSaslPwdb = os.Getenv("MEMCACHED_SASL_PWDB")
@@ -247,13 +246,13 @@ func binListSaslMechs(c *conn) {
 		writeBinError(c, protocolBinaryResponseUnknownCommand, "", 0)
 		return
 	}
-	c.authenticated = false // as in C: authentication starts over
+	c.authenticated = false // as in C, authentication starts over
 	writeBinResponse(c, "PLAIN")
 }
 
-// processBinSaslAuth serves both SASL auth and SASL step. Not as in C, which
-// reads the data into an item: it must all fit in the read buffer, so that
-// clients that are not authenticated take no item memory.
+// processBinSaslAuth serves both SASL auth and SASL step. C reads the data into an
+// item; here they must fit in the read buffer, so that clients that have not logged
+// in take no item memory.
 func processBinSaslAuth(c *conn, vlen int) {
 	if !settings.sasl {
 		writeBinError(c, protocolBinaryResponseUnknownCommand, "", vlen)

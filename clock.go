@@ -1,5 +1,5 @@
-// The clock, which moves once a second, and the ways of background threads to wait
-// for it. From memcached.c: clock_handler.
+// The clock, which advances once a second, and how background threads wait.
+// From memcached.c: clock_handler.
 
 package main
 
@@ -22,14 +22,14 @@ var (
 	clockTicks int // ticks so far, one a second; guarded by clockLock
 )
 
-// clockBegin is where relTime begins: high enough that now less
-// itemUpdateInterval is not below 0 (doItemUpdate), that 1 is always in the past
-// (realtime), and that the previous second is never 0, which to
-// settings.oldestLive and others means none.
+// clockBegin is the first relTime. It is high enough that now minus
+// itemUpdateInterval is not negative (doItemUpdate), that 1 is always in the past
+// (realtime), and that the previous second is never 0, which stands for "none" in
+// settings.oldestLive and others.
 const clockBegin = itemUpdateInterval + 2
 
-// clockInit starts the clock at begin. Its seconds begin with those of the wall
-// clock, so that a date expires on time.
+// clockInit starts the clock at begin. Its seconds start when those of the wall
+// clock do, so that an item with an absolute expiry time expires on time.
 func clockInit(begin relTime) {
 	now := time.Now()
 	processStarted = now.Unix() - int64(begin)
@@ -39,9 +39,9 @@ func clockInit(begin relTime) {
 	flushedTime.Store(0)
 }
 
-// clockHandler advances the clock and does the work due once a second. It goes
-// by the monotonic clock: items do not expire because somebody sets the
-// machine's time.
+// clockHandler advances the clock and does the work due once a second. It follows
+// the monotonic clock: items do not expire because somebody sets the machine's
+// time.
 func clockHandler() {
 	now := relTime(time.Since(clockBase) / time.Second)
 	if now == clockTick {
@@ -61,8 +61,7 @@ func clockHandler() {
 	}
 }
 
-// clockSet sets the clock, and flushes all items if that has been asked for at a
-// time that has come.
+// clockSet sets the clock, and flushes all items if a delayed flush_all is due.
 func clockSet(now relTime) {
 	flushLock.Lock()
 	last := currentTime.Swap(now)
@@ -83,10 +82,10 @@ func clockWait(n int) {
 }
 
 // usleep is usleep(3), for background threads. A sleep below 10 ms is a system
-// call: for time.Sleep the scheduler would wake a second thread to keep the
-// time. A signal ends that sleep early, and it is not resumed: the signal may be
-// the collector's, which wants this thread to stop. A sleep of a second or more
-// waits for ticks of the clock: each timer of Go's costs some ten context
+// call: for time.Sleep the scheduler would wake a second thread to run the timer.
+// A signal ends that system call early, and it is not resumed, because the signal
+// may be the collector's request to stop this thread. A sleep of a second or more
+// waits for ticks of the clock, because each of Go's timers costs some ten context
 // switches.
 func usleep(usec int) {
 	switch {

@@ -37,14 +37,14 @@ const (
 )
 
 const (
-	// Stands for the LRU's size at the start of the crawl.
+	// Stands for the size of the LRU at the start of the crawl.
 	lruCrawlerCapRemaining = 1<<32 - 1
 
-	// Bytes of buffer, enough for any item's line.
+	// Bytes of buffer that hold the line of any item.
 	lruCrawlerMinbufspace = 8192
 
-	// Seconds without progress after which a client counts as stalled, and
-	// after which it is dropped.
+	// A client that has read nothing for this many seconds counts as stalled, or is
+	// dropped.
 	lruCrawlerStall    = 10
 	lruCrawlerPatience = 1800
 
@@ -59,7 +59,7 @@ type crawlerstatsT struct {
 	reclaimed          uint64
 	seen               uint64
 	startTime, endTime relTime
-	runComplete        bool // and not yet seen by the maintainer
+	runComplete        bool // the crawl is complete, and the maintainer has not seen it yet
 }
 
 type crawlerExpiredData struct {
@@ -67,10 +67,10 @@ type crawlerExpiredData struct {
 	crawlerstats [powerLargest]crawlerstatsT
 }
 
-// A crawlerClient receives a dump. While the crawler has c, only the crawler
-// writes to the socket; the fields of c stay the worker's.
+// A crawlerClient receives a dump. While the crawler has c, only the crawler writes
+// to the socket; the fields of c still belong to the worker.
 type crawlerClient struct {
-	c   *conn // nil if there is none, or it was dropped
+	c   *conn // nil if there is no client, or it was dropped
 	buf []byte
 	mem []byte // where buf begins, for bufFree
 }
@@ -80,7 +80,7 @@ type crawlerModuleReg struct {
 	eval        func(cm *crawlerModule, it *item, i int) // of LRU i; the item is locked
 	doneclass   func(cm *crawlerModule, i int)           // or nil
 	finalize    func(cm *crawlerModule)                  // or nil
-	needsClient bool                                     // for dumps; else eval runs with the LRU locked
+	needsClient bool                                     // for dumps; otherwise eval runs with the LRU locked
 }
 
 type crawlerModule struct {
@@ -127,13 +127,13 @@ type crawler struct {
 
 // The crawler's thread. It owns mod and the active crawlers.
 var lruCrawler struct {
-	// Held by the thread while it reads items. Not as in C, which uses
-	// lru_crawler_lock for this: there a worker waits for the whole crawl,
-	// and for ever if pauseThreads waits for that worker.
+	// Held by the thread while it reads items. C uses lru_crawler_lock for this:
+	// there a worker that needs the lock waits for the whole crawl, or for ever if
+	// pause_threads holds the lock and waits for the worker.
 	moves sync.Mutex
 
-	// The client is stalled. Crawlers then no longer block lruPullTail, and
-	// the dump misses items that lruPullTail moves past them.
+	// The client is stalled. Crawlers then do not block lruPullTail, and the dump
+	// misses items that lruPullTail moves past them.
 	stalled atomic.Bool
 
 	lock         sync.Mutex // guards the rest; comes before an LRU's
@@ -145,7 +145,7 @@ var lruCrawler struct {
 	runThread    bool
 }
 
-// For each LRU: when the maintainer has it crawled next, and how many seconds
+// For each LRU: when the maintainer starts the next crawl, and how many seconds
 // beyond the minimum it waits between crawls.
 var crawlSchedule struct{ next, wait [powerLargest]relTime }
 
@@ -266,8 +266,8 @@ func crawlerMgdumpEval(cm *crawlerModule, it *item, i int) {
 
 func crawlerMgdumpFinalize(cm *crawlerModule) { cm.c.buf = append(cm.c.buf, "EN\r\n"...) }
 
-// lruCrawlerWrite sends the whole buffer. It releases lruCrawler.moves while
-// it waits for the client. It returns false if the client is gone.
+// lruCrawlerWrite sends the whole buffer, and releases lruCrawler.moves while it
+// waits for the client. It returns false if the client is gone.
 func lruCrawlerWrite(c *crawlerClient) bool {
 	for !lruCrawlerSend(c) {
 		lruCrawler.moves.Unlock()
@@ -277,8 +277,8 @@ func lruCrawlerWrite(c *crawlerClient) bool {
 	return c.c != nil
 }
 
-// lruCrawlerSend sends what the socket takes without waiting. It returns
-// false if some is left.
+// lruCrawlerSend sends as much as the socket accepts at once. It returns false if
+// some is left.
 func lruCrawlerSend(c *crawlerClient) bool {
 	for c.c != nil && len(c.buf) > 0 {
 		n, err := sidethreadWrite(c.c, c.buf)
@@ -294,8 +294,8 @@ func lruCrawlerSend(c *crawlerClient) bool {
 	return true
 }
 
-// lruCrawlerPoll waits until the socket is writable or has an error. It drops
-// a client that takes nothing for lruCrawlerPatience seconds.
+// lruCrawlerPoll waits until the socket is writable or has an error. It drops a
+// client that reads nothing for lruCrawlerPatience seconds.
 func lruCrawlerPoll(c *crawlerClient) {
 	defer lruCrawler.stalled.Store(false)
 	for sec := 0; sec < lruCrawlerPatience; {
@@ -324,9 +324,9 @@ func lruCrawlerRoom(cm *crawlerModule) bool {
 	return c.c != nil || !cm.mod.needsClient
 }
 
-// lruCrawlerRest releases lruCrawler.moves to give other threads a turn:
-// after each item if lru_crawler_sleep is 0, else while it sleeps, once
-// crawls is used up. It returns the number of items until the next sleep.
+// lruCrawlerRest briefly releases lruCrawler.moves for other threads: on every call
+// if lru_crawler_sleep is 0; otherwise it sleeps meanwhile, once crawls has run down
+// to 0. It returns the number of items until the next sleep.
 func lruCrawlerRest(crawls int) int {
 	sleep := settings.lruCrawlerSleep.Load()
 	if sleep != 0 && crawls > 0 {
@@ -341,8 +341,8 @@ func lruCrawlerRest(crawls int) int {
 }
 
 // itemCrawlHash walks the hash table. It waits for the client only between
-// buckets, so the buffer grows if the items of one bucket do not fit. Not as
-// in C, the table may grow meanwhile.
+// buckets, so the buffer grows if the items of one bucket do not fit. Unlike in C,
+// the table may grow during the walk.
 func itemCrawlHash(cm *crawlerModule) {
 	crawls := settings.crawlsPersleep
 	for pos, more := uint32(0), true; more && lruCrawlerRoom(cm); more = pos != 0 {
@@ -400,7 +400,7 @@ func itemCrawlLru(cm *crawlerModule, i int) bool {
 	lock := uint32(it.lock)
 	hold := itemTrylock(lock)
 	if hold == nil && cm.mod.needsClient {
-		// Not as in C, a dump waits for a locked item rather than miss it.
+		// Unlike C, wait for a locked item: a dump should not miss it.
 		l.lock.Unlock()
 		itemLock(lock)
 		itemUnlock(lock)
@@ -459,8 +459,8 @@ func itemCrawlerThread() {
 			lruCrawler.lock.Lock()
 
 		default:
-			// Still locked, so that a client that sees the end of its dump
-			// finds the crawler idle.
+			// lruCrawler.lock is held until the module is cleared, so that a
+			// client that has read the end of its dump finds the crawler idle.
 			if settings.verbose.Load() > 2 {
 				fmt.Fprintf(os.Stderr, "LRU crawler thread sleeping\n")
 			}
@@ -486,8 +486,8 @@ func stopItemCrawlerThread() {
 	lruCrawler.lock.Unlock()
 }
 
-// startItemCrawlerThread returns -1 if the thread is running. A thread that
-// was told to stop, but has not stopped yet, goes on.
+// startItemCrawlerThread returns -1 if the thread is running. If a thread is about
+// to stop, it continues instead.
 func startItemCrawlerThread() int {
 	lruCrawler.lock.Lock()
 	defer lruCrawler.lock.Unlock()
@@ -530,7 +530,7 @@ func doLruCrawlerStart(sid int, remaining uint32) int {
 }
 
 // lruCrawlerStart starts a crawl of the LRUs in ids, or of the hash table if
-// ids is nil. It visits up to remaining items of each LRU, or all if that is
+// ids is nil. It visits up to remaining items of each LRU, or all if remaining is
 // 0. data is for crawlerAutoexpire, c for a dump.
 func lruCrawlerStart(ids *[powerLargest]bool, remaining uint32, kind crawlerRunType, data *crawlerExpiredData, c *conn) crawlerResultType {
 	lruCrawler.lock.Lock()
@@ -621,10 +621,10 @@ func initLruCrawler() {
 // once a second.
 //
 // A crawl counts how many items will expire in each minute of the next hour.
-// The wait until the LRU's next crawl moves a minute at a time towards the
-// minute by which more than 1% of the items that can expire have expired; if
-// none will, it grows by a minute, up to an hour. It starts at 0, so that a
-// new daemon crawls often at first.
+// After each crawl the wait until the LRU's next crawl moves one minute towards the
+// minute by which more than 1% of the items that can expire will have expired. If
+// no item will expire within the hour it grows by a minute, up to an hour. It starts
+// at 0, so that a new server crawls often at first.
 func lruMaintainerCrawlerCheck(cdata *crawlerExpiredData) {
 	now := currentTime.Load()
 	var todo [powerLargest]bool
@@ -655,8 +655,7 @@ func lruMaintainerCrawlerCheck(cdata *crawlerExpiredData) {
 	}
 }
 
-// scheduleCrawl decides, from what the last crawl found, when LRU i is
-// crawled again.
+// scheduleCrawl decides when LRU i is crawled again, from what the last crawl found.
 func scheduleCrawl(i int, s *crawlerstatsT, now relTime) {
 	wait := crawlSchedule.wait[i]
 	possibleReclaims := s.seen - s.noexp

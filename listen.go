@@ -20,7 +20,7 @@ import (
 const maxSendbufSize = 256 << 20 // bytes
 
 // A listener is a socket that listens, or receives datagrams. serverConns
-// makes conns of it.
+// makes conns for it.
 type listener struct {
 	sfd       int
 	transport transport
@@ -28,20 +28,20 @@ type listener struct {
 	ssl       sslMode
 }
 
-// What a listener wants of its clients, as MC_SSL_*.
+// What a listener requires of its clients; C's MC_SSL_*.
 type sslMode uint8
 
 const (
 	sslDisabled       sslMode = iota
-	sslEnabledDefault         // TLS, and what -o ssl_verify_mode says
-	sslEnabledNopeer          // btls: no certificate
-	sslEnabledPeer            // mtls: a certificate
+	sslEnabledDefault         // TLS; -o ssl_verify_mode decides about certificates
+	sslEnabledNopeer          // btls: TLS without client certificates
+	sslEnabledPeer            // mtls: TLS with client certificates
 	sslModes
 )
 
-// The sockets, in order of creation. With -d the daemon inherits them as
-// descriptors from 3 on, followed by a pipe on which it reports that it is
-// serving, and by the files for TLS.
+// The sockets, in order of creation. With -d the daemon inherits them as descriptors
+// from 3 on. Then come a pipe, to which it writes once it serves, and the files for
+// TLS.
 var (
 	listeners     []listener
 	daemonReadyFd int
@@ -136,8 +136,8 @@ func newSocket(family, socktype int) (int, error) {
 	return unix.Socket(family, socktype|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 }
 
-// maximizeSndbuf makes the send buffer as large as the system allows, which
-// only trying can tell.
+// maximizeSndbuf makes the send buffer as large as the system allows, which it finds
+// out by trying.
 func maximizeSndbuf(sfd int) {
 	oldSize, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	if err != nil {
@@ -186,9 +186,9 @@ func getaddrinfo(host string) ([]netip.Addr, error) {
 	return addrs, err
 }
 
-// inetAton is inet_aton(3): one to four numbers with dots between them, decimal,
-// octal after a 0, or hexadecimal after 0x. The last one fills the bytes that
-// are left: 127.1 is 127.0.0.1, and 0 is 0.0.0.0.
+// inetAton is inet_aton(3): one to four numbers separated by dots, each decimal,
+// octal with a leading 0, or hexadecimal with a leading 0x. The last number fills
+// the remaining bytes: 127.1 is 127.0.0.1, and 0 is 0.0.0.0.
 func inetAton(host string) (netip.Addr, bool) {
 	parts := strings.Split(host, ".")
 	if len(parts) > 4 {
@@ -230,8 +230,8 @@ func sockaddr(addr netip.Addr, port int) (family int, sa unix.Sockaddr) {
 }
 
 // serverSocket makes a socket for each address of host. It fails if none
-// works, or if bind or listen returns an unexpected error. Unlike C, it skips an
-// address that a name has and this machine has not.
+// works, or if bind or listen returns an unexpected error. Unlike C, it skips
+// addresses of a host name that this machine does not have.
 func serverSocket(host string, port int, transport transport, bproto protocol, ssl sslMode) error {
 	if port == -1 {
 		port = 0
@@ -317,8 +317,8 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 	set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	if transport == udpTransport {
 		maximizeSndbuf(sfd)
-		// The system makes less of it if it allows less. Unlike in C: a burst of
-		// requests waits here until the workers have woken up.
+		// The system lowers this to what it allows. C leaves it alone; a burst of
+		// requests waits in this buffer until the workers wake up.
 		set(unix.SOL_SOCKET, unix.SO_RCVBUF, maxSendbufSize)
 		return nil
 	}
@@ -333,7 +333,7 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 func isListSeparator(r rune) bool { return r == ';' || r == ',' }
 
 // serverSockets makes the sockets for all entries of -l, or for the wildcard
-// addresses. It goes on after one that fails, and returns the first error.
+// addresses. If one fails it continues with the others, and returns the first error.
 func serverSockets(port int, transport transport) error {
 	if settings.inter == "" {
 		return serverSocket("*", port, transport, settings.bindingProtocol, sslListen())
@@ -400,7 +400,7 @@ func splitListen(p string, port int) (host string, thePort int, bproto protocol,
 		return fail("Cannot use ascii protocol when SASL enabled: \"%s\"", p)
 	}
 
-	// Only C's proxy uses the tag: check it, then ignore it.
+	// Check the tag, then ignore it: only C's proxy uses it.
 	if strings.HasPrefix(p, "tag[") || strings.HasPrefix(p, "tag_") {
 		end := "]"
 		if p[3] == '_' {
@@ -513,10 +513,10 @@ func savePortnumbers() {
 	os.Rename(tmp, name)
 }
 
-// serverConns makes conns of the sockets, now that there are threads. A
-// listening socket gets one, which the main thread serves. A UDP socket gets
-// one for each worker that serves it, each with its own descriptor, so that
-// "stats conns" shows them all.
+// serverConns makes conns for the sockets, once there are threads. A listening
+// socket gets one conn, which the main thread serves. A UDP socket gets one for each
+// worker that serves it, each with its own descriptor, so that "stats conns" shows
+// them all.
 func serverConns() {
 	for _, l := range listeners {
 		if l.transport == metricsTransport {

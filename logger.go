@@ -1,10 +1,9 @@
 // The logger: a line for each event, for clients that watch. From logger.c
 // and bipbuffer.c; proto_text.c: process_watch_command.
 //
-// A worker writes each event to its own ring. The logger thread makes lines
-// of the entries and sends them to the watchers. Nobody waits: an entry that
-// finds no room in the ring is dropped, a line that finds none in a watcher's
-// buffer is skipped.
+// A worker writes each event to its own ring. The logger thread formats the entries
+// as lines and sends them to the watchers. Nobody waits: an entry is dropped if the
+// ring is full, and a line is skipped if the watcher's buffer is full.
 
 package main
 
@@ -21,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What can be watched. A log point first checks whether anybody does:
+// What can be watched. A log point first checks whether anybody watches it:
 //
 //	if loggerEflags.Load()&logFetchers != 0 {
 //		loggerLogItemGet(...)
@@ -29,12 +28,12 @@ import (
 const (
 	logSysevents  = 1 << iota // background threads at work
 	logFetchers               // lookups of an item
-	logMutations              // storing one
+	logMutations              // stores of an item
 	logConnevents             // connections opened or closed
 	logEvictions              // items evicted
 	logDeletions              // items deleted
 	logRawcmds                // accepted, but never logged, as in C
-	logProxyreqs              // this and the next two are the proxy's
+	logProxyreqs              // this and the next two belong to C's proxy
 	logProxyevents
 	logProxyuser
 )
@@ -112,20 +111,20 @@ type logger struct {
 	written uint64 // entries since the logger thread last looked
 	dropped uint64
 
-	// Owned by the logger thread: the number of bytes it last peeked at in
-	// buf, and those of them that it has not read yet.
+	// Owned by the logger thread: the number of bytes it last peeked at in buf, and
+	// the part of them that it has not read yet.
 	size int
 	data []byte
 }
 
-// A loggerWatcher is a client that watches. Of c only thread and sfd may be
-// used: it still belongs to its worker.
+// A loggerWatcher is a client that watches. Its conn still belongs to a worker: the
+// logger thread may use only c.thread and c.sfd.
 type loggerWatcher struct {
 	c           *conn
 	id          int    // index in watchers
-	skipped     uint64 // lines skipped since the last one that fitted
+	skipped     uint64 // lines skipped since the last one that fit
 	minGid      uint64 // entries with a lower gid are not for it
-	failedFlush bool   // the client does not read; skip lines until the next poll
+	failedFlush bool   // the client is not reading; skip lines until the next poll
 	eflags      uint32
 	buf         bipbuf // lines to be sent
 }
@@ -143,10 +142,10 @@ const (
 )
 
 var (
-	loggerEflags atomic.Uint32 // what anybody watches
+	loggerEflags atomic.Uint32 // events that at least one watcher watches
 	loggerGid    atomic.Uint64
 
-	// For background threads, and for code that has no *thread.
+	// For background threads, and other code without a *thread.
 	sharedLogger *logger
 
 	loggerWake = make(chan struct{}, 1) // there is a new watcher
@@ -190,7 +189,7 @@ var defaultEntries = [...]struct {
 }
 
 const (
-	maxLoggerSleep = time.Second / 2 // C: a second; here half, so that a hang-up is noticed within one
+	maxLoggerSleep = time.Second / 2 // half of C's, so that a hang-up is noticed within a second
 	minLoggerSleep = time.Millisecond
 )
 
@@ -203,10 +202,10 @@ type bipbuf struct {
 	bInuse       bool
 }
 
-// The following log one event each.
+// Each of the following logs one event.
 
-// loggerLogText logs an event that is formatted here, not by the logger
-// thread. Its format is in defaultEntries.
+// loggerLogText logs an event, formatted by the caller's thread, not by the logger
+// thread. The format is in defaultEntries.
 func loggerLogText(event logEntryType, args ...any) {
 	text := fmt.Appendf(nil, defaultEntries[event].format, args...)
 	loggerLog(sharedLogger, &logentry{event: event, data: text})
@@ -215,8 +214,8 @@ func loggerLogText(event logEntryType, args ...any) {
 // loggerLogEvictions is called with the item locked.
 func loggerLogEvictions(it *item) { loggerLogEviction(it, loggerEviction, 0) }
 
-// loggerLogExtWrite is for an item that was written to a page of this bucket.
-// It is called with the item locked.
+// loggerLogExtWrite logs an item that was written to a page of this bucket. It is
+// called with the item locked.
 func loggerLogExtWrite(it *item, bucket int) { loggerLogEviction(it, loggerExtstoreWrite, bucket) }
 
 func loggerLogEviction(it *item, event logEntryType, bucket int) {
@@ -237,8 +236,8 @@ func loggerLogEviction(it *item, event logEntryType, bucket int) {
 	})
 }
 
-// loggerLogItemGet logs a lookup: its outcome, itemNotFound or such, and the
-// item or nil.
+// loggerLogItemGet logs a lookup. wasFound is its outcome, such as itemNotFound; it
+// is the item or nil.
 func loggerLogItemGet(t *thread, wasFound int, key []byte, it *item) {
 	e := logentry{event: loggerItemGet, status: uint8(wasFound), sfd: int32(t.curSfd), data: key}
 	if it != nil {
@@ -302,8 +301,8 @@ func loggerUtilAddrEndpoint(e *logentry) (rip string, rport uint16) {
 	return addr.Addr().String(), addr.Port()
 }
 
-// The following append an entry to a line. Those for frequent events do
-// without fmt: the slower a line, the more entries are dropped.
+// The following functions append an entry to a line. Frequent events do without
+// fmt: the slower the logger thread is, the more entries are dropped.
 
 func logText(b []byte, name, text string) []byte { return append(append(b, name...), text...) }
 
@@ -413,7 +412,7 @@ func logentryTake(b []byte) (e logentry, rest []byte) {
 	}, b[n:]
 }
 
-// loggerSetFlags sets loggerEflags to what the watchers watch.
+// loggerSetFlags sets loggerEflags to all events that the watchers watch.
 // loggerStack.lock is held.
 func loggerSetFlags() {
 	f := uint32(0)
@@ -433,7 +432,7 @@ func loggerThreadParseEntry(b []byte, e *logentry) []byte {
 	return append(defaultEntries[e.event].parseCb(append(b, ' '), e), '\n')
 }
 
-// loggerThreadWriteEntry gives the line for e to the watchers of such events.
+// loggerThreadWriteEntry gives the line for e to the watchers of its event.
 func loggerThreadWriteEntry(e *logentry, ls *loggerStats, line []byte) {
 	for x := range loggerStack.watchers {
 		w := loggerStack.watchers[x]
@@ -447,7 +446,7 @@ func loggerThreadWriteEntry(e *logentry, ls *loggerStats, line []byte) {
 		}
 		switch {
 		case loggerStack.watchers[x] == nil:
-			// The poll found the watcher gone.
+			// The poll found that the watcher is gone.
 			continue
 		case w.failedFlush:
 			w.skipped++
@@ -474,8 +473,8 @@ func loggerThreadCloseWatcher(w *loggerWatcher) {
 	sidethreadConnClose(w.c)
 }
 
-// loggerThreadPeek removes what has been read from l's ring, and peeks at
-// what is left.
+// loggerThreadPeek removes the entries that have been read from l's ring, and peeks
+// at the rest.
 func loggerThreadPeek(l *logger, ls *loggerStats) {
 	l.mutex.Lock()
 	bipbufPoll(&l.buf, l.size-len(l.data))
@@ -487,11 +486,10 @@ func loggerThreadPeek(l *logger, ls *loggerStats) {
 	l.mutex.Unlock()
 }
 
-// loggerThreadRead makes lines of the entries logged so far, and returns
-// their number. Not as in C, which reads one ring after the other, lines come
-// in the order of their gids. A worker takes a gid and writes the entry under
-// the ring's mutex: after we have held each mutex, no entry up to last can
-// appear.
+// loggerThreadRead formats the entries logged so far as lines, and returns their
+// number. C reads one ring after the other; here lines come in the order of their
+// gids. A worker takes a gid and writes the entry under the ring's mutex: once we
+// have held each mutex, no entry with a gid up to last can appear any more.
 func loggerThreadRead(ls *loggerStats) (found int) {
 	last := loggerGid.Load()
 	for _, l := range loggerStack.loggers {
@@ -528,10 +526,10 @@ func loggerThreadRead(ls *loggerStats) (found int) {
 	return found
 }
 
-// loggerThreadPollWatchers sends what the sockets take, of one watcher or of
-// watcherAll, and returns the number of bytes, or -1 if poll fails. With
-// forcePoll it also looks for hang-ups among the watchers that have nothing
-// to be sent.
+// loggerThreadPollWatchers sends lines to one watcher, or to all if watcher is
+// watcherAll, without waiting. It returns the number of bytes sent, or -1 if poll
+// fails. With forcePoll it also looks for hang-ups of watchers that have no lines
+// waiting.
 func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 	nfd := 0
 	for x, w := range loggerStack.watchers {
@@ -571,7 +569,7 @@ func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 		case revents == 0:
 			continue
 		case revents&unix.POLLIN != 0:
-			// Discard what the watcher sends: only a hang-up matters.
+			// Discard the watcher's input: only a hang-up matters.
 			var buf [512]byte
 			n, err = unix.Read(w.c.sfd, buf[:])
 		case revents&(unix.POLLHUP|unix.POLLERR) != 0:
@@ -660,8 +658,8 @@ func loggerLog(l *logger, e *logentry) {
 	l.mutex.Unlock()
 }
 
-// loggerAddWatcher makes a watcher of c, which belongs to the logger thread
-// from now on. It returns false if there are too many, or no memory.
+// loggerAddWatcher makes c a watcher, which the logger thread then owns. It returns
+// false if there are too many watchers, or no memory.
 func loggerAddWatcher(c *conn, f uint32) bool {
 	loggerStack.lock.Lock()
 	x := slices.Index(loggerStack.watchers[:], nil)
@@ -698,7 +696,7 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 func processWatchCommand(c *conn, pr *parser) {
 	switch {
 	case !settings.watchEnabled, c.transport == udpTransport:
-		// Not as in C, UDP is refused: all its clients share the conn.
+		// Unlike C, refuse UDP: all its clients share the conn.
 		outString(c, "CLIENT_ERROR watch commands not allowed")
 		return
 	case c.resp.count > 1:
@@ -724,8 +722,8 @@ func processWatchCommand(c *conn, pr *parser) {
 		outString(c, "WATCHER_TOO_MANY log watcher limit reached")
 		return
 	}
-	// The logger thread may have given c back already. But only this worker
-	// can close c, and it is still busy here.
+	// The logger thread may already have returned c. But only this worker can close
+	// c, and it is still busy here.
 	connHandOver(c)
 }
 
@@ -738,8 +736,7 @@ func bipbufUnused(b *bipbuf) int {
 
 func bipbufNew(size int) bipbuf { return bipbuf{data: make([]byte, size)} }
 
-// checkForSwitchToB begins region b if there is more room before a than after
-// it.
+// checkForSwitchToB starts region b if there is more room before a than after it.
 func checkForSwitchToB(b *bipbuf) {
 	if len(b.data)-b.aEnd < b.aStart-b.bEnd {
 		b.bInuse = true
@@ -776,8 +773,8 @@ func bipbufOffer(b *bipbuf, data []byte) {
 	}
 }
 
-// bipbufPeekAll returns region a, the oldest data; region b may have more.
-// Others may add data while the caller reads it.
+// bipbufPeekAll returns region a, the oldest data; region b may hold more. Other
+// threads may add data while the caller reads these.
 func bipbufPeekAll(b *bipbuf) []byte { return b.data[b.aStart:b.aEnd] }
 
 // bipbufPoll removes size bytes from the front of region a.

@@ -1,6 +1,6 @@
 // The layout of items and chunks in the arena, and the refs that link them.
 // From memcached.h: struct _stritem, struct _strchunk and the ITEM_ macros.
-// In the program only mem*.go, raw.go and ring.go import unsafe.
+// Outside the tests only mem*.go and raw.go import unsafe.
 
 package main
 
@@ -10,15 +10,15 @@ import (
 )
 
 // A ref locates an item or chunk in the arena: its distance from memBase in
-// units of 1<<refShift bytes; 0 is C's NULL. Not as in C: half the size of a
-// pointer, and the collector does not follow it.
+// units of 1<<refShift bytes; 0 is C's NULL. It is half the size of C's pointer, and
+// the collector does not follow it.
 type ref uint32
 
 const hugePage = 2 << 20 // bytes; the arena grows in steps of this size
 
 const refSize = int(unsafe.Sizeof(ref(0)))
 
-// The arena. Apart from memOpen, set once at start, before there is a second
+// The arena. All but memOpen are set once at start, before there is a second
 // thread.
 var (
 	memBase  unsafe.Pointer
@@ -41,7 +41,7 @@ const (
 	_                         // and the high one
 	itemChunked               // the value is in a chain of chunks
 	itemChunk_                // an itemChunk in C; here the lock field says so
-	itemHdr                   // the value is in extstore; an itemHdrT tells where
+	itemHdr                   // the value is in extstore; an itemHdrT locates it
 	itemCflags                // has client flags, 4 bytes
 	itemTokenSent             // a client has been told to recache it
 	itemTokenReserved
@@ -53,20 +53,20 @@ const (
 // itemActive is the number of hits since the item's last bump, counted up to 3.
 const itemActive = 3 * itemHit
 
-// Flags that an item in memory may have, whose value is not in extstore.
+// Flags that an item may have if its value is in memory.
 const itemMemoryFlags = (itemFlagsEnd - 1) &^ (itemSlabbed | itemChunk_ | itemHdr | itemTokenReserved)
 
 // Flags that an item keeps when its value goes to extstore and comes back.
 const itemPreserveFlags = itemFetched | itemTokenSent | itemStale | itemKeyBinary
 
-// An itemHdrT tells where in extstore a value is.
+// An itemHdrT locates a value in extstore.
 type itemHdrT struct {
 	pageVersion uint32
 	offset      uint32
 	pageId      uint16
 }
 
-const itemHdrSize = 10 // bytes that an itemHdrT takes in an item
+const itemHdrSize = 10 // bytes of an itemHdrT in an item
 
 // An item is followed by its CAS unique if itemCas, the key and a space, the
 // client flags if itemCflags, and the value with its \r\n, or an itemChunk if
@@ -77,21 +77,21 @@ type item struct {
 	hNext      ref     // hash chain
 	time       relTime // of the last access; see itemTime
 	exptime    relTime // 0 for never
-	nbytes     int32   // size of the value, \r\n included, wherever it is
+	nbytes     int32   // size of the value with its \r\n, in memory or in extstore
 	refcount   uint16
 	itFlags    uint16
-	slabsClsid uint8 // slab class; the two high bits tell which of its LRUs
+	slabsClsid uint8 // slab class; the two high bits select one of its LRUs
 	nkey       uint8
-	lock       uint16 // which item lock; guarded by slabsLock, see slabs.go
+	lock       uint16 // number of the item lock; guarded by slabsLock, see slabs.go
 }
 
-// An itemChunk is the header of one piece of a chunked item's value. From
-// refcount on, its fields have the offsets that they have in item.
+// An itemChunk is the header of one piece of a chunked item's value. Its fields from
+// refcount on are at the same offsets as in item.
 type itemChunk struct {
 	next, prev ref   // in the item's chain, whose first chunk lies inside the item
 	head       ref   // the item
 	size       int32 // capacity in bytes
-	used       int32 // bytes
+	used       int32 // bytes filled
 	_          int32
 	refcount   uint16
 	itFlags    uint16
@@ -104,8 +104,8 @@ const (
 	itemSize      = int(unsafe.Sizeof(item{}))
 	itemChunkSize = int(unsafe.Sizeof(itemChunk{}))
 
-	// What of an item is written to a file, and summed up there: all but the
-	// pointers and times at its front, bytes.
+	// Where the part of an item that is written to extstore, and checksummed, starts:
+	// after the links and times. In bytes.
 	storeOffset = int(unsafe.Offsetof(item{}.nbytes))
 )
 
@@ -123,8 +123,8 @@ func (r ref) chunk() *itemChunk {
 	return (*itemChunk)(unsafe.Add(memBase, uintptr(r)<<refShift))
 }
 
-// inArena tells whether r can be followed. It may be stale: read from a chunk
-// that was reused for a value.
+// inArena reports whether r can be followed. r may be garbage: a racy read of a
+// chunk that was reused for a value.
 func (r ref) inArena() bool { return r != 0 && uintptr(r)<<refShift < uintptr(memSize) }
 
 func (it *item) ref() ref {
@@ -222,7 +222,7 @@ func (it *item) setClientFlags(v uint32) {
 	}
 }
 
-// hdr tells where the value of an item with itemHdr is.
+// hdr locates the value of an item with itemHdr.
 func (it *item) hdr() itemHdrT {
 	b := it.offset(it.dataOff(), itemHdrSize)
 	le := binary.LittleEndian
@@ -241,7 +241,7 @@ func (it *item) setHdr(hdr itemHdrT) {
 // value were neither chunked nor in extstore.
 func (it *item) ntotal() int { return it.dataOff() + int(it.nbytes) }
 
-// memTotal is ntotal without what is in a file.
+// memTotal is ntotal without a value that is in extstore.
 func (it *item) memTotal() int {
 	if it.itFlags&itemHdr != 0 {
 		return it.dataOff() + itemHdrSize
@@ -258,7 +258,7 @@ func (it *item) schunk() *itemChunk {
 	return (*itemChunk)(unsafe.Add(unsafe.Pointer(it), memAlign(it.dataOff())))
 }
 
-// itemParts is where the value of an item is, for readers without its lock.
+// itemParts locates the value of an item in memory, for readers without its lock.
 type itemParts struct {
 	data  []byte     // if the item is not chunked
 	chunk *itemChunk // the first chunk if it is
@@ -271,8 +271,8 @@ func (it *item) value() itemParts {
 	return itemParts{chunk: it.schunk()}
 }
 
-// parts calls yield with n bytes of the value from off on, part by part, until
-// that returns false, and then returns false as well.
+// parts calls yield for each part of the n bytes of the value that start at off. If
+// yield returns false, parts stops and returns false.
 func (v itemParts) parts(off, n int, yield func([]byte) bool) bool {
 	if v.chunk == nil {
 		return n == 0 || yield(v.data[off:off+n])
@@ -313,6 +313,6 @@ func memItem(off int) *item { return (*item)(unsafe.Add(memBase, off)) }
 // memOff undoes memItem.
 func memOff(it *item) int { return int(uintptr(unsafe.Pointer(it)) - uintptr(memBase)) }
 
-// bufItem views the front of a record of extstore as the item that was
-// written.
+// bufItem views the start of a record of extstore as the item that was written
+// there.
 func bufItem(b []byte) *item { return (*item)(unsafe.Pointer(&b[0])) }

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	memRoom  = 32 << 30 // bytes to reserve at least, if possible
+	memRoom  = 32 << 30 // least number of bytes to reserve, if possible
 	memSpare = 80 << 20 // bytes of address space to leave for Go's heap, which grows by 64 MB
 )
 
@@ -81,8 +81,8 @@ func memOpenTo(n int) error {
 	return nil
 }
 
-// memMapFile maps the file's bytes from off on to b. All of them are allocated
-// before: to touch what a full disk has no room for would end the process.
+// memMapFile maps the file's bytes at off to b. It first allocates all of them:
+// touching a page that a full disk has no room for would end the process.
 func memMapFile(b []byte, off int) error {
 	if data, err := unix.Seek(memFd, int64(off), unix.SEEK_HOLE); err != nil || data < int64(off+len(b)) {
 		if err := fallocate(memFd, 0, off, len(b)); err != nil {
@@ -94,18 +94,18 @@ func memMapFile(b []byte, off int) error {
 	return err
 }
 
-// memFromFile makes the first n bytes of the arena those of the file.
+// memFromFile puts the first n bytes of the file into the arena.
 func memFromFile(n int) error { return memOpenTo(n) }
 
-// memToFile sees to it that the file has the first n bytes of the arena. Not as
-// in C, it does not wait for a disk: whether all is there is looked at when the
-// file is taken up.
+// memToFile makes sure that the file has the first n bytes of the arena. The mapping
+// has put them there. C waits until a disk has them as well; here checksums show
+// whether all of it is there when the file is restored.
 func memToFile(n int) error { return nil }
 
-// memPopulate makes it quicker to read all of b.
+// memPopulate prefaults b, to make reading all of it quicker.
 func memPopulate(b []byte) { unix.Madvise(b, unix.MADV_POPULATE_READ) }
 
-// memTouch makes it quicker to write all of b.
+// memTouch prefaults b for writing.
 func memTouch(b []byte) { unix.Madvise(b, unix.MADV_POPULATE_WRITE) }
 
 // memDiscard returns the memory of b to the system; b then reads as zeroes.
@@ -115,7 +115,7 @@ func memDiscard(b []byte) {
 	}
 }
 
-// tableAlloc returns n zeroes, for a hash table.
+// tableAlloc returns a hash table of n zeroes.
 func tableAlloc[T ref | uint64](n int) ([]T, error) {
 	b, err := unix.Mmap(-1, 0, n*int(unsafe.Sizeof(T(0))), unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANON)
@@ -140,8 +140,8 @@ func tableDiscard(t []uint64) {
 	unix.Madvise(unsafe.Slice((*byte)(unsafe.Pointer(&t[0])), len(t)*8), unix.MADV_DONTNEED)
 }
 
-// bufAlloc returns n zero bytes that are aligned to a page. They are no garbage when
-// they are given back; see bufFree.
+// bufAlloc returns n zero bytes, aligned to a page, outside Go's heap. bufFree
+// frees them.
 func bufAlloc(n int) ([]byte, error) {
 	return unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 }

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const memRoom = 192 << 20 // bytes to reserve at least
+const memRoom = 192 << 20 // least number of bytes to reserve
 
 const memPeek = false
 

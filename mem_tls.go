@@ -1,7 +1,7 @@
 //go:build tls
 
-// The buffers of a tls.Conn, which crypto/tls shows nobody and never frees. A part
-// of mem.go, as it needs unsafe.
+// The buffers of a tls.Conn, which crypto/tls neither exports nor frees. This is
+// beside mem.go because it needs unsafe.
 
 package main
 
@@ -13,8 +13,8 @@ import (
 )
 
 // Each returns a buffer of the tls.Conn, or nil if this version of Go has no such
-// field. The caller owns the tls.Conn. It may replace a buffer in which nothing is
-// left; rawInput only if nothing is left in input either.
+// field. The caller owns the tls.Conn. It may replace an empty buffer; rawInput only
+// if input is empty as well.
 var (
 	memTlsRawInput = memTlsField[bytes.Buffer]("rawInput") // records as they arrive
 	memTlsInput    = memTlsField[bytes.Reader]("input")    // the last one, decrypted in place

@@ -20,17 +20,18 @@ import (
 )
 
 const (
-	metricsConns    = 8                     // at once; one more ends the oldest
+	metricsConns    = 8                     // connections at a time; one more ends the oldest
 	metricsPause    = 10 * time.Millisecond // after each connection: no more than 100 a second
 	metricsPatience = 5 * time.Second       // for a request and its reply
-	healthPatience  = 2 * time.Second       // for the workers
+	healthPatience  = 2 * time.Second       // for the threads to respond
 	metricsBacklog  = 32
 )
 
-// The metrics, a line for each sample: name and labels, statistic; the first of a
-// name also has its type and its help. A statistic has before its name the command
-// that it comes from and a colon, and others to subtract after minus signs. One of
-// a slab class gets a label for it. What a server does not have is left out.
+// The metrics, a line for each sample: name and labels, statistic; the first sample
+// of a name also has its type and its help. A statistic is preceded by its source
+// (see metricsSources) and a colon unless that is "", and followed by statistics to
+// subtract, each after a minus sign. A statistic of a slab class gets a label slab.
+// Samples whose statistic the server does not show are left out.
 //
 //go:embed metrics.txt
 var metricsTable string
@@ -38,10 +39,10 @@ var metricsTable string
 // A metric is a line of metricsTable.
 type metric struct {
 	name, labels, kind, help string
-	stats                    []int // indexes in metricsValues, of which the first less the others is the value
+	stats                    []int // indexes in metricsValues; the value is the first less the others
 }
 
-// Where statistics come from: as for the command stats, and metricsSelf.
+// Where statistics come from: the functions of the command stats, and metricsSelf.
 var metricsSources = []struct {
 	name string
 	stat func(*conn)
@@ -60,12 +61,12 @@ var (
 	metricsStarted time.Time
 	metricsStatm   int            // descriptor of /proc/self/statm
 	metricsFds     int            // and of /proc/self/fd
-	metricsLimits  [2]unix.Rlimit // of descriptors and of address space
+	metricsLimits  [2]unix.Rlimit // on descriptors and on address space
 
-	metricsLock sync.Mutex // guards what follows, which scrapes reuse; stopThreads keeps it
+	metricsLock sync.Mutex // guards the rest, which scrapes reuse; stopThreads never releases it
 
 	metricsStats  = resp{respBufs: new(respBufs)} // the statistics, as lines
-	metricsValues [][]byte                        // parts of that, by slab class (0 for what belongs to none) and index
+	metricsValues [][]byte                        // values in metricsStats, by slab class (0: none) and index
 	metricsText   []byte                          // the reply
 	metricsPauses = [...]metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/sched/pauses/total/gc:seconds"}}
 )
@@ -85,8 +86,8 @@ func metricsOpen(arg string) {
 	}
 }
 
-// metricsInit parses the table, and opens what metricsSelf reads, which a system
-// call filter would forbid later.
+// metricsInit parses the table, and opens the files of metricsSelf, since a system
+// call filter would forbid it later.
 func metricsInit() {
 	metricsIndex = map[string]int{}
 	for _, line := range strings.Split(strings.TrimSpace(metricsTable), "\n") {
@@ -105,7 +106,7 @@ func metricsInit() {
 			m.stats = append(m.stats, metricsIndex[stat])
 		}
 		metricsList = append(metricsList, m)
-		if source == "self" && strings.HasPrefix(f[0], "process_") { // as any process calls it
+		if source == "self" && strings.HasPrefix(f[0], "process_") { // also under the name that all exporters use
 			m.name = f[0]
 			metricsList = append(metricsList, m)
 		}
@@ -118,7 +119,7 @@ func metricsInit() {
 	unix.Getrlimit(unix.RLIMIT_AS, &metricsLimits[1])
 }
 
-// metricsStart begins to serve the socket sfd.
+// metricsStart starts serving the socket sfd.
 func metricsStart(sfd int) {
 	if metricsIndex == nil {
 		metricsInit()
@@ -139,7 +140,7 @@ func metricsStart(sfd int) {
 			if err != nil || e != 0 {
 				continue
 			}
-			open[i].Close() // a client that has not asked yet makes room
+			open[i].Close() // the oldest client makes room, even if it has had no answer yet
 			open[i] = os.NewFile(uintptr(fd), "metrics")
 			go metricsServe(open[i])
 			i = (i + 1) % metricsConns
@@ -176,12 +177,12 @@ func metricsServe(f *os.File) {
 }
 
 // httpReply appends to b the answer to the request in. It returns false if the
-// request is not complete; full says that there is no room for more of it.
+// request is incomplete; full means that there is no room for more of it.
 func httpReply(b, in []byte, full bool) ([]byte, bool) {
 	line, _, whole := bytes.Cut(in, []byte("\n"))
 	words := strings.Fields(string(line))
 	switch {
-	case in[0] < 'A' || in[0] > 'Z': // such as TLS
+	case in[0] < 'A' || in[0] > 'Z': // TLS, for example
 	case whole && (len(words) != 3 || !strings.HasPrefix(words[2], "HTTP/1.")):
 	case bytes.Contains(in, []byte("\n\r\n")) || bytes.Contains(in, []byte("\n\n")):
 		return httpAnswer(b, words[0], words[1]), true
@@ -223,8 +224,8 @@ func httpAppend(b []byte, status, kind string, text []byte, body bool) []byte {
 	return b
 }
 
-// healthy reports whether each worker takes what is queued for it, and the main
-// thread keeps the clock, within healthPatience.
+// healthy reports whether, within healthPatience, each worker reads its queue and the
+// main thread has advanced the clock.
 func healthy() bool {
 	for _, t := range threads {
 		if t.asked.CompareAndSwap(false, true) {
@@ -245,7 +246,7 @@ func healthy() bool {
 func metricsAll() []byte {
 	metricsGather()
 	b := metricsText[:0]
-	var head *metric // the first of its name, until a sample has been appended
+	var head *metric // the first metric of its name, until a sample is appended
 	for i := range metricsList {
 		m := &metricsList[i]
 		if m.kind != "" {
@@ -267,8 +268,8 @@ func metricsAll() []byte {
 	return b
 }
 
-// metricsGather fills metricsValues. Its numbers are what the command stats would
-// say, so they are read, and locks taken, as for that.
+// metricsGather fills metricsValues with the values that the command stats would
+// show, through the same functions and under the same locks.
 func metricsGather() {
 	metricsStats.wbuf = metricsStats.wbuf[:0]
 	clear(metricsValues)
@@ -286,7 +287,8 @@ func metricsGather() {
 	}
 }
 
-// metricsStat files the value of a statistic, such as items:1:number.
+// metricsStat stores the value of a statistic, such as items:1:number, in
+// metricsValues.
 func metricsStat(source string, name, value []byte) {
 	var buf [64]byte
 	id := 0
@@ -339,7 +341,8 @@ func metricsNumber(b []byte, values [][]byte, stats []int) []byte {
 	return strconv.AppendInt(b, n, 10)
 }
 
-// metricsSelf is like serverStats, about the process.
+// metricsSelf appends statistics of the process, as serverStats does those of the
+// server.
 func metricsSelf(c *conn) {
 	var usage unix.Rusage
 	unix.Getrusage(unix.RUSAGE_SELF, &usage)

@@ -6,41 +6,41 @@
 // taken off the free list; an expired item is unlinked; an item in use is
 // copied to another chunk of the class, and the copy replaces it in the cache.
 // A chunk that can't be taken yet is busy: the mover goes over the page again
-// and again, until no chunk is busy, or it has waited for too long. Chunks that it has taken are marked in
-// completed. Nobody else can reach them any more: they are on no free list, in
-// no LRU and no bucket, and all references to them are gone.
+// and again, until no chunk is busy, or it has waited for too long. It marks the
+// chunks that it has taken in completed. Nobody else can reach them any more: they
+// are on no free list, in no LRU and no bucket, and all references to them are gone.
 //
-// The mover comes to a chunk from its page, not from a key, and does not know
-// what the chunk is. So these are the rules on what it may read, step by step:
+// The mover finds a chunk by its page, not by a key, and does not know what the
+// chunk is. These are the rules on what it may read, step by step:
 //
-//   - Under slabsLock it may read the lock field. That tells whether the chunk
+//   - Under slabsLock it may read the lock field. That says whether the chunk
 //     is free, an itemChunk, or an item, and which lock the item has. A free
 //     chunk can be taken at once. The head of an itemChunk is set together with
-//     its lock field, and later by nobody but the mover. An item is freed
-//     together with all its chunks, so head leads to an item that is not free.
+//     its lock field, and after that only the mover sets it. An item is freed
+//     together with all its chunks, so head points to an item that is not free.
 //   - Still under slabsLock it tries the item's lock. (Item locks come before
-//     slabsLock in the lock order, so the mover must not wait.) Holding that
-//     lock does not yet allow reading the item: one that was never linked is
-//     written without any lock, by whoever allocated it. Its time field,
-//     however, may be read. slabsAlloc sets time to 0, under slabsLock;
-//     linkItem is the first to set it to anything else, under the item lock.
-//     Without slabsLock the chunk could be turning into an itemChunk, which has
-//     its size where an item has its time.
-//   - If time is not 0 the item has been linked: all of it but next and prev is
+//     slabsLock in the lock order, so the mover must not wait.) Holding the item's
+//     lock does not yet allow reading the item: code that allocates an item writes
+//     it without any lock until it is linked. Its time field, however, may be read.
+//     slabsAlloc sets time to 0, under slabsLock; linkItem is the first to set it
+//     to anything else, under the item lock. Without slabsLock the chunk could be
+//     turning into an itemChunk, whose size field is at the offset of an item's
+//     time.
+//   - If time is not 0 the item has been linked: all of it except next and prev is
 //     guarded by its lock, which the mover holds. Nor can the item be freed, as
-//     nobody else can drop a reference. So slabsLock can be released, and the
-//     LRU's lock acquired to unlink the item.
+//     nobody else can drop a reference. So the mover can release slabsLock, and
+//     acquire the LRU's lock to unlink the item.
 //   - A reply in flight reads a value without the lock, but with a reference,
-//     which is acquired and dropped under the lock. So with two references, the
-//     cache's and the mover's own, nobody reads the value, and nobody will.
-//   - With more references the value can be copied all the same: it is changed
-//     in place only where there is no other reader (doReplaceValue). The
-//     original is unlinked and becomes free with its last reference. But chunks
-//     have no references of their own, and a reply follows their links, so a
-//     chunked item must be left as it is until the other references are dropped.
+//     which is acquired and dropped under the lock. So if there are two references,
+//     the cache's and the mover's own, nobody reads the value, and nobody will.
+//   - If there are more references the value can still be copied: it is changed
+//     in place only if it has no other reader (doReplaceValue). The original is
+//     unlinked, and freed with its last reference. But chunks have no references
+//     of their own, and a reply follows their links, so a chunked item must be left
+//     as it is until the other references are dropped.
 //
-// Whoever holds a reference may thus find that the item is no longer the one in
-// the cache. That is nothing new: the item may also be replaced or deleted.
+// So code that holds a reference may find that its item is no longer the one in the
+// cache. That is nothing new: the item may also be replaced or deleted.
 
 package main
 
@@ -62,8 +62,8 @@ const (
 
 const slabsReassignAllowEvictions = 1 // flag of slabsReassign
 
-// What the mover finds a chunk to be. C has a few more, since it looks at an
-// item before it has the lock.
+// What the mover has found a chunk to be. C has a few more values, since it looks at
+// an item before it has the lock.
 type moveStatus int
 
 const (
@@ -71,7 +71,7 @@ const (
 	moveFromSlab                // it was free
 	moveFromLru                 // it is a linked item, or a part of one
 	moveBusyActive              // the same, but others hold references
-	moveBusyFloating            // its item is not linked yet, or no longer
+	moveBusyFloating            // its item is not linked yet, or not any more
 	moveLocked                  // somebody else holds its item's lock
 )
 
@@ -81,7 +81,7 @@ var moveStatusText = [...]string{"none", "from_slab", "from_lru", "busy_active",
 type slabRebalance struct {
 	sClsid, dClsid int
 	slabStart      int    // the page, in bytes from the start of the arena
-	slabPos        int    // number of the next chunk to look at
+	slabPos        int    // number of the next chunk to try
 	clsSize        int    // bytes of a chunk
 	completed      []bool // chunks that the mover has taken
 	done           bool   // it has taken all of them
@@ -91,13 +91,13 @@ type slabRebalance struct {
 	allowEvictions bool
 
 	busyItems      int // busy chunks in this pass
-	lastBusyItems  int // and in the one before
+	lastBusyItems  int // and in the pass before it
 	lastBusyStatus moveStatus
 
-	// C counts passes instead.
+	// C counts passes instead of time.
 	wait   time.Duration // until the next pass over the page
-	waited time.Duration // since a pass has taken something
-	stuck  bool          // it has waited for slabMovePatience
+	waited time.Duration // since the number of busy chunks last changed
+	stuck  bool          // it has waited for slabMovePatience, without success
 
 	rescues       int
 	chunkRescues  int
@@ -120,22 +120,22 @@ var slabRebal struct {
 	resting atomic.Bool // the thread waits for a tick of the clock, or a wake-up
 }
 
-// Between passes over a page the mover sleeps, at most slabMoveMaxSleep. When it
-// has waited for slabMovePatience it starts to evict items; when it has once more,
-// it gives the page back.
+// Between passes over a page the mover sleeps, at most slabMoveMaxSleep. After
+// slabMovePatience without progress it starts evicting items; after as long again,
+// it returns the page to its class.
 const (
 	slabMovePatience = 10 * time.Second
 	slabMoveMaxSleep = 5 * time.Millisecond
 
-	// It takes more rest when it has waited for slabMoveBrisk.
+	// After slabMoveBrisk without progress it sleeps for slabMoveRestSleep.
 	slabMoveBrisk     = 3 * time.Second
 	slabMoveRestSleep = 250 * time.Millisecond
 )
 
-// The chunk that slabsLockedCb is to look at, and what it finds.
+// The chunk that slabsLockedCb examines, and its findings.
 type lockedSt struct {
-	it       *item       // the chunk; then the item that it is, or is a part of
-	ch       *itemChunk  // the chunk, if it is a part
+	it       *item       // the chunk; after the call, the item it is or belongs to
+	ch       *itemChunk  // the chunk, if it is part of a chunked item
 	holdLock *sync.Mutex // the item's lock, for the caller to unlock
 }
 
@@ -143,23 +143,23 @@ type lockedSt struct {
 const (
 	moveInPage   = iota // more chunks to look at
 	movePageBusy        // the page needs another pass
-	movePageDone        // all are taken, or the page is given back
+	movePageDone        // all are taken, or the page was returned to its class
 )
 
-// The automover. It looks at each class once a round, and remembers the last
+// The automover. It examines each class once a round, and remembers the last
 // rounds: its window.
 const (
 	minPagesForSource  = 2
 	minPagesForReclaim = 2.5
 )
 
-// What one round, or a sum of rounds, has seen of a class.
+// What one round, or the sum of several, has seen of a class.
 type windowData struct {
 	age          uint64 // of the tail of COLD, seconds
 	dirty        uint64 // rounds with evictions, failed allocations or new pages
 	evictedRatio float64
 	evictedSeen  uint64 // rounds with evictions
-	excessFree   uint64 // rounds with more free chunks than it needs; extstore only
+	excessFree   uint64 // rounds with more free chunks than the class needs; extstore only
 }
 
 type slabAutomove struct {
@@ -174,12 +174,13 @@ type slabAutomove struct {
 	samBefore, samAfter [maxNumberOfSlabClasses]slabStatsAutomove
 }
 
-// The settings that an automover is made from. If one changes, a new one is made.
+// The settings that an automover is made from. If a setting changes, a new automover
+// is made.
 type automoveTune struct {
 	maxAgeRatio float64
 	window      uint32 // seconds
 	freeRatio   float64
-	itemSize    int // bytes of a value that is written to extstore
+	itemSize    int // bytes of the smallest item that extstore takes
 }
 
 func automoveTuneNow() automoveTune {
@@ -193,7 +194,7 @@ func automoveTuneNow() automoveTune {
 // the oldest items. It returns false if the class has no page to spare.
 func slabRebalanceStart() bool {
 	r := &slabRebal.rebal
-	// Nobody else puts pages into the pool, so this stays true for the whole
+	// Only the mover puts pages into the pool, so this stays true for the whole
 	// move, unless somebody changes the limit.
 	if n, memLimitReached := globalPagePoolSize(); memLimitReached && n == 0 {
 		r.allowEvictions = true
@@ -228,7 +229,7 @@ func slabRebalanceAlloc(id, flags int) *item {
 	}
 }
 
-// slabRebalancePrep gets memory for the next rescue, if it can.
+// slabRebalancePrep allocates memory for the next rescue, if it can.
 func slabRebalancePrep() {
 	t, r := &slabRebal, &slabRebal.rebal
 	if t.newIt != nil {
@@ -238,8 +239,8 @@ func slabRebalancePrep() {
 		return
 	}
 	if !r.allowEvictions && r.stuck {
-		// Stuck. Memory may have become full since the start. If not, do not
-		// evict; take a new page so that the old one can go.
+		// Stuck. Memory may have become full since the start of the move. If it has
+		// not, do not evict; take a new page so that the old one can go.
 		if _, memLimitReached := globalPagePoolSize(); memLimitReached {
 			r.allowEvictions = true
 		} else if t.newIt = slabRebalanceAlloc(r.sClsid, 0); t.newIt != nil {
@@ -248,9 +249,9 @@ func slabRebalancePrep() {
 	}
 	for x := 0; r.allowEvictions && x < 10 && t.newIt == nil; x++ {
 		if storageMakeRoom(r.sClsid) {
-			// An item has gone to a file.
+			// An item's value has moved to extstore.
 		} else if extStorage != nil && r.sClsid >= storageMinClass() && !r.stuck && !storageStalled() {
-			return // one will, before long
+			return // a value will soon
 		} else {
 			lruMakeRoom(r.sClsid, x)
 		}
@@ -258,9 +259,9 @@ func slabRebalancePrep() {
 	}
 }
 
-// slabsLockedCb finds out what the chunk a.it is. slabsLock is held. After
-// moveFromLru and moveBusyActive the item is locked, and has one more reference
-// for the mover.
+// slabsLockedCb finds out what the chunk a.it is. slabsLock is held. If it returns
+// moveFromLru or moveBusyActive, the item is locked, and the mover holds a reference
+// to it.
 func slabsLockedCb(a *lockedSt) moveStatus {
 	switch a.it.lock {
 	case lockFree:
@@ -289,9 +290,9 @@ func slabRebalanceReplace(it *item) {
 	t, r := &slabRebal, &slabRebal.rebal
 	newIt := t.newIt
 	t.newIt = nil
-	// All but next and prev. The lock field is written without slabsLock, but
-	// nobody reads it yet: the copy is not linked, and only the mover comes to
-	// chunks from their page.
+	// Copy all but next and prev. This writes the lock field without slabsLock, but
+	// nobody reads it yet: the copy is not linked, and only the mover finds chunks
+	// by their page.
 	n := r.clsSize - 2*refSize
 	copy(newIt.offset(2*refSize, n), it.offset(2*refSize, n))
 	newIt.hNext = 0
@@ -309,7 +310,7 @@ func slabRebalanceReplace(it *item) {
 }
 
 // slabRebalanceRescue moves an item to t.newIt or, if ch is not nil, only that
-// chunk of the item. Nobody else has a reference to the item.
+// chunk of the item. Nobody else holds a reference to the item.
 func slabRebalanceRescue(it *item, ch *itemChunk) {
 	t := &slabRebal
 	if ch == nil {
@@ -327,9 +328,9 @@ func slabRebalanceRescue(it *item, ch *itemChunk) {
 	t.rebal.chunkRescues++
 }
 
-// slabRebalanceActiveRescue is for an item that others have references to: its
-// memory becomes free only when they drop these. A copy replaces the item in the
-// cache; a chunked one can't be copied, and is deleted when the mover is stuck.
+// slabRebalanceActiveRescue is for an item that others hold references to: its
+// memory becomes free when they drop them. A copy replaces the item in the cache. A
+// chunked item can't be copied, and is deleted once the mover is stuck.
 func slabRebalanceActiveRescue(it *item) {
 	r := &slabRebal.rebal
 	if it.itFlags&itemChunked == 0 {
@@ -344,8 +345,8 @@ func slabRebalanceActiveRescue(it *item) {
 }
 
 // slabRebalanceItem tries to take the memory of a linked item or, if ch is not
-// nil, of that chunk of the item, and returns whether it could. The item is
-// locked; the mover's reference to it is used up.
+// nil, of that chunk of the item, and reports whether it could. The item is
+// locked. The mover's reference to it is dropped.
 func slabRebalanceItem(it *item, ch *itemChunk) bool {
 	t, r := &slabRebal, &slabRebal.rebal
 	switch {
@@ -354,13 +355,12 @@ func slabRebalanceItem(it *item, ch *itemChunk) bool {
 		if it.refcount == 1 && it.itFlags&itemChunked == 0 {
 			return true
 		}
-		// A chunked item is freed with all its chunks, for the next pass to
-		// take.
+		// A chunked item is freed with all its chunks; the next pass takes them.
 	case t.newIt == nil:
 		r.busyNomem++
 		if r.allowEvictions && r.stuck && settings.evictToFree {
-			// Not as in C, which tries for ever: the class may be full of
-			// chunks whose items are in the LRU of another class.
+			// Unlike C, which tries for ever, evict this very item: the class may
+			// be full of chunks whose items are in the LRU of another class.
 			l := &lrus[it.slabsClsid]
 			l.lock.Lock()
 			doPullEvict(l, it)
@@ -379,9 +379,9 @@ func slabRebalanceItem(it *item, ch *itemChunk) bool {
 	return false
 }
 
-// slabRebalanceMove tries to take the next chunk of the page, unless it has it
-// already. Without memory for a rescue it can still take free chunks and
-// expired items.
+// slabRebalanceMove tries to take the next chunk of the page, unless that is already
+// taken. Without memory for a rescue it can still take free chunks and expired
+// items.
 func slabRebalanceMove() int {
 	r := &slabRebal.rebal
 	x := r.slabPos
@@ -415,8 +415,8 @@ func slabRebalanceMove() int {
 	return slabRebalanceBusy()
 }
 
-// slabRebalanceBusy begins another pass, unless those so far have been in vain
-// for too long. It returns the same as slabRebalanceMove.
+// slabRebalanceBusy starts another pass, unless there has been no progress for too
+// long. Its results are those of slabRebalanceMove.
 func slabRebalanceBusy() int {
 	r := &slabRebal.rebal
 	if r.busyItems != r.lastBusyItems {
@@ -441,7 +441,8 @@ func slabRebalanceBusy() int {
 	return movePageBusy
 }
 
-// slabRebalanceFinish passes on the page, if it is empty, or gives it back.
+// slabRebalanceFinish passes on the page if it is empty; otherwise it returns the
+// page to its class.
 func slabRebalanceFinish() {
 	t, r := &slabRebal, &slabRebal.rebal
 	if t.newIt != nil {
@@ -469,8 +470,8 @@ func slabRebalanceFinish() {
 	*r = slabRebalance{}
 }
 
-// slabRebalanceCheckAutomove runs a round of the automover, and returns whether
-// that asked for a move.
+// slabRebalanceCheckAutomove runs a round of the automover, and reports whether
+// that started a move.
 func slabRebalanceCheckAutomove() bool {
 	t := &slabRebal
 	now := time.Now().Unix()
@@ -503,8 +504,8 @@ func slabRebalanceCheckAutomove() bool {
 	return true
 }
 
-// slabRebalanceStep takes the current move one step further. It returns the
-// same as slabRebalanceMove.
+// slabRebalanceStep takes the current move one step further. Its results are those
+// of slabRebalanceMove.
 func slabRebalanceStep() int {
 	r := &slabRebal.rebal
 	switch {
@@ -519,8 +520,8 @@ func slabRebalanceStep() int {
 	return moveInPage
 }
 
-// slabRebalanceThread waits for moves and makes them. Before it ends it finishes a
-// page that it has begun, or gives it back.
+// slabRebalanceThread waits for moves and makes them. Before it ends it finishes the
+// move in progress, or returns the page to its class.
 func slabRebalanceThread() {
 	t, r := &slabRebal, &slabRebal.rebal
 	idle := 0 // rounds with nothing to do
@@ -539,11 +540,11 @@ func slabRebalanceThread() {
 			wait = time.Second
 		}
 		if wait > 0 {
-			// Not as in C, which waits for a busy page with the lock held:
-			// a client that does not read its reply must not block callers
+			// Unlike C, which waits for a busy page with the lock held, release
+			// it: a client that does not read its reply must not block callers
 			// that pause all threads.
 			t.lock.Unlock()
-			if wait == time.Second { // which ends with a tick of the clock
+			if wait == time.Second { // clockHandler ends this wait
 				t.resting.Store(true)
 				<-t.wake
 				t.resting.Store(false)
@@ -580,7 +581,7 @@ func doSlabsReassign(src, dst, flags int) reassignResultType {
 	return reassignOk
 }
 
-// slabsReassign has the mover take a page from class src, or any class if that
+// slabsReassign asks the mover to move a page from class src, or any class if src
 // is -1, to class dst. It does not wait for the mover.
 func slabsReassign(src, dst, flags int) reassignResultType {
 	t := &slabRebal
@@ -668,8 +669,8 @@ func windowFill(a *slabAutomove, n int, evictedTotal uint64) *windowData {
 }
 
 // slabAutomoveRun is one round. It returns the classes that a page should move
-// between: from one with much free memory to the pool; or else from the one
-// with the oldest items to the one that evicts the youngest; or else -1 and -1.
+// between: from a class with much free memory to the pool; or else from the class
+// with the oldest items to the class that evicts the youngest; or else -1 and -1.
 func slabAutomoveRun(a *slabAutomove) (src, dst int) {
 	_, memLimitReached := globalPagePoolSize()
 	fillItemStatsAutomove(&a.iamAfter)
@@ -699,15 +700,15 @@ func slabAutomoveRun(a *slabAutomove) (src, dst int) {
 		if age > oldestAge && sam.totalPages > minPagesForSource {
 			oldest, oldestAge = n, age
 		}
-		// It evicted in more than half of the window's rounds, or on average
-		// did more than a quarter of a round's evictions.
+		// The class evicted in more than half of the window's rounds, or made more
+		// than a quarter of a round's evictions on average.
 		if age < youngestAge && (sum.evictedSeen > size/2 || sum.evictedRatio/float64(size) > 0.25) {
 			youngest, youngestAge, youngestEvicting = n, age, wd.evictedSeen != 0
 		}
 	}
 	a.iamBefore = a.iamAfter
 	a.samBefore = a.samAfter
-	// Not before the window has been filled once.
+	// Wait until the window has been filled once.
 	if youngest != -1 && oldest != -1 && a.windowCur > len(a.window) &&
 		float64(youngestAge) < float64(oldestAge)*a.tune.maxAgeRatio && youngestEvicting {
 		src, dst = oldest, youngest
@@ -715,13 +716,12 @@ func slabAutomoveRun(a *slabAutomove) (src, dst int) {
 	return src, dst
 }
 
-// The automover in use with extstore. Part of all memory is to be free: as much
-// of each class, and of all together in the pool. So there is time to write
-// values to a file when many come at once, and a class that has too little
-// gets it from the pool.
+// The automover for extstore. It keeps a part of memory free: free chunks in each
+// class, and pages in the pool. So when many values come at once there is time to
+// write others to a file, and a class that runs short takes pages from the pool.
 
-// globalPoolCheck returns how many pages are in the pool, and whether that is
-// too little.
+// globalPoolCheck returns how many pages are in the pool, and whether they are too
+// few.
 func globalPoolCheck(a *slabAutomove) (count int, low bool) {
 	count, memLimitReached := globalPagePoolSize()
 	return count, memLimitReached && count < a.globalPoolWatermark
@@ -736,8 +736,8 @@ func memcheck(a *slabAutomove) {
 	a.globalPoolWatermark = max(int(float64(totalPages)*a.tune.freeRatio), 2)
 }
 
-// windowFillExtstore notes what this round shows of class n. A class of small
-// values, which are not written to files, may have evicted or grown.
+// windowFillExtstore records what this round sees of class n. Only a class of small
+// items, whose values do not move to extstore, becomes dirty by evicting or growing.
 func windowFillExtstore(a *slabAutomove, n int, smallSlab bool) {
 	iamBefore, iamAfter := &a.iamBefore[n], &a.iamAfter[n]
 	wd := &a.window[a.windowCur%len(a.window)][n]
@@ -751,9 +751,9 @@ func windowFillExtstore(a *slabAutomove, n int, smallSlab bool) {
 	}
 }
 
-// slabAutomoveExtstoreRun is slabAutomoveRun in use with extstore: it moves
-// pages to the pool alone, from a class with much free memory or, if the pool
-// has too little, from that with the oldest of the values that can be written.
+// slabAutomoveExtstoreRun is slabAutomoveRun for extstore: it moves pages only to
+// the pool, from a class with much free memory or, if the pool has too few, from the
+// class with the oldest items among those whose values can move to extstore.
 func slabAutomoveExtstoreRun(a *slabAutomove) (src, dst int) {
 	globalCount, globalLow := globalPoolCheck(a)
 	fillItemStatsAutomove(&a.iamAfter)
@@ -763,7 +763,7 @@ func slabAutomoveExtstoreRun(a *slabAutomove) (src, dst int) {
 
 	src, dst = -1, -1
 	oldest, oldestAge := -1, uint64(0)
-	lowPages, highPages := 0, 0 // of classes that are small, and that are not
+	lowPages, highPages := 0, 0 // of classes of small items, and of the others
 	for n := powerSmallest; n < maxNumberOfSlabClasses; n++ {
 		sam := &a.samAfter[n]
 		smallSlab := a.samBefore[n].chunkSize+itemSaved < a.tune.itemSize
@@ -790,7 +790,7 @@ func slabAutomoveExtstoreRun(a *slabAutomove) (src, dst int) {
 	}
 	a.iamBefore = a.iamAfter
 	a.samBefore = a.samAfter
-	// Only when the window has been filled once.
+	// Wait until the window has been filled once.
 	if a.windowCur < len(a.window) {
 		return -1, -1
 	}

@@ -19,9 +19,9 @@ const (
 
 type poll struct {
 	epfd   int
-	idle   bool     // nothing has happened for pollRawMsec: so park
+	idle   bool     // nothing has happened for pollRawMsec; the next wait parks
 	parkFd int      // an epoll descriptor that watches epfd while this thread parks
-	park   *os.File // the same, watched by Go's own poller
+	park   *os.File // parkFd, as Go's own poller sees it
 	raw    syscall.RawConn
 	events [128]unix.EpollEvent
 }
@@ -34,15 +34,14 @@ func pollInit(p *poll) (err error) {
 		return err
 	}
 	rawEpollCtl(p.parkFd, unix.EPOLL_CTL_ADD, p.epfd, unix.EpollEvent{})
-	if err = unix.SetNonblock(p.parkFd, true); err == nil { // or Go's poller would not take it
+	if err = unix.SetNonblock(p.parkFd, true); err == nil { // Go's poller takes only these
 		p.park = os.NewFile(uintptr(p.parkFd), "epoll")
 		p.raw, err = p.park.SyscallConn()
 	}
 	return err
 }
 
-// pollAdd begins to watch fd. With events 0 only hang-ups and errors are
-// reported.
+// pollAdd starts watching fd. With events 0 it reports only hang-ups and errors.
 func pollAdd(p *poll, fd int, events uint32) error {
 	return pollCtl(p, unix.EPOLL_CTL_ADD, fd, events)
 }
@@ -61,7 +60,7 @@ func pollCtl(p *poll, op, fd int, events uint32) error {
 }
 
 // pollWait waits until a descriptor is ready, for at most msec milliseconds; -1
-// sets no limit. It may return earlier, without events.
+// means no limit. It may return early, without events.
 func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 	if p.idle && msec != 0 {
 		n, err := pollPark(p, msec)
@@ -85,7 +84,8 @@ func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 		}
 		procUnpin()
 	}
-	// sysmon's signal ends such a wait of the main thread after 10 ms.
+	// The main thread does not block sysmon's signal, which ends its wait after 10
+	// ms: n is then -1.
 	if p.idle = n <= 0 && msec == pollRawMsec; p.idle {
 		wakePoller()
 	}
@@ -95,8 +95,8 @@ func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 	return p.events[:max(n, 0)], nil
 }
 
-// pollPark waits parked. parkFd watches epfd only meanwhile: otherwise each
-// event would wake Go's poller.
+// pollPark waits with the goroutine parked. parkFd watches epfd only during that
+// wait: otherwise each event would wake Go's poller.
 func pollPark(p *poll, msec int) (n int, err error) {
 	e := rawEpollCtl(p.parkFd, unix.EPOLL_CTL_MOD, p.epfd, unix.EpollEvent{Events: evRead})
 	if e != 0 {

@@ -1,7 +1,7 @@
-// Prefetches: what lookups will read soon is loaded into the processor's cache,
-// for several keys at once, so that their cache misses overlap. All of this reads
-// memory of the store without a lock, and so may read anything; what it reads is
-// discarded. With the race detector (memPeek) none of it is done. Not in C.
+// Prefetches: memory that lookups will soon read is loaded into the processor's
+// cache, for several keys at once, so that their cache misses overlap. This code
+// reads the store without a lock, so it may read garbage; what it reads is
+// discarded. Under the race detector (memPeek) it does nothing. Not in C.
 
 package main
 
@@ -10,7 +10,7 @@ import (
 	"encoding/binary"
 )
 
-const assocBatch = 16 // keys for assocPrefetch
+const assocBatch = 16 // maximum number of keys for assocPrefetch
 
 // lookAhead prefetches items for the next commands in the read buffer.
 func lookAhead(c *conn) {
@@ -35,9 +35,9 @@ func lookAhead(c *conn) {
 	assocPrefetch(keys[:n], unlinks)
 }
 
-// peekCommand guesses which key the command at the front of b is about, whether
-// it will unlink an item, and how many bytes it takes, 0 if it is not complete.
-// A wrong guess costs a useless prefetch.
+// peekCommand guesses the key of the command at the front of b, whether the command
+// will unlink an item, and how many bytes it takes, 0 if it is incomplete. A wrong
+// guess costs a useless prefetch.
 func peekCommand(b []byte) (key []byte, size int, unlink bool) {
 	if len(b) >= binHeaderSize && b[0] == protocolBinaryReq {
 		size = binHeaderSize + int(binary.BigEndian.Uint32(b[8:]))
@@ -68,8 +68,8 @@ func peekCommand(b []byte) (key []byte, size int, unlink bool) {
 	return key, el + 1, unlink
 }
 
-// prefetchKeys prefetches items for the next keys of a get, unless there is
-// only one. It returns how many bytes of the line these keys take.
+// prefetchKeys prefetches items for the next keys of a get, unless there is only one
+// key. It returns the number of bytes that these keys take in the line.
 func prefetchKeys(line []byte) int {
 	var keys [assocBatch][]byte
 	n, i := 0, 0
@@ -85,10 +85,10 @@ func prefetchKeys(line []byte) int {
 	return i
 }
 
-// assocPrefetch loads what lookups of these keys, at most assocBatch, will read:
-// buckets, items, and the beginnings of their values; and for keys whose bit in
-// links is set the neighbours in the LRU, as the item is about to be unlinked. The
-// sum is returned so that the loads are not optimized away.
+// assocPrefetch loads the memory that lookups of these keys, at most assocBatch,
+// will read: buckets, items, and the start of their values. If a key's bit in links
+// is set, its item is about to be unlinked, and its neighbours in the LRU are loaded
+// as well. The sum is returned so that the loads are not optimized away.
 //
 //go:noinline
 func assocPrefetch(keys [][]byte, links int) (sum byte) {
@@ -122,8 +122,8 @@ func assocPrefetch(keys [][]byte, links int) (sum byte) {
 	return sum
 }
 
-// lruBumpPrefetch loads the LRU neighbours of the items in n entries of b from i
-// on, as assocPrefetch does.
+// lruBumpPrefetch loads, as assocPrefetch does, the LRU neighbours of the items in n
+// entries of b, starting at i.
 //
 //go:noinline
 func lruBumpPrefetch(b *lruBumpBuf, i, n int) (sum byte) {

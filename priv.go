@@ -9,9 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the kernel does at a call that is not in the table. Not as in C, whose
-// handler of SIGSYS prints the call and exits: in a process that was taken over
-// nothing is to run any more.
+// What the kernel does on a call that is not in the table. C handles SIGSYS, prints
+// the call and exits; here no code of a compromised process may run any more.
 var denyAction uint32 = unix.SECCOMP_RET_KILL_PROCESS
 
 var auditArch = map[string]uint32{
@@ -20,7 +19,7 @@ var auditArch = map[string]uint32{
 }
 
 // A privCall is a system call that the filter lets through if args[arg]&mask is
-// want. Of an argument it sees the lower 32 bits only.
+// want. The filter sees only the lower 32 bits of an argument.
 type privCall struct {
 	nr         uint32
 	off        bool // not needed with these options: leave it out
@@ -29,9 +28,9 @@ type privCall struct {
 	errno      unix.Errno // if not 0, the call fails with it instead
 }
 
-// privCalls is the table of what is let through, by who needs it. A call has
-// several rows if several things allow it. Workers come first: up to Linux
-// 5.10 each call is looked up from the top.
+// privCalls is the table of allowed calls, grouped by the threads that need them. A
+// call has several rows if it is allowed for several reasons. Workers come first:
+// up to Linux 5.10 the kernel searches the table from the top for each call.
 func privCalls() []privCall {
 	const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND |
 		unix.CLONE_SYSVSEM | unix.CLONE_THREAD
@@ -51,14 +50,14 @@ func privCalls() []privCall {
 		{nr: unix.SYS_EPOLL_PWAIT},
 		{nr: unix.SYS_WRITEV},
 		{nr: unix.SYS_READ},
-		{nr: unix.SYS_WRITE}, // and what is printed
+		{nr: unix.SYS_WRITE}, // also for printing
 		{nr: unix.SYS_EPOLL_CTL},
 		{nr: unix.SYS_ACCEPT4},
 		{nr: unix.SYS_CLOSE},
 		{nr: unix.SYS_LISTEN},     // acceptNewConns
 		{nr: unix.SYS_GETSOCKOPT}, // -N
 		{nr: unix.SYS_IOCTL, arg: 1, mask: whole, want: unix.SIOCOUTQ}, // socketOutq
-		// Workers: statistics, and what is said of a connection.
+		// Workers: statistics, and the addresses of a connection.
 		{nr: unix.SYS_GETSOCKNAME},
 		{nr: unix.SYS_GETPEERNAME},
 		{nr: unix.SYS_GETRUSAGE},
@@ -66,7 +65,7 @@ func privCalls() []privCall {
 		{nr: unix.SYS_PREADV2, off: extStorage == nil},
 		{nr: unix.SYS_PREADV, off: extStorage == nil},
 		{nr: unix.SYS_PREAD64, off: extStorage == nil},
-		// Background threads: their rests; dumps and watchers.
+		// Background threads: sleeping; dumps and watchers.
 		{nr: unix.SYS_NANOSLEEP},
 		{nr: unix.SYS_PPOLL},
 		// Memory: the arena, the hash table, Go's heap.
@@ -75,7 +74,8 @@ func privCalls() []privCall {
 		{nr: unix.SYS_MPROTECT, arg: 2, mask: unix.PROT_EXEC, want: 0},
 		{nr: unix.SYS_MUNMAP},
 		{nr: unix.SYS_PRCTL, mask: whole, want: unix.PR_SET_VMA}, // names a mapping
-		// Go's runtime: threads, time, signals, the end. Kill also is shutdown's.
+		// Go's runtime: threads, time, signals, exiting. The command shutdown also
+		// needs kill.
 		{nr: unix.SYS_FUTEX},
 		{nr: unix.SYS_CLONE, mask: threadMask, want: threadFlags},
 		{nr: unix.SYS_SCHED_YIELD},
@@ -92,19 +92,19 @@ func privCalls() []privCall {
 		{nr: unix.SYS_TGKILL, mask: whole, want: pid},
 		{nr: unix.SYS_EXIT},
 		{nr: unix.SYS_EXIT_GROUP},
-		// Files that are read: of users and certificates, by HUP, refresh_certs and a
-		// login over SASL. With -e, os.OpenFile makes the fstat and fcntl calls.
+		// Reading files of users and certificates: HUP, refresh_certs and SASL logins.
+		// With -e, os.OpenFile makes the fstat and fcntl calls.
 		{nr: unix.SYS_OPENAT, off: !readsFiles, arg: 2, mask: writeFlags, want: unix.O_RDONLY},
 		{nr: unix.SYS_FSTAT, off: !readsFiles && !keepsItems},
 		{nr: unix.SYS_FCNTL, off: !readsFiles && !keepsItems && !metrics, arg: 1, mask: whole, want: unix.F_GETFL},
 		{nr: unix.SYS_FCNTL, off: !readsFiles && !keepsItems, arg: 1, mask: whole, want: unix.F_SETFL},
-		// --metrics: os.NewFile makes the fcntl call above; metricsSelf.
+		// --metrics: for metricsSelf. os.NewFile makes the fcntl call above.
 		{nr: unix.SYS_FSTAT, off: !metrics},
 		{nr: unix.SYS_PREAD64, off: !metrics},
-		// -d: the pid file goes away.
+		// -d: the pid file is removed.
 		{nr: unix.SYS_UNLINKAT, off: !options.daemonize || options.pidFile == ""},
-		// -e: the file grows; at the stop its .meta is written, and put in place.
-		// Also for extstore: what is written.
+		// -e: the file grows; at shutdown its .meta is written and renamed into place.
+		// pwrite64 is also extstore's.
 		{nr: unix.SYS_FALLOCATE, off: !keepsItems},
 		{nr: unix.SYS_LSEEK, off: !keepsItems},
 		{nr: unix.SYS_PWRITE64, off: !keepsItems && extStorage == nil},
@@ -120,8 +120,9 @@ func privCalls() []privCall {
 		{nr: unix.SYS_TIMER_SETTIME, off: !relaxed},
 		{nr: unix.SYS_TIMER_DELETE, off: !relaxed},
 		// The C library's threads, if built with cgo. A filter cannot see the flags of
-		// clone3: told that there is none, the library takes clone. Its malloc counts
-		// processors, by a file or, as that is refused, by sched_getaffinity.
+		// clone3, so it fails with ENOSYS, and the library calls clone instead. Its
+		// malloc counts processors, from a file or, as that is refused, by
+		// sched_getaffinity.
 		{nr: unix.SYS_CLONE3, errno: unix.ENOSYS},
 		{nr: unix.SYS_SET_ROBUST_LIST},
 		{nr: unix.SYS_RSEQ},
@@ -136,7 +137,7 @@ func privFilter() []unix.SockFilter {
 	load := func(off uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: off}
 	}
-	unlessSkip := func(k uint32, n uint8) unix.SockFilter { // n instructions, unless what is loaded is k
+	unlessSkip := func(k uint32, n uint8) unix.SockFilter { // skips n instructions unless the loaded word is k
 		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: k, Jf: n}
 	}
 	ret := func(action uint32) unix.SockFilter {
@@ -168,8 +169,8 @@ func privFilter() []unix.SockFilter {
 	return append(filter, deny)
 }
 
-// setupPrivilegeViolationsHandler ends mc9 if the kernel cannot do denyAction,
-// which stands for C's handler.
+// setupPrivilegeViolationsHandler ends mc9 if the kernel does not support
+// denyAction, which replaces C's handler.
 func setupPrivilegeViolationsHandler() {
 	if auditArch[runtime.GOARCH] == 0 {
 		sysfatal(1, "drop_privileges: there is no table of system calls for %s", runtime.GOARCH)
@@ -179,8 +180,8 @@ func setupPrivilegeViolationsHandler() {
 	}
 }
 
-// dropPrivileges sets the filter for all threads, and for those to come. C's
-// drop_worker_privileges is a part of it.
+// dropPrivileges sets the filter for all present and future threads. It includes
+// C's drop_worker_privileges.
 func dropPrivileges() {
 	runtime.LockOSThread() // no_new_privs is per thread: rawSeccomp must be called on this one
 	defer runtime.UnlockOSThread()

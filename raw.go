@@ -1,7 +1,7 @@
-// System calls that do not block, for the workers. Unlike those of x/sys/unix
-// they do not announce themselves to Go's scheduler, which could think that the
-// worker is blocked and give its P to another thread; nor do they allocate. Also
-// here: what sched.go needs of the scheduler. Not in C.
+// System calls that do not block, for the workers. Unlike those of x/sys/unix,
+// they do not notify Go's scheduler, which might think that the worker is blocked
+// and give its P to another thread; nor do they allocate. Also here: the parts of
+// the scheduler that sched.go calls. Not in C.
 
 package main
 
@@ -34,8 +34,8 @@ func rawSend(fd int, b []byte) (int, unix.Errno) {
 	return int(n), e
 }
 
-// rawRecvfrom and rawSendto are for datagrams. They leave the address as the kernel
-// has it.
+// rawRecvfrom and rawSendto are for datagrams. Addresses stay in the kernel's
+// format.
 
 func rawRecvfrom(fd int, b []byte, from *udpAddr) (int, unix.Errno) {
 	from.len = uint32(unsafe.Sizeof(from.sa))
@@ -87,7 +87,7 @@ func rawEpollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno
 	return int(n), e
 }
 
-// epollWait is not raw.
+// epollWait is an ordinary system call, which the scheduler sees.
 func epollWait(epfd int, events []unix.EpollEvent, msec int) (int, unix.Errno) {
 	n, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])),
 		uintptr(len(events)), uintptr(msec), 0, 0)
@@ -103,7 +103,7 @@ func procPin() int
 //go:linkname procUnpin runtime.procUnpin
 func procUnpin()
 
-// rawSeccompAvail returns an error if seccomp does not know this action.
+// rawSeccompAvail returns an error if the kernel's seccomp lacks this action.
 func rawSeccompAvail(action uint32) error {
 	_, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_ACTION_AVAIL, 0, uintptr(unsafe.Pointer(&action)))
 	if e != 0 {

@@ -1,17 +1,18 @@
-// A worker's turn, which is a round: all that one wait for events brings. C serves
-// one event after the other instead. From memcached.c: event_handler; the rest
-// stands in for libevent's loop.
+// A worker's turn is a round, which serves all events that one wait returns. C serves
+// one event after the other. From memcached.c: event_handler; the rest replaces
+// libevent's loop.
 
 package main
 
 import "fmt"
 
-// Most connections that are received for, served and sent to together.
+// Maximum number of connections in a batch: received for, served and sent to
+// together.
 const roundMax = 64
 
-// driveRound is a turn of worker me.
+// driveRound runs one round of worker me.
 func driveRound(me *thread) {
-	// Wait, unless conns of the last round are left.
+	// Wait, unless the last round left conns to serve.
 	msec := -1
 	if len(me.round) > 0 {
 		msec = 0
@@ -36,14 +37,14 @@ func driveRound(me *thread) {
 	}
 	roundServe(me)
 
-	// The pipe comes last: what it asks for may close or begin a connection
-	// on a descriptor that one of the events above is for.
+	// The pipe comes last: its messages may close or open a connection on the
+	// descriptor of one of the events above.
 	if notified {
 		threadLibeventProcess(me)
 		roundServe(me)
 	}
 
-	// What is left over: reads from extstore, statistics.
+	// Finally: reads from extstore, statistics.
 	threadIoQueueSubmit(me)
 	if me.stats.dirty != 0 || me.stats.pending.n != [numThreadStats]uint64{} {
 		statsFold(me)
@@ -54,7 +55,7 @@ func driveRound(me *thread) {
 // event, to the round.
 func eventHandler(t *thread, fd int) {
 	c := conns[fd].Load()
-	// The event may be stale. Not as in C, no event_del precedes close(2), and
+	// The event may be stale. Unlike in C, no event_del precedes close(2), and
 	// epoll drops a socket only when its last user is done: "stats conns" on
 	// another worker may still be in getpeername(2). By then fd may belong to
 	// another connection, of another worker or of this one.
@@ -71,8 +72,9 @@ func roundAdd(t *thread, c *conn) {
 	}
 }
 
-// roundServe serves the conns of the round, a batch at a time. It receives for
-// all, serves all, then sends to all, so that clients wake up together.
+// roundServe serves the conns of the round, one batch at a time. It receives for
+// the whole batch, serves it, then sends to all of it, so that clients wake up
+// together.
 func roundServe(me *thread) {
 	me.served, me.round = me.round, me.served[:0]
 	for _, c := range me.served {
@@ -82,7 +84,7 @@ func roundServe(me *thread) {
 	for rest := me.served; len(rest) > 0; {
 		batch := rest[:roundReceive(me, rest)]
 		rest = rest[len(batch):]
-		for len(batch) > 0 { // again for conns that go on when their replies are sent
+		for len(batch) > 0 { // again for conns with more to do once their replies are sent
 			for _, c := range batch {
 				if roundFull(me) {
 					roundSend(me)
@@ -97,16 +99,16 @@ func roundServe(me *thread) {
 	}
 }
 
-// roundReceive receives for those of conns that wait for a command. It returns
-// how many of conns to serve now: at most roundMax, and no more than there are
-// read buffers for.
+// roundReceive receives for the conns that wait for a command. It returns how many
+// of conns to serve now: at most roundMax, and no more than there are read buffers
+// for.
 func roundReceive(me *thread, conns []*conn) int {
 	for i, c := range conns {
 		switch {
 		case i == roundMax:
 			return i
 		case c.state != connRead || c.transport == udpTransport:
-			continue // driveMachine reads for it, or sends
+			continue // driveMachine reads or sends for it
 		case rbufAvailable(c):
 			rbufAlloc(c)
 		case i > 0:
@@ -114,15 +116,15 @@ func roundReceive(me *thread, conns []*conn) int {
 		default:
 			continue // driveMachine closes it
 		}
-		if room := readRoom(c); room != nil { // else driveMachine refuses the line
+		if room := readRoom(c); room != nil { // otherwise driveMachine refuses the line
 			connReceived(c, readInto(c, room))
 		}
 	}
 	return len(conns)
 }
 
-// roundFull reports whether to send before another connection is served: its
-// replies may not fit or, with -o read_buf_mem_limit, replies are waiting.
+// roundFull reports whether to send before serving another connection: its replies
+// might not fit or, with -o read_buf_mem_limit, some replies are waiting.
 func roundFull(me *thread) bool {
 	b := &me.bufs
 	return cap(b.wbuf)-len(b.wbuf) < wbufSize || cap(b.iov)-len(b.iov) < respIovMax ||
@@ -137,7 +139,7 @@ func roundSend(me *thread) {
 	for _, c := range me.sends {
 		transmitCount(c)
 	}
-	statsFold(me) // whoever reads a reply finds it counted
+	statsFold(me) // before sending: a client that has read a reply finds it counted
 	for _, c := range me.sends {
 		if connSent(c, transmit(c)) {
 			me.sent = append(me.sent, c)

@@ -1,40 +1,40 @@
 // What depends on Go's runtime: how a thread waits, and when garbage is collected.
 // Not in C.
 //
-// How a thread waits decides what Go's scheduler does meanwhile. To run Go code a
-// thread must hold one of the GOMAXPROCS tokens that Go calls Ps. sysmon, a
+// How a thread waits decides what Go's scheduler does in the meantime. To run Go
+// code a thread must hold one of the GOMAXPROCS tokens that Go calls Ps. sysmon, a
 // thread of the runtime, takes Ps away from threads that stay in a system call,
 // and asks goroutines that have run for 10 ms to yield. While any P is in use
-// sysmon keeps looking: every 20 microseconds at first, and every 10 ms after
-// some 60 looks that found nothing to take. Each look is a context switch. With
-// all Ps idle it sleeps. There are three ways to wait:
+// sysmon keeps polling: every 20 microseconds at first, and every 10 ms after some
+// 60 polls that found nothing to take. Each poll is a context switch. When all Ps
+// are idle sysmon sleeps. There are three ways to wait:
 //
 //   - In an ordinary system call. The thread keeps its P until sysmon has seen
-//     the call last for 10 ms; for less if other goroutines need a P, or if this
-//     one has had its P for 10 ms. sysmon starts again at 20 microseconds
-//     whenever it has taken a P, or is woken by a thread that enters or leaves
-//     such a call. A server with a request now and then spends most of its time
-//     on that: some 60 looks for each wait.
+//     the call last for 10 ms, or less if other goroutines need a P or if this
+//     one has had its P for 10 ms. sysmon returns to 20 microseconds whenever it
+//     has taken a P, or when a thread that enters or leaves such a call wakes it.
+//     A server with only occasional requests spends most of its time on that:
+//     some 60 polls for each wait.
 //   - In a raw system call, which the scheduler does not see: the goroutine
-//     seems to run. This costs the call and no more, but sysmon looks every 10 ms
-//     and asks the goroutine to yield. For a thread that is locked to its
-//     goroutine yielding takes six futex calls. So the thread is pinned to its P
-//     for the call, and drops the request after it; see askedToYield.
+//     seems to run. This costs only the call itself, but every 10 ms sysmon asks
+//     the goroutine to yield. If the thread is locked to its goroutine, yielding
+//     takes six futex calls. So the thread is pinned to its P for the call, and
+//     drops the request after it; see askedToYield.
 //   - Parked, as goroutines wait for files. The P is free at once, sysmon can
-//     sleep, and one thread of Go's own waits for all that are parked. To park
-//     and to be woken costs some ten context switches.
+//     sleep, and one thread of Go's own waits on behalf of all parked goroutines.
+//     Parking and being woken costs some ten context switches.
 //
-// So a thread waits raw while there is work now and then, and parks once nothing
-// has happened for pollRawMsec.
+// So a thread waits raw as long as there is occasional work, and parks once
+// nothing has happened for pollRawMsec.
 //
-// A collector must stop the world twice for each collection, and in between wait
-// until each P has been looked at. It waits for a thread in a raw call until the
-// call ends, and its request to stop looks like sysmon's, which is dropped. So Go
-// never collects by itself: gcThread does, at the times that GOGC and GOMEMLIMIT
-// ask for. It first sets gcRunning and wakes the workers. While that is set they
-// wait in ordinary system calls, which the collector need not wait for, and drop no
-// request. The other threads need not be told: the runtime's signal, which workers
-// block, ends their raw calls.
+// The collector stops the world twice for each collection, and in between waits
+// until every P has reached a safe point. A thread in a raw call holds it up until
+// that call ends, and its request to stop looks like sysmon's request, which the
+// thread drops. So Go never collects by itself: gcThread does, at the times that
+// GOGC and GOMEMLIMIT ask for. It first sets gcRunning and wakes the workers. While
+// gcRunning is set, workers wait in ordinary system calls, which do not delay the
+// collector, and they drop no request. Other threads need no wake-up: the runtime's
+// signal, which only workers block, ends their raw calls.
 
 package main
 
@@ -51,17 +51,17 @@ import (
 
 const pollRawMsec = 100
 
-// maxprocs sets GOMAXPROCS so that there is a P for each worker, which keeps it
-// while it waits raw, and enough for the other threads.
+// maxprocs sets GOMAXPROCS: a P for each worker, since workers keep theirs while
+// they wait raw, and enough for the other threads.
 func maxprocs(workers, others int) {
 	runtime.GOMAXPROCS(workers + min(spareThreads(), max(runtime.GOMAXPROCS(0)-workers, others)))
 }
 
-// askedToYield makes a pinned thread drop a request to yield. A request makes the
-// next check for stack space fail, so that the runtime is called. Functions check
-// on entry, but not small ones that call no other: hence the frame and the call.
-// The runtime may repeat the request when the thread next allocates or waits for
-// a lock.
+// askedToYield makes a pinned thread drop a request to yield. The request makes the
+// next check for stack space fail, which calls the runtime; the runtime drops it
+// because the thread is pinned. Functions check on entry, except small ones that
+// call no other function: hence the frame and the call to keep. The runtime may
+// repeat the request when the thread next allocates or waits for a lock.
 //
 //go:noinline
 func askedToYield() {
@@ -72,17 +72,17 @@ func askedToYield() {
 //go:noinline
 func keep(*[256]byte) {}
 
-// wakePoller makes sure that a thread of Go's polls for all that are parked. That
-// thread ends its wait to run the goroutine whose descriptor is ready. If this one
-// then waits raw, the scheduler, to which it seems to run, leaves the others to
-// sysmon, which may be asleep for 100 ms. A new goroutine wakes another thread,
-// which goes on to wait.
+// wakePoller makes sure that some Go thread polls for the parked goroutines. The
+// polling thread stops polling to run a goroutine whose descriptor is ready, such
+// as the caller. If that goroutine then waits raw, it seems to the scheduler to
+// run; polling is left to sysmon, which may sleep for 100 ms. A new goroutine wakes
+// another thread, which polls when it has nothing left to run.
 func wakePoller() { go func() {}() }
 
-// blockPreemptSignal blocks the signal with which sysmon asks this thread, up to
-// a hundred times a second, to yield: it would interrupt waits, and costs as
-// much as a request. The thread still sees the request at its next function
-// call.
+// blockPreemptSignal blocks the signal by which sysmon asks this thread to yield,
+// up to a hundred times a second: the signal would interrupt waits, and costs as
+// much as serving a request. The thread still sees sysmon's request at its next
+// function call.
 func blockPreemptSignal() {
 	var set unix.Sigset_t
 	set.Val[0] = 1 << (unix.SIGURG - 1)
@@ -91,17 +91,17 @@ func blockPreemptSignal() {
 	}
 }
 
-const gcLeast = 16 << 20 // bytes of heap below which there is no collection
+const gcLeast = 16 << 20 // bytes; a smaller heap is never collected
 
 var (
 	gcPercent int         // GOGC: how much garbage to allow, relative to what is in use; -1 for any
-	gcMemory  uint64      // GOMEMLIMIT: how much memory Go is to use at most
-	gcRunning atomic.Bool // the world is being stopped now and then
+	gcMemory  uint64      // GOMEMLIMIT: soft limit on the memory that Go uses, bytes
+	gcRunning atomic.Bool // stopsWorld runs: the world may be stopped at any time
 
 	gcDue  atomic.Uint64            // bytes of heap at which to collect
-	gcMade atomic.Int64             // bytes allocated, as far as gcAllocated was told, since gcHandler last looked
+	gcMade atomic.Int64             // bytes that gcAllocated has counted since it last called gcHandler
 	gcWake = make(chan struct{}, 1) // wakes gcThread
-	gcLock sync.Mutex               // held while the world is being stopped
+	gcLock sync.Mutex               // held while gcRunning is set
 )
 
 // gcInit turns Go's own collections off.
@@ -111,16 +111,17 @@ func gcInit() {
 	gcLimit()
 }
 
-// gcLimit sets when to collect next. A limit for Go remains: it makes Go collect by
-// itself, however long that takes, if the heap grows much too fast for gcThread.
+// gcLimit sets when to collect next. Go keeps a memory limit, far above that: if the
+// heap grows much too fast for gcThread, Go collects by itself, however long that
+// takes.
 func gcLimit() {
-	live := gcRead("/gc/heap/live:bytes")[0] // what the last collection has left
+	live := gcRead("/gc/heap/live:bytes")[0] // after the last collection
 	due := uint64(math.MaxInt64)
 	if gcPercent >= 0 {
 		due = max(live+live*uint64(gcPercent)/100, gcLeast)
 	}
 	if gcMemory < math.MaxInt64 {
-		// The heap may have what the rest of Go's memory leaves of it.
+		// The heap may have whatever the rest of Go's memory leaves of the limit.
 		m := gcRead("/memory/classes/total:bytes", "/memory/classes/heap/released:bytes",
 			"/memory/classes/heap/free:bytes", "/memory/classes/heap/objects:bytes")
 		rest := m[0] - m[1] - m[2] - m[3]
@@ -132,7 +133,7 @@ func gcLimit() {
 	}
 }
 
-// gcRead returns these metrics of the runtime.
+// gcRead returns the values of these runtime metrics.
 func gcRead(names ...string) []uint64 {
 	samples := make([]metrics.Sample, len(names))
 	for i := range samples {
@@ -159,8 +160,8 @@ func gcHandler() {
 	}
 }
 
-// gcAllocated is told of n bytes of garbage to be by code that may make much of it
-// in a second.
+// gcAllocated counts n bytes that will soon be garbage. Code that may make much
+// garbage within a second calls it.
 func gcAllocated(n int) {
 	if gcMade.Add(int64(n)) >= gcLeast/4 {
 		gcMade.Store(0)
@@ -177,8 +178,8 @@ func gcThread() {
 	}
 }
 
-// gcCollect collects garbage. What a burst has left is returned to the system: Go
-// itself does that only if it collects by itself.
+// gcCollect collects garbage. After a burst it also returns the free memory to the
+// system, which Go does only for collections that it starts itself.
 func gcCollect() {
 	stopsWorld(runtime.GC)
 	gcLimit()

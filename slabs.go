@@ -4,7 +4,7 @@
 // slabsLock guards all variables here, the links of free chunks, and the lock
 // field of every chunk, free or not. That field tells the page mover, which
 // finds a chunk by its page and not by a key, what the chunk is and which
-// lock its item has. Not as in C, where bits of it_flags tell that.
+// lock its item has. In C bits of it_flags say what a chunk is.
 
 package main
 
@@ -19,7 +19,7 @@ import (
 const (
 	maxNumberOfSlabClasses = 63 + 1
 	powerSmallest          = 1
-	slabGlobalPagePool     = 0 // class of the pages that no other class has
+	slabGlobalPagePool     = 0 // class of the pages that belong to no other class
 	chunkAlignBytes        = 8
 
 	// Bytes by which an item and an itemChunk are smaller than in C.
@@ -39,12 +39,13 @@ const (
 
 // Values of a chunk's lock field. While a chunk is allocated for an item, the
 // field is the low bits of the hash of the item's key, enough to find the
-// item lock. But that lock confers ownership only after the first link; until
-// then time is 0, which may be read under slabsLock and that lock.
+// item lock. But holding that lock gives access to the item only once it has been
+// linked. Until then its time field is 0, which may be read under slabsLock and the
+// item lock.
 const (
 	lockMask  = 0x7fff
 	lockFree  = 0xffff // the chunk is on its class's free list
-	lockChunk = 0xfffe // the chunk is an itemChunk of the item head
+	lockChunk = 0xfffe // the chunk is an itemChunk, of the item at head
 )
 
 type slabclassT struct {
@@ -67,11 +68,11 @@ var (
 
 	memLimit      int   // bytes, 0 for none
 	memMalloced   int   // bytes
-	memBeyond     int   // pages that slabsAllocBeyond took since that was within the limit
+	memBeyond     int   // pages taken beyond the limit since memory was last within it
 	memPrealloced bool  // with -L or -e: the limit is fixed from the start
 	memCurrent    int   // the next new page, bytes from the start of the arena
-	memReleased   []int // pages given back to the system
-	memFilled     int   // what memFill has begun to fill ends here, bytes from the start of the arena
+	memReleased   []int // pages returned to the system
+	memFilled     int   // end of the part that memFill fills or has filled, bytes from the start of the arena
 	memFilling    bool  // memFill runs
 	lastPicked    int   // class; for slabsPickAnyForReassign
 )
@@ -83,7 +84,7 @@ const arenaMax = 2<<40 - slabsStart
 
 const arenaMin = 16 << 20 // bytes; mc9 does not start with less
 
-// What the automover needs to know of a class.
+// What the automover needs to know about a class.
 type slabStatsAutomove struct {
 	chunksPerPage int
 	chunkSize     int
@@ -119,9 +120,9 @@ func arenaSize(limit int) (need int, shift uint) {
 	return need, shift
 }
 
-// slabsReserve reserves the arena: normally all that refs in units of 8 bytes
-// can address, so that cache_memlimit can raise the limit later; where
-// address space is limited, as much as possible.
+// slabsReserve reserves the arena. Normally it reserves all that refs in units of 8
+// bytes can address, so that cache_memlimit can raise the limit later; if address
+// space is limited, as much as possible.
 func slabsReserve(limit int) {
 	var need int
 	need, refShift = arenaSize(limit)
@@ -152,11 +153,11 @@ func slabsFixup(it *item, id int, w *restartWork) {
 
 // slabsInit sets the chunk sizes: from slabSizes unless that is nil, else
 // from factor. limit is in bytes. The sizes are first computed as in C, so
-// that an item is in the same class here as there. With reuseMem the pages are still to
-// come, from restartFixup.
+// that an item is in the same class as in C. With reuseMem the classes have no pages
+// yet; restartFixup adds them.
 func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseMem bool) {
 	slabsLock.Lock()
-	memCurrent = slabsStart // ends memFill of an arena before
+	memCurrent = slabsStart // ends the memFill of an earlier arena
 	slabsLock.Unlock()
 	slabsReserve(limit)
 	memLimit = limit
@@ -236,8 +237,8 @@ func slabsPrefillGlobal() {
 	}
 }
 
-// slabsPreallocate gives each class a page, so that none is out of memory
-// while there is some.
+// slabsPreallocate gives each class a page, so that no class is out of memory while
+// others have some.
 func slabsPreallocate(maxslabs int) {
 	for i := powerSmallest; i <= maxslabs; i++ {
 		if !doSlabsNewslab(i, 0) {
@@ -271,9 +272,9 @@ func getPageFromGlobalPool() int {
 	return page
 }
 
-// doSlabsNewslab gives the class another page. Its first may be beyond the
-// limit. Not as in C, with slabsAllocBeyond any may, as long as no more are so
-// than there are classes.
+// doSlabsNewslab gives the class another page. The first page of a class may be
+// beyond the limit. Unlike C, so may any page if flags is slabsAllocBeyond, as long
+// as there are fewer such pages than classes.
 func doSlabsNewslab(id, flags int) bool {
 	p := &slabclass[id]
 	g := &slabclass[slabGlobalPagePool]
@@ -379,7 +380,7 @@ func globalPagePoolSize() (n int, memFlag bool) {
 func doSlabsStats(c *conn, threadStats *statSums) {
 	total := 0
 	for i := powerSmallest; i <= largestClsid; i++ {
-		slabsLock.Lock() // not while the lines are made
+		slabsLock.Lock() // not held while the lines are formatted
 		p := slabclass[i]
 		slabs := len(p.slabList)
 		slabsLock.Unlock()
@@ -428,7 +429,7 @@ func memoryAllocate(n int) int {
 			return 0
 		}
 		if err := memOpenTo(end); err != nil {
-			if memFd >= 0 { // from now on this is the limit
+			if memFd >= 0 { // from now on memory is limited to what the file has
 				perror("failed to allocate memory in "+settings.memoryFile, err)
 				memLimit = memCurrent - slabsStart
 			}
@@ -444,9 +445,9 @@ func memoryAllocate(n int) int {
 	return off
 }
 
-// memFillEnd returns how far memFill should have gone, in bytes from the start of
-// the arena: half as much again as is in use, at most 8 MB more, and no further
-// than the limit on memory. slabsLock is held.
+// memFillEnd returns how far memory should be filled, in bytes from the start of
+// the arena: half as much again as is in use, at most 8 MB more, and not beyond
+// the memory limit; or 0 if memFill has nothing to do. slabsLock is held.
 func memFillEnd() int {
 	if memPrealloced || options.lockMemory {
 		return 0
@@ -461,9 +462,9 @@ func memFillEnd() int {
 	return memCurrent + ahead
 }
 
-// memFill has the system fill the memory that will be needed next with zeroes.
-// Otherwise it does so when a worker first touches a page, for a large page of 2
-// MB at once, with slabsLock held.
+// memFill makes the kernel zero the memory that will be needed next. Otherwise the
+// kernel zeroes it when a worker first touches it, up to 2 MB at a time, and that
+// worker holds slabsLock.
 func memFill() {
 	for {
 		slabsLock.Lock()
@@ -480,8 +481,8 @@ func memFill() {
 	}
 }
 
-// memoryRelease gives pages of the global pool back to the system while
-// memory is over the limit.
+// memoryRelease returns pages of the global pool to the system until memory is
+// within the limit.
 func memoryRelease() {
 	if memPrealloced || !settings.slabReassign {
 		return
@@ -609,8 +610,9 @@ func slabsFinalizePageMove(sid, did, page int) bool {
 	return true
 }
 
-// slabsReturnPage leaves class id its first page after all: the chunks in taken,
-// by their number in the page, are free again. The next move takes another page.
+// slabsReturnPage ends a move without success: page, the first of class id, stays in
+// the class, and the chunks that the mover had taken are free again. The page becomes
+// the last, so the next move takes another.
 func slabsReturnPage(id, page int, taken []bool) {
 	slabsLock.Lock()
 	p := &slabclass[id]
@@ -624,7 +626,7 @@ func slabsReturnPage(id, page int, taken []bool) {
 	slabsLock.Unlock()
 }
 
-// slabsPickAnyForReassign takes the classes in turn and returns the next one,
+// slabsPickAnyForReassign goes round the classes and returns the next one,
 // other than did, that has a page to spare; -1 if there is none.
 func slabsPickAnyForReassign(did int) int {
 	slabsLock.Lock()

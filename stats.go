@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Counters of a worker, as THREAD_STATS_FIELDS.
+// Counters of a worker; C's THREAD_STATS_FIELDS.
 type threadStat int
 
 const (
@@ -42,7 +42,7 @@ const (
 	statReadBufOom
 	statStoreTooLarge
 	statStoreNoMemory
-	statGetExtstore // of these on, as EXTSTORE_THREAD_STATS_FIELDS
+	statGetExtstore // this and the rest are C's EXTSTORE_THREAD_STATS_FIELDS
 	statGetAbortedExtstore
 	statGetOomExtstore
 	statRecacheFromExtstore
@@ -51,7 +51,7 @@ const (
 	numThreadStats
 )
 
-// Counters of a worker for each slab class, as SLAB_STATS_FIELDS.
+// Counters of a worker for each slab class; C's SLAB_STATS_FIELDS.
 type slabStat int
 
 const (
@@ -66,7 +66,7 @@ const (
 	numSlabStats
 )
 
-// Unlike C, which takes a lock for each increment: a worker counts in pending,
+// Unlike C, which takes a lock for each increment, a worker counts in pending,
 // which it owns, and statsFold adds that to total before the reply is sent.
 type threadStats struct {
 	pending threadCounts
@@ -77,7 +77,7 @@ type threadStats struct {
 	bufs  threadBufs
 }
 
-// Current values of a worker, which statsReset leaves as they are.
+// Current values of a worker, which statsReset does not change.
 type threadBufs struct{ respCount, readBufCount, readBufFree int }
 
 type threadCounts struct {
@@ -86,7 +86,7 @@ type threadCounts struct {
 	lruHits [powerLargest]uint64
 }
 
-// Counters of the server as a whole. statsReset zeroes them. Unlike C's they need
+// Counters of the server as a whole, which statsReset zeroes. Unlike C's, they need
 // no lock.
 var stats struct {
 	totalConns                 atomic.Uint64
@@ -120,7 +120,7 @@ var stats struct {
 	extstoreCompactBadcrc      atomic.Uint64
 }
 
-// Current values, which statsReset leaves as they are.
+// Current values, which statsReset does not change.
 var statsState struct {
 	currConns           atomic.Int64
 	connStructs         atomic.Int64
@@ -136,7 +136,7 @@ var statsState struct {
 	extstoreMemoryPressure atomic.Int64 // hundredths of a percent
 }
 
-// Counts by prefix, which is the part of a key before the delimiter (-D).
+// Counts for one prefix: the part of a key before the delimiter (-D).
 type prefixCounts struct{ gets, hits, sets, deletes uint64 }
 
 var (
@@ -192,14 +192,14 @@ func threadlocalStatsReset() {
 	}
 }
 
-// What the workers have together.
+// The sums over all workers.
 type statSums struct {
 	threadCounts
 	threadBufs
 }
 
 // threadlocalStatsAggregate sums up what the workers have counted. Hits are
-// counted by LRU, and added here to get_hits of their slab class.
+// counted by LRU; they are added to get_hits of the LRU's slab class here.
 func threadlocalStatsAggregate() (sum statSums) {
 	for _, t := range threads {
 		t.stats.mutex.Lock()
@@ -242,16 +242,16 @@ func statsReset() {
 	itemStatsReset()
 }
 
-// appendBinStats is appendStats for the binary protocol: a packet per line,
-// and an empty one at the end.
+// appendBinStats is appendStats for the binary protocol: one packet for each line,
+// and an empty packet at the end.
 func appendBinStats(c *conn, key, val string) {
 	b := appendBinHeader(c.resp.wbuf, protocolBinaryCmdStat, protocolBinaryResponseSuccess,
 		0, len(key), len(key)+len(val), c.binaryHeader.opaque, 0)
 	c.resp.wbuf = append(append(b, key...), val...)
 }
 
-// appendStats appends one line to the reply of a stats command, or its end if
-// key is "".
+// appendStats appends one line to the reply to a stats command, or the end of the
+// reply if key is "".
 func appendStats(c *conn, key, val string) {
 	if c.protocol == binaryProt {
 		appendBinStats(c, key, val)
@@ -293,10 +293,10 @@ func processStatsDetail(c *conn, pr *parser) {
 	}
 }
 
-// A statLine is a line of stats. val says where the value is: a threadStat or
-// slabStat is summed over the workers; a pointer leads to it, to one of stats if
-// it is an *atomic.Uint64, which statsReset zeroes; a function returns it; or val
-// is the value.
+// A statLine is a line of stats. val is where the value comes from: a threadStat or
+// slabStat is summed over the workers; a pointer points to the value; a function
+// returns it; anything else is the value itself. An *atomic.Uint64 points into stats,
+// and statsReset zeroes it.
 type statLine struct {
 	name  string
 	shown func() bool // nil: always
@@ -413,8 +413,8 @@ func getrusage() (usage unix.Rusage) {
 
 func cpuTime(t unix.Timeval) string { return fmt.Sprintf("%d.%06d", t.Sec, t.Usec) }
 
-// serverStats appends the part of stats about the server; getStats appends
-// that about its items.
+// serverStats appends the part of stats about the server; getStats appends the part
+// about its items.
 func serverStats(c *conn) {
 	sums := threadlocalStatsAggregate()
 	for _, lines := range statLines {
@@ -427,7 +427,7 @@ func serverStats(c *conn) {
 	storageStats(c)
 }
 
-// value returns what the line shows.
+// value returns the value that the line shows.
 func (l *statLine) value(sums *statSums) any {
 	switch v := l.val.(type) {
 	case threadStat:
@@ -446,14 +446,14 @@ func (l *statLine) value(sums *statSums) any {
 		return btoi(v.Load())
 	case *int:
 		return *v
-	case func(threadBufs) any: // not *statSums: that would have to be on the heap
+	case func(threadBufs) any: // a *statSums argument would move sums to the heap
 		return v(sums.threadBufs)
 	}
 	return l.val
 }
 
-// processStatSettings appends the settings, in C's order. Settings of parts
-// that mc9 lacks keep their place, as if they were off.
+// processStatSettings appends the settings, in C's order. Settings of features
+// that mc9 lacks keep their place and are shown as off.
 func processStatSettings(c *conn) {
 	appendStat(c, "maxbytes", "%d", settings.maxbytes.Load())
 	appendStat(c, "maxconns", "%d", settings.maxconns)
@@ -577,7 +577,7 @@ func getConnText(sa unix.Sockaddr, tr transport) string {
 	return "?:<AF 0>" // the client's end of a Unix socket, which has no name
 }
 
-// processStatsConns appends the state of each connection. The workers go on
+// processStatsConns appends the state of each connection. The workers run
 // meanwhile, so the lines of one connection may disagree.
 func processStatsConns(c *conn) {
 	connPublish(c)
