@@ -131,8 +131,8 @@ func fuzzWrite() {
 
 // fuzzCheck checks what must hold when no connection is open.
 func fuzzCheck(t testing.TB, th *thread, c *conn) {
-	if c.item != nil || c.resp != nil || c.rbuf != nil && c.transport != udpTransport {
-		t.Fatalf("still held: item %v, resp %v, %d bytes of rbuf", c.item, c.resp, len(c.rbuf))
+	if c.val.item != nil || c.resp != nil || c.in.rbuf != nil && c.transport != udpTransport {
+		t.Fatalf("still held: item %v, resp %v, %d bytes of rbuf", c.val.item, c.resp, len(c.in.rbuf))
 	}
 	rbufTrim(th)
 	if len(th.rbufCache) != th.rbufs {
@@ -203,11 +203,11 @@ func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) 
 	serve := func(deaf bool) {
 		for c.state != connClosed {
 			waiting, _ := unix.IoctlGetInt(fds[0], unix.TIOCINQ)
-			state, before := c.state, waiting+c.rbytes
+			state, before := c.state, waiting+c.in.rbytes
 			fuzzWrite()
 			drive(c)
-			if len(c.rbuf) > 2*(len(in)+readBufferSize) {
-				t.Fatalf("a read buffer of %d bytes for %d", len(c.rbuf), len(in))
+			if len(c.in.rbuf) > 2*(len(in)+readBufferSize) {
+				t.Fatalf("a read buffer of %d bytes for %d", len(c.in.rbuf), len(in))
 			}
 			n := 0
 			if !deaf {
@@ -217,7 +217,7 @@ func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) 
 				return
 			}
 			waiting, _ = unix.IoctlGetInt(fds[0], unix.TIOCINQ)
-			if n <= 0 && waiting+c.rbytes == before && c.state == state {
+			if n <= 0 && waiting+c.in.rbytes == before && c.state == state {
 				return
 			}
 		}

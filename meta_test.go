@@ -19,8 +19,8 @@ func testConn() *conn {
 
 // serve has c serve complete commands, and discards the replies.
 func serve(c *conn, in []byte) {
-	c.rbuf, c.rcurr, c.rbytes = in, 0, len(in)
-	for c.rbytes > 0 || c.state == connNread {
+	c.in.rbuf, c.in.rcurr, c.in.rbytes = in, 0, len(in)
+	for c.in.rbytes > 0 || c.state == connNread {
 		switch c.state {
 		case connNread:
 			driveNread(c)

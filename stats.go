@@ -246,7 +246,7 @@ func statsReset() {
 // and an empty one at the end.
 func appendBinStats(c *conn, key, val string) {
 	b := appendBinHeader(c.resp.wbuf, protocolBinaryCmdStat, protocolBinaryResponseSuccess,
-		0, len(key), len(key)+len(val), c.binaryHeader.opaque, 0)
+		0, len(key), len(key)+len(val), c.bin.header.opaque, 0)
 	c.resp.wbuf = append(append(b, key...), val...)
 }
 
