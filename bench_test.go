@@ -81,7 +81,7 @@ func benchConn(tb testing.TB) (c *conn, client int) {
 func drive(c *conn) {
 	roundAdd(c.thread, c)
 	roundServe(c.thread)
-	for c.thread.ios > 0 {
+	for c.thread.ext.ios > 0 {
 		threadIoQueueSubmit(c.thread)
 		threadLibeventProcess(c.thread)
 		roundServe(c.thread)

@@ -169,13 +169,13 @@ func rbufRelease(c *conn) {
 	}
 	t := c.thread
 	if n := len(c.in.rbuf); n == readBufferSize {
-		t.rbufCache = append(t.rbufCache, c.in.rbuf)
-	} else if t.rbufLimit == 0 && t.longFree+n <= rbufKeep {
-		t.longBufs = append(t.longBufs, c.in.rbuf)
-		t.longFree += n
+		t.bufs.rbufCache = append(t.bufs.rbufCache, c.in.rbuf)
+	} else if t.bufs.rbufLimit == 0 && t.bufs.longFree+n <= rbufKeep {
+		t.bufs.longBufs = append(t.bufs.longBufs, c.in.rbuf)
+		t.bufs.longFree += n
 	} else {
 		bufFree(c.in.rbuf)
-		t.rbufs -= n / readBufferSize
+		t.bufs.rbufs -= n / readBufferSize
 	}
 	c.in.rbufGrows = false
 	c.in.rbuf = nil
@@ -186,7 +186,7 @@ func rbufRelease(c *conn) {
 // rbufAvailable tells whether rbufAlloc can lend c a buffer.
 func rbufAvailable(c *conn) bool {
 	t := c.thread
-	return c.in.rbuf != nil || len(t.rbufCache) > 0 || t.rbufLimit == 0 || t.rbufs < t.rbufLimit
+	return c.in.rbuf != nil || len(t.bufs.rbufCache) > 0 || t.bufs.rbufLimit == 0 || t.bufs.rbufs < t.bufs.rbufLimit
 }
 
 // rbufAlloc lends c a read buffer of its worker. It returns false if that would
@@ -196,15 +196,15 @@ func rbufAlloc(c *conn) bool {
 		return true
 	}
 	t := c.thread
-	if n := len(t.rbufCache); n > 0 {
-		c.in.rbuf = t.rbufCache[n-1]
-		t.rbufCache = t.rbufCache[:n-1]
-	} else if t.rbufLimit != 0 && t.rbufs >= t.rbufLimit {
+	if n := len(t.bufs.rbufCache); n > 0 {
+		c.in.rbuf = t.bufs.rbufCache[n-1]
+		t.bufs.rbufCache = t.bufs.rbufCache[:n-1]
+	} else if t.bufs.rbufLimit != 0 && t.bufs.rbufs >= t.bufs.rbufLimit {
 		t.stats.pending.n[statReadBufOom]++
 		return false
 	} else {
 		c.in.rbuf = make([]byte, readBufferSize)
-		t.rbufs++
+		t.bufs.rbufs++
 	}
 	c.in.rcurr = 0
 	return true
@@ -236,19 +236,19 @@ func rbufSwitchToMalloc(c *conn) bool {
 
 // rbufLong returns a buffer of at least n bytes, or nil.
 func rbufLong(t *thread, n int) []byte {
-	for i, b := range t.longBufs {
+	for i, b := range t.bufs.longBufs {
 		if len(b) >= n {
-			t.longBufs = slices.Delete(t.longBufs, i, i+1)
-			t.longFree -= len(b)
+			t.bufs.longBufs = slices.Delete(t.bufs.longBufs, i, i+1)
+			t.bufs.longFree -= len(b)
 			return b
 		}
 	}
-	if t.rbufLimit != 0 {
-		for t.rbufs+n/readBufferSize > t.rbufLimit && len(t.rbufCache) > 0 {
-			t.rbufCache = slices.Delete(t.rbufCache, 0, 1)
-			t.rbufs--
+	if t.bufs.rbufLimit != 0 {
+		for t.bufs.rbufs+n/readBufferSize > t.bufs.rbufLimit && len(t.bufs.rbufCache) > 0 {
+			t.bufs.rbufCache = slices.Delete(t.bufs.rbufCache, 0, 1)
+			t.bufs.rbufs--
 		}
-		if t.rbufs+n/readBufferSize > t.rbufLimit {
+		if t.bufs.rbufs+n/readBufferSize > t.bufs.rbufLimit {
 			return nil
 		}
 	}
@@ -256,18 +256,18 @@ func rbufLong(t *thread, n int) []byte {
 	if err != nil {
 		return nil
 	}
-	t.rbufs += n / readBufferSize
+	t.bufs.rbufs += n / readBufferSize
 	return b
 }
 
 // rbufTrim gives memory that t keeps for long lines back to the system: t has
 // nothing to do.
 func rbufTrim(t *thread) {
-	for _, b := range t.longBufs {
+	for _, b := range t.bufs.longBufs {
 		bufFree(b)
 	}
-	t.rbufs -= t.longFree / readBufferSize
-	t.longBufs, t.longFree = t.longBufs[:0], 0
+	t.bufs.rbufs -= t.bufs.longFree / readBufferSize
+	t.bufs.longBufs, t.bufs.longFree = t.bufs.longBufs[:0], 0
 }
 
 // connInit makes the table. Its size is -c: limitFiles has made sure that all
@@ -411,8 +411,8 @@ func connWorkerReadd(c *conn) {
 
 // threadIoQueueSubmit has what t's connections wait for read.
 func threadIoQueueSubmit(t *thread) {
-	t.connsTosubmit = 0
-	if t.ioQueue != nil {
+	t.ext.connsTosubmit = 0
+	if t.ext.ioQueue != nil {
 		storageSubmitCb(t)
 	}
 }

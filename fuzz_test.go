@@ -101,9 +101,9 @@ func fuzzInit(t testing.TB, mode uint8) *thread {
 		}
 	})
 	th := threads[0]
-	th.rbufLimit, th.respLimit = 0, 0
+	th.bufs.rbufLimit, th.bufs.respLimit = 0, 0
 	if mode&fuzzLimits != 0 {
-		th.rbufLimit, th.respLimit = 1, 20
+		th.bufs.rbufLimit, th.bufs.respLimit = 1, 20
 	}
 	return th
 }
@@ -135,14 +135,14 @@ func fuzzCheck(t testing.TB, th *thread, c *conn) {
 		t.Fatalf("still held: item %v, resp %v, %d bytes of rbuf", c.val.item, c.resp, len(c.in.rbuf))
 	}
 	rbufTrim(th)
-	if len(th.rbufCache) != th.rbufs {
-		t.Fatalf("%d read buffers were made and %d are back", th.rbufs, len(th.rbufCache))
+	if len(th.bufs.rbufCache) != th.bufs.rbufs {
+		t.Fatalf("%d read buffers were made and %d are back", th.bufs.rbufs, len(th.bufs.rbufCache))
 	}
-	if th.ios != 0 || th.ioQueue != nil || c.respsSuspended.Load() != 0 {
+	if th.ext.ios != 0 || th.ext.ioQueue != nil || c.respsSuspended.Load() != 0 {
 		t.Fatal("a read from extstore is left")
 	}
-	if th.respCount != 0 {
-		t.Fatalf("%d replies are not freed", th.respCount)
+	if th.bufs.respCount != 0 {
+		t.Fatalf("%d replies are not freed", th.bufs.respCount)
 	}
 	if !locksFree() {
 		t.Fatal("a lock is held")

@@ -13,7 +13,7 @@ import (
 // testConn is a client without a socket.
 func testConn() *conn {
 	t := testThread()
-	t.bufs.wbuf = make([]byte, 0, wbufSize)
+	t.bufs.round.wbuf = make([]byte, 0, wbufSize)
 	return &conn{thread: t, sfd: -1, transport: localTransport, protocol: asciiProt, state: connNewCmd}
 }
 

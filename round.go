@@ -13,7 +13,7 @@ const roundMax = 64
 func driveRound(me *thread) {
 	// Wait, unless conns of the last round are left.
 	msec := -1
-	if len(me.round) > 0 {
+	if len(me.round.next) > 0 {
 		msec = 0
 	}
 	events, err := pollWait(&me.poll, msec)
@@ -67,19 +67,19 @@ func eventHandler(t *thread, fd int) {
 func roundAdd(t *thread, c *conn) {
 	if !c.inRound {
 		c.inRound = true
-		t.round = append(t.round, c)
+		t.round.next = append(t.round.next, c)
 	}
 }
 
 // roundServe serves the conns of the round, a batch at a time. It receives for
 // all, serves all, then sends to all, so that clients wake up together.
 func roundServe(me *thread) {
-	me.served, me.round = me.round, me.served[:0]
-	for _, c := range me.served {
+	me.round.served, me.round.next = me.round.next, me.round.served[:0]
+	for _, c := range me.round.served {
 		c.inRound = false
 		c.nreqs = settings.reqsPerEvent
 	}
-	for rest := me.served; len(rest) > 0; {
+	for rest := me.round.served; len(rest) > 0; {
 		batch := rest[:roundReceive(me, rest)]
 		rest = rest[len(batch):]
 		for len(batch) > 0 { // again for conns that go on when their replies are sent
@@ -91,8 +91,8 @@ func roundServe(me *thread) {
 				driveMachine(c)
 			}
 			roundSend(me)
-			me.sent, me.goOn = me.goOn[:0], me.sent
-			batch = me.goOn
+			me.round.sent, me.round.goOn = me.round.goOn[:0], me.round.sent
+			batch = me.round.goOn
 		}
 	}
 }
@@ -124,27 +124,27 @@ func roundReceive(me *thread, conns []*conn) int {
 // roundFull reports whether to send before another connection is served: its
 // replies may not fit or, with -o read_buf_mem_limit, replies are waiting.
 func roundFull(me *thread) bool {
-	b := &me.bufs
+	b := &me.bufs.round
 	return cap(b.wbuf)-len(b.wbuf) < wbufSize || cap(b.iov)-len(b.iov) < respIovMax ||
-		me.respLimit != 0 && len(me.sends) > 0
+		me.bufs.respLimit != 0 && len(me.round.sends) > 0
 }
 
 // roundSend sends to the connections that have reached connMwrite.
 func roundSend(me *thread) {
-	if len(me.sends) == 0 {
+	if len(me.round.sends) == 0 {
 		return
 	}
-	for _, c := range me.sends {
+	for _, c := range me.round.sends {
 		transmitCount(c)
 	}
 	statsFold(me) // whoever reads a reply finds it counted
-	for _, c := range me.sends {
+	for _, c := range me.round.sends {
 		if connSent(c, transmit(c)) {
-			me.sent = append(me.sent, c)
+			me.round.sent = append(me.round.sent, c)
 		} else {
 			connPublish(c)
 		}
 	}
-	me.sends = me.sends[:0]
+	me.round.sends = me.round.sends[:0]
 	respBufsReset(me)
 }

@@ -356,7 +356,7 @@ func driveMachine(c *conn) {
 				stop = !connSent(c, transmitUdp(c))
 			default:
 				respClose(c)
-				c.thread.sends = append(c.thread.sends, c)
+				c.thread.round.sends = append(c.thread.round.sends, c)
 				return // c goes on when roundSend has sent
 			}
 
@@ -529,7 +529,7 @@ func park(c *conn) {
 	rbufRelease(c)
 	connSetState(c, connIoQueue)
 	t := c.thread
-	if t.connsTosubmit++; t.connsTosubmit > 20 {
+	if t.ext.connsTosubmit++; t.ext.connsTosubmit > 20 {
 		threadIoQueueSubmit(t) // else when the others have been served
 	}
 }

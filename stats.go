@@ -163,7 +163,7 @@ func (s *threadStats) lruHit(it *item) {
 func statsFold(t *thread) {
 	s := &t.stats
 	s.mutex.Lock()
-	s.bufs = threadBufs{t.respCount, t.rbufs, len(t.rbufCache) + t.longFree/readBufferSize}
+	s.bufs = threadBufs{t.bufs.respCount, t.bufs.rbufs, len(t.bufs.rbufCache) + t.bufs.longFree/readBufferSize}
 	for i, n := range s.pending.n {
 		s.total.n[i] += n
 	}

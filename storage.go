@@ -192,25 +192,25 @@ func storageStats(c *conn) {
 
 // ioPendingNew returns an ioPending for one of t's connections (C: do_cache_alloc).
 func ioPendingNew(t *thread) *ioPending {
-	p := t.ioCache
+	p := t.ext.ioCache
 	if p == nil {
 		p = new(ioPending)
 	} else {
-		t.ioCache = p.next
+		t.ext.ioCache = p.next
 	}
 	p.next = nil
 	p.thread = t
-	t.ios++
+	t.ext.ios++
 	return p
 }
 
 func ioPendingFree(p *ioPending) {
 	t := p.thread
-	t.ios--
+	t.ext.ios--
 	*p = ioPending{}
-	if t.ios < iosCached {
-		p.next = t.ioCache
-		t.ioCache = p
+	if t.ext.ios < iosCached {
+		p.next = t.ext.ioCache
+		t.ext.ioCache = p
 	}
 }
 
@@ -284,12 +284,12 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 	extstoreHold(extStorage, io)
 	respAddIo(c, p, n, head, miss)
 	connRespSuspend(c)
-	if t.ioQueue == nil {
-		t.ioQueue = io
+	if t.ext.ioQueue == nil {
+		t.ext.ioQueue = io
 	} else {
-		t.ioQueueTail.next = io
+		t.ext.ioQueueTail.next = io
 	}
-	t.ioQueueTail = io
+	t.ext.ioQueueTail = io
 	t.stats.pending.n[statGetExtstore]++
 	return true
 }
@@ -301,7 +301,7 @@ func storageGetNow(c *conn, p *ioPending, n, head int, miss []byte) bool {
 	if p.ioCtx.len > storageNowMax {
 		return false
 	}
-	ret := extstoreRead(extStorage, &p.ioCtx, p.thread.iov[:0])
+	ret := extstoreRead(extStorage, &p.ioCtx, p.thread.bufs.iov[:0])
 	if ret == readAgain {
 		return false
 	}
@@ -352,11 +352,11 @@ func storageIov(p *ioPending) bool {
 
 // storageSubmitCb submits the reads that t's connections wait for.
 func storageSubmitCb(t *thread) {
-	for io := t.ioQueue; io != nil; io = io.next {
+	for io := t.ext.ioQueue; io != nil; io = io.next {
 		io.data.(*ioPending).submitted = true
 	}
-	extstoreSubmit(extStorage, t.ioQueue)
-	t.ioQueue, t.ioQueueTail = nil, nil
+	extstoreSubmit(extStorage, t.ext.ioQueue)
+	t.ext.ioQueue, t.ext.ioQueueTail = nil, nil
 }
 
 // storageAbort discards a read that was not submitted, as its reply is dropped.
@@ -366,16 +366,16 @@ func storageAbort(p *ioPending) {
 	}
 	t := p.thread
 	var prev *objIo
-	for io := t.ioQueue; io != &p.ioCtx; io = io.next {
+	for io := t.ext.ioQueue; io != &p.ioCtx; io = io.next {
 		prev = io
 	}
 	if prev == nil {
-		t.ioQueue = p.ioCtx.next
+		t.ext.ioQueue = p.ioCtx.next
 	} else {
 		prev.next = p.ioCtx.next
 	}
-	if t.ioQueueTail == &p.ioCtx {
-		t.ioQueueTail = prev
+	if t.ext.ioQueueTail == &p.ioCtx {
+		t.ext.ioQueueTail = prev
 	}
 	extstoreRelease(extStorage, &p.ioCtx)
 	p.c.respsSuspended.Add(-1)
