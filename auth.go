@@ -68,10 +68,10 @@ func authfileLoad(file string) string {
 
 // authfileReload reads the file of -Y again, if there is one.
 func authfileReload() {
-	if settings.authFile == "" {
+	if settings.auth.file == "" {
 		return
 	}
-	if problem := authfileLoad(settings.authFile); problem != "" {
+	if problem := authfileLoad(settings.auth.file); problem != "" {
 		fmt.Fprintf(os.Stderr, "%s. The users stay as they are.\n", problem)
 	}
 }
@@ -243,7 +243,7 @@ func saslServerStep(c *conn, mech, challenge []byte) saslResult {
 }
 
 func binListSaslMechs(c *conn) {
-	if !settings.sasl {
+	if !settings.auth.sasl {
 		writeBinError(c, protocolBinaryResponseUnknownCommand, "", 0)
 		return
 	}
@@ -255,7 +255,7 @@ func binListSaslMechs(c *conn) {
 // reads the data into an item: it must all fit in the read buffer, so that
 // clients that are not authenticated take no item memory.
 func processBinSaslAuth(c *conn, vlen int) {
-	if !settings.sasl {
+	if !settings.auth.sasl {
 		writeBinError(c, protocolBinaryResponseUnknownCommand, "", vlen)
 		return
 	}

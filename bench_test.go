@@ -269,7 +269,7 @@ func BenchmarkConns(b *testing.B) {
 			if need := uint64(2*n + 100); limit.Cur < need {
 				b.Skipf("needs %d descriptors", need)
 			}
-			settings.maxconns = int(limit.Cur)
+			settings.net.maxconns = int(limit.Cur)
 			connInit()
 			th := new(thread)
 			setupThread(th)

@@ -575,7 +575,7 @@ func dispatchBinCommand(c *conn, ext []byte) {
 	case h.bodylen > itemSizeMaxUpperLimit:
 		binErrorClose(c, protocolBinaryResponseEinval)
 		return
-	case settings.sasl && !authenticated(c):
+	case settings.auth.sasl && !authenticated(c):
 		binErrorClose(c, protocolBinaryResponseAuthError)
 		return
 	case keylen > keyMaxLength:

@@ -140,14 +140,14 @@ func connTimeoutThread() {
 			if s.transport != tcpTransport || s.state != connNewCmd && s.state != connRead && !s.owes {
 				continue
 			}
-			if now-s.lastCmdTime > settings.idleTimeout && int32(now-s.lastCmdTime) > 0 {
+			if now-s.lastCmdTime > settings.net.idleTimeout && int32(now-s.lastCmdTime) > 0 {
 				notifyWorkerFd(threads[s.threadId], fd, queueTimeout)
 			} else if s.lastCmdTime < oldest {
 				oldest = s.lastCmdTime
 			}
 		}
 		// No connection can time out before then.
-		sleep := int(settings.idleTimeout) - int(currentTime.Load()-oldest) + 1
+		sleep := int(settings.net.idleTimeout) - int(currentTime.Load()-oldest) + 1
 		sleep = max(sleep, 1)
 		if settings.verbose.Load() > 2 {
 			fmt.Fprintf(os.Stderr, "idle timeout thread finished pass, sleeping for %ds\n", sleep)
@@ -157,7 +157,7 @@ func connTimeoutThread() {
 }
 
 func startConnTimeoutThread() {
-	if settings.idleTimeout != 0 {
+	if settings.net.idleTimeout != 0 {
 		go connTimeoutThread()
 	}
 }
@@ -272,7 +272,7 @@ func rbufTrim(t *thread) {
 
 // connInit makes the table. Its size is -c: limitFiles has made sure that all
 // descriptors are below that.
-func connInit() { conns = make([]atomic.Pointer[conn], settings.maxconns) }
+func connInit() { conns = make([]atomic.Pointer[conn], settings.net.maxconns) }
 
 func protText(p protocol) string {
 	switch p {
@@ -322,7 +322,7 @@ func connCloseIdle(t *thread, sfd int) {
 	if s := connSeen(c); s.threadId != t.id || s.state == connClosed {
 		return
 	}
-	if settings.idleTimeout == 0 || currentTime.Load()-c.lastCmdTime <= settings.idleTimeout {
+	if settings.net.idleTimeout == 0 || currentTime.Load()-c.lastCmdTime <= settings.net.idleTimeout {
 		return
 	}
 	if c.state != connNewCmd && c.state != connRead && !connOwes(c) {

@@ -81,11 +81,11 @@ func fuzzAdd(f *testing.F, pattern string, binary bool) {
 func fuzzInit(t testing.TB, mode uint8) *thread {
 	storeInit(t, 4, func() {
 		settings.hashpowerInit = 12
-		settings.lruCrawler.Store(false)
+		settings.lru.crawler.Store(false)
 		settings.evictToFree = mode&fuzzNoEvict == 0
 		settings.useCas = mode&fuzzNoCas == 0
 		if mode&fuzzSmallChunks != 0 {
-			settings.slabChunkSizeMax = 1024
+			settings.slab.chunkSizeMax = 1024
 		}
 		if mode&fuzzVerbose != 0 {
 			settings.verbose.Store(3)
@@ -93,9 +93,9 @@ func fuzzInit(t testing.TB, mode uint8) *thread {
 			quiet(t)
 		}
 		if mode&fuzzAuth != 0 {
-			settings.sasl = true
-			settings.authFile = "testdata/authfile"
-			if problem := authfileLoad(settings.authFile); problem != "" {
+			settings.auth.sasl = true
+			settings.auth.file = "testdata/authfile"
+			if problem := authfileLoad(settings.auth.file); problem != "" {
 				t.Fatal(problem)
 			}
 		}
@@ -187,8 +187,8 @@ func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) 
 	if extStorage = nil; cut&2 != 0 {
 		extStorage = fuzzStorage
 		extStorage.noNowait.Store(cut&1 != 0)
-		settings.extItemSize.Store(100)
-		settings.extRecacheRate.Store(uint32(cut >> 2 & 3))
+		settings.ext.itemSize.Store(100)
+		settings.ext.recacheRate.Store(uint32(cut >> 2 & 3))
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

@@ -192,7 +192,7 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 		}
 		doItemRemove(it)
 		itemTrylockUnlock(hold)
-		if res == pullEvicted && settings.slabAutomove.Load() == 2 {
+		if res == pullEvicted && settings.slab.automove.Load() == 2 {
 			slabsReassign(-1, origId, slabsReassignAllowEvictions)
 		}
 		return removed
@@ -214,7 +214,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 		l.n[itemsLrutailReflocked]++
 		// Not as in C, which resets refcount: memory with a leaked reference
 		// is not reused.
-		if settings.tailRepairTime != 0 && itemAge(it) > settings.tailRepairTime {
+		if settings.lru.tailRepairTime != 0 && itemAge(it) > settings.lru.tailRepairTime {
 			l.n[itemsTailrepairs]++
 			doItemUnlinkNolock(it, hash(it.key()))
 			return pullSkipped
@@ -240,9 +240,9 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 	}
 	switch curLru {
 	case hotLru, warmLru:
-		pct := settings.warmLruPct.Load()
+		pct := settings.lru.warmLruPct.Load()
 		if curLru == hotLru {
-			pct = settings.hotLruPct.Load()
+			pct = settings.lru.hotLruPct.Load()
 		}
 		switch {
 		case it.itFlags&itemActive != 0:
@@ -258,7 +258,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 	case coldLru:
 		if flags&lruPullReturnItem != 0 {
 			return pullNothing
-		} else if it.itFlags&itemActive != 0 && settings.lruSegmented.Load() {
+		} else if it.itFlags&itemActive != 0 && settings.lru.segmented.Load() {
 			return pullAside(l, it, curLru)
 		}
 	}
@@ -269,7 +269,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 // there, of its own LRU.
 func pullAside(l *lru, it *item, curLru int) pullResult {
 	it.itFlags &^= itemActive
-	if curLru == hotLru || curLru == coldLru && settings.lruSegmented.Load() {
+	if curLru == hotLru || curLru == coldLru && settings.lru.segmented.Load() {
 		l.n[itemsMovesToWarm]++
 		return pullMove(it, warmLru)
 	}
@@ -328,7 +328,7 @@ func lruMakeRoom(id, try int) bool {
 		return true
 	}
 	res := lruPullTail(id, coldLru, 0, lruPullEvict, 0, nil)
-	if res == 0 && try < 10 && settings.lruSegmented.Load() {
+	if res == 0 && try < 10 && settings.lru.segmented.Load() {
 		total, _ := lruClassSize(id)
 		for _, l := range [...]int{hotLru, warmLru} {
 			res += lruPullTail(id, l, total, 0, math.MaxUint32, nil)
@@ -420,7 +420,7 @@ func lruTotalBumpsDropped() uint64 {
 // number of rounds that moved something. lruMaintainer.lock is held.
 func lruMaintainerJuggle(clsid int) int {
 	didMoves := 0
-	if settings.tempLru.Load() {
+	if settings.lru.tempLru.Load() {
 		// Only reclaims. Comes before the LRUs' sizes are summed up.
 		for didMoves < 500 && lruPullTail(clsid, tempLru, 0, 0, 0, nil) > 0 {
 			didMoves++
@@ -430,7 +430,7 @@ func lruMaintainerJuggle(clsid int) int {
 	// of 0.
 	var hotAge, warmAge relTime
 	var totalBytes uint64
-	segmented := settings.lruSegmented.Load()
+	segmented := settings.lru.segmented.Load()
 	if segmented {
 		totalBytes, _ = lruClassSize(clsid)
 		l := &lrus[clsid|coldLru]
@@ -438,8 +438,8 @@ func lruMaintainerJuggle(clsid int) int {
 		coldAge := float64(doTailAge(l))
 		l.lock.Unlock()
 		settings.tuneLock.Lock()
-		hotAge = relTime(min(coldAge*settings.hotMaxFactor, math.MaxInt32))
-		warmAge = relTime(min(coldAge*settings.warmMaxFactor, math.MaxInt32))
+		hotAge = relTime(min(coldAge*settings.lru.hotMaxFactor, math.MaxInt32))
+		warmAge = relTime(min(coldAge*settings.lru.warmMaxFactor, math.MaxInt32))
 		settings.tuneLock.Unlock()
 	}
 	for range 500 {
@@ -511,7 +511,7 @@ func lruMaintainerThread() {
 		}
 
 		// At most once per second.
-		if now := currentTime.Load(); settings.lruCrawler.Load() && now != lastCrawlerCheck {
+		if now := currentTime.Load(); settings.lru.crawler.Load() && now != lastCrawlerCheck {
 			lruMaintainerCrawlerCheck(cdata)
 			lastCrawlerCheck = now
 		}
@@ -530,13 +530,13 @@ func stopLruMaintainerThread() {
 	lruMaintainer.runThread = false
 	lruMaintainer.lock.Unlock()
 	<-lruMaintainer.done
-	settings.lruMaintainerThread = false
+	settings.lru.maintainerThread = false
 }
 
 func startLruMaintainerThread() {
 	lruMaintainer.lock.Lock()
 	lruMaintainer.runThread = true
-	settings.lruMaintainerThread = true
+	settings.lru.maintainerThread = true
 	lruMaintainer.done = make(chan struct{})
 	lruMaintainer.lock.Unlock()
 	go lruMaintainerThread()

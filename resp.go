@@ -465,7 +465,7 @@ func transmit(c *conn) transmitResult {
 		case unix.EAGAIN:
 			t.stats.pending.n[statBytesWritten] -= uint64(respLen(r))
 			respKeep(c)
-			if settings.idleTimeout != 0 {
+			if settings.net.idleTimeout != 0 {
 				c.outq = socketOutq(c.sfd)
 			}
 			return transmitSoftError

@@ -77,7 +77,7 @@ func roundServe(me *thread) {
 	me.round.served, me.round.next = me.round.next, me.round.served[:0]
 	for _, c := range me.round.served {
 		c.inRound = false
-		c.nreqs = settings.reqsPerEvent
+		c.nreqs = settings.net.reqsPerEvent
 	}
 	for rest := me.round.served; len(rest) > 0; {
 		batch := rest[:roundReceive(me, rest)]

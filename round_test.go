@@ -191,7 +191,7 @@ func TestRoundKeep(t *testing.T) {
 	storeInit(t, 64, nil)
 	extInit(t, true)
 	th, cs, clients := roundConns(t, 3)
-	settings.extItemSize.Store(100)
+	settings.ext.itemSize.Store(100)
 	for i := range 1200 { // two write buffers
 		set(th, nreadSet, fmt.Sprint("ext", i), strings.Repeat("x", 4000), 0)
 	}

@@ -92,7 +92,7 @@ func tryReadCommand(c *conn) bool {
 	switch {
 	case c.protocol == binaryProt:
 		return tryReadCommandBinary(c)
-	case settings.authFile != "" && !c.authenticated:
+	case settings.auth.file != "" && !c.authenticated:
 		return tryReadCommandAsciiauth(c)
 	}
 	return tryReadCommandAscii(c)

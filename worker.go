@@ -267,7 +267,7 @@ func setupThread(me *thread) {
 	if err := pollAdd(&me.poll, me.notifyReceiveFd, evRead); err != nil {
 		sysfatal(1, "Can't monitor libevent notify pipe")
 	}
-	if limit := settings.readBufMemLimit; limit != 0 {
+	if limit := settings.net.readBufMemLimit; limit != 0 {
 		me.bufs.rbufLimit = max(limit/settings.numThreads/readBufferSize, 1)
 		me.bufs.respLimit = me.bufs.rbufLimit * respPerBuffer
 	}
@@ -388,7 +388,7 @@ func selectThreadByNapiId(sfd int) *thread {
 // calls it, at start for UDP and for each client that it accepts.
 func dispatchConnNew(sfd int, initState connState, transport transport, bproto protocol, ssl sslMode) {
 	var t *thread
-	if settings.numNapiIds == 0 {
+	if settings.net.numNapiIds == 0 {
 		t = selectThreadRoundRobin()
 	} else {
 		t = selectThreadByNapiId(sfd)
