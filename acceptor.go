@@ -46,7 +46,7 @@ func maxconnsHandler() {
 func acceptNewConns(doAccept bool) {
 	backlog, events := 0, uint32(0)
 	if doAccept {
-		backlog, events = settings.backlog, evRead
+		backlog, events = settings.net.backlog, evRead
 	}
 	for c := listenConn; c != nil; c = c.next {
 		updateEvent(c, events)
@@ -86,7 +86,7 @@ func driveListening(c *conn) {
 			perror("accept()", e)
 			return
 		}
-		if settings.maxconnsFast && sfd >= settings.maxconns-1 {
+		if settings.net.maxconnsFast && sfd >= settings.net.maxconns-1 {
 			stats.rejectedConns.Add(1)
 			unix.Write(sfd, []byte("ERROR Too many open connections\r\n"))
 			unix.Close(sfd)

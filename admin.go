@@ -24,23 +24,23 @@ type adminNumber struct {
 const noLimit = math.MaxUint32
 
 var adminNumbers = [...]adminNumber{
-	{[3]string{"slabs", "automove", "ratio"}, &settings.slabAutomoveRatio, 0, 0, "ERROR", ""},
-	{[3]string{"slabs", "automove", "freeratio"}, &settings.slabAutomoveFreeratio, 0, 0, "ERROR", ""},
-	{[3]string{"slabs", "automove", "window"}, &settings.slabAutomoveWindow, 3, 1800,
+	{[3]string{"slabs", "automove", "ratio"}, &settings.slab.automoveRatio, 0, 0, "ERROR", ""},
+	{[3]string{"slabs", "automove", "freeratio"}, &settings.slab.automoveFreeratio, 0, 0, "ERROR", ""},
+	{[3]string{"slabs", "automove", "window"}, &settings.slab.automoveWindow, 3, 1800,
 		errBadFormat, "CLIENT_ERROR automove window too low or too high"},
-	{[3]string{"slabs", "automove"}, &settings.slabAutomove, 0, 2, errBadFormat, "ERROR"},
-	{[3]string{"lru_crawler", "tocrawl"}, &settings.lruCrawlerTocrawl, 0, noLimit, errBadFormat, ""},
-	{[3]string{"lru_crawler", "sleep"}, &settings.lruCrawlerSleep, 0, 1000000,
+	{[3]string{"slabs", "automove"}, &settings.slab.automove, 0, 2, errBadFormat, "ERROR"},
+	{[3]string{"lru_crawler", "tocrawl"}, &settings.lru.crawlerTocrawl, 0, noLimit, errBadFormat, ""},
+	{[3]string{"lru_crawler", "sleep"}, &settings.lru.crawlerSleep, 0, 1000000,
 		errBadFormat, "CLIENT_ERROR sleep must be one second or less"},
-	{[3]string{"extstore", "item_size"}, &settings.extItemSize, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "item_age"}, &settings.extItemAge, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "low_ttl"}, &settings.extLowTtl, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "recache_rate"}, &settings.extRecacheRate, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "compact_under"}, &settings.extCompactUnder, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "drop_under"}, &settings.extDropUnder, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "max_sleep"}, &settings.extMaxSleep, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "max_frag"}, &settings.extMaxFrag, 0, 0, "ERROR", ""},
-	{[3]string{"extstore", "drop_unread"}, &settings.extDropUnread, 0, noLimit, "ERROR", ""},
+	{[3]string{"extstore", "item_size"}, &settings.ext.itemSize, 0, noLimit, "ERROR", ""},
+	{[3]string{"extstore", "item_age"}, &settings.ext.itemAge, 0, noLimit, "ERROR", ""},
+	{[3]string{"extstore", "low_ttl"}, &settings.ext.lowTtl, 0, noLimit, "ERROR", ""},
+	{[3]string{"extstore", "recache_rate"}, &settings.ext.recacheRate, 0, noLimit, "ERROR", ""},
+	{[3]string{"extstore", "compact_under"}, &settings.ext.compactUnder, 0, noLimit, "ERROR", ""},
+	{[3]string{"extstore", "drop_under"}, &settings.ext.dropUnder, 0, noLimit, "ERROR", ""},
+	{[3]string{"extstore", "max_sleep"}, &settings.ext.maxSleep, 0, noLimit, "ERROR", ""},
+	{[3]string{"extstore", "max_frag"}, &settings.ext.maxFrag, 0, 0, "ERROR", ""},
+	{[3]string{"extstore", "drop_unread"}, &settings.ext.dropUnread, 0, noLimit, "ERROR", ""},
 }
 
 // processNumber serves the commands of adminNumbers.
@@ -139,27 +139,27 @@ func processLruCommand(c *conn, pr *parser) {
 	switch {
 	case pr.prcmp(subcommandToken, "tune") && pr.ntokens >= 6:
 		processLruTune(c, pr)
-	case pr.prcmp(subcommandToken, "mode") && pr.ntokens >= 3 && settings.lruMaintainerThread:
+	case pr.prcmp(subcommandToken, "mode") && pr.ntokens >= 3 && settings.lru.maintainerThread:
 		switch {
 		case pr.prcmp(2, "flat"):
-			settings.lruSegmented.Store(false)
+			settings.lru.segmented.Store(false)
 			outString(c, "OK")
 		case pr.prcmp(2, "segmented"):
-			settings.lruSegmented.Store(true)
+			settings.lru.segmented.Store(true)
 			outString(c, "OK")
 		default:
 			outString(c, "ERROR")
 		}
-	case pr.prcmp(subcommandToken, "temp_ttl") && pr.ntokens >= 3 && settings.lruMaintainerThread:
+	case pr.prcmp(subcommandToken, "temp_ttl") && pr.ntokens >= 3 && settings.lru.maintainerThread:
 		ttl, ok := tokto32(pr.token(2))
 		if !ok {
 			outString(c, "ERROR")
 			return
 		}
 		if ttl >= 0 {
-			settings.temporaryTtl.Store(uint32(ttl))
+			settings.lru.temporaryTtl.Store(uint32(ttl))
 		}
-		settings.tempLru.Store(ttl >= 0)
+		settings.lru.tempLru.Store(ttl >= 0)
 		outString(c, "OK")
 	default:
 		outString(c, "ERROR")
@@ -180,11 +180,11 @@ func processLruTune(c *conn, pr *parser) {
 	case !(factor > 0) || !(hotFactor > 0):
 		outString(c, "ERROR hot/warm age factors must be greater than 0")
 	default:
-		settings.hotLruPct.Store(int32(pctHot))
-		settings.warmLruPct.Store(int32(pctWarm))
+		settings.lru.hotLruPct.Store(int32(pctHot))
+		settings.lru.warmLruPct.Store(int32(pctWarm))
 		settings.tuneLock.Lock()
-		settings.hotMaxFactor = hotFactor
-		settings.warmMaxFactor = factor
+		settings.lru.hotMaxFactor = hotFactor
+		settings.lru.warmMaxFactor = factor
 		settings.tuneLock.Unlock()
 		outString(c, "OK")
 	}
@@ -224,7 +224,7 @@ func processShutdownCommand(c *conn, pr *parser) {
 func processSlabsCommand(c *conn, pr *parser) {
 	switch {
 	case pr.ntokens == 4 && pr.prcmp(subcommandToken, "reassign"):
-		if !settings.slabReassign {
+		if !settings.slab.reassign {
 			outString(c, "CLIENT_ERROR slab reassignment disabled")
 			return
 		}
@@ -255,11 +255,11 @@ func processLruCrawlerCommand(c *conn, pr *parser) {
 	sub := subcommandToken
 	switch {
 	case pr.ntokens == 3 && pr.prcmp(sub, "crawl"):
-		if !settings.lruCrawler.Load() {
+		if !settings.lru.crawler.Load() {
 			outString(c, errCrawlerDisabled)
 			return
 		}
-		outCrawl(c, lruCrawlerCrawl(string(pr.token(2)), crawlerExpired, nil, settings.lruCrawlerTocrawl.Load()))
+		outCrawl(c, lruCrawlerCrawl(string(pr.token(2)), crawlerExpired, nil, settings.lru.crawlerTocrawl.Load()))
 	case pr.ntokens == 3 && pr.prcmp(sub, "metadump"):
 		processLruCrawlerDump(c, pr, crawlerMetadump, "metadump")
 	case pr.ntokens == 3 && pr.prcmp(sub, "mgdump"):
@@ -284,7 +284,7 @@ func processLruCrawlerCommand(c *conn, pr *parser) {
 // dump is done.
 func processLruCrawlerDump(c *conn, pr *parser, kind crawlerRunType, name string) {
 	switch {
-	case !settings.lruCrawler.Load():
+	case !settings.lru.crawler.Load():
 		outString(c, errCrawlerDisabled)
 		return
 	case !settings.dumpEnabled && kind == crawlerMgdump:

@@ -117,8 +117,8 @@ func askCommand(addr string, way askWay, command string) error {
 		command += "quit\r\n"
 	}
 	login := ""
-	if settings.authFile != "" {
-		user, pass, err := askUser(settings.authFile)
+	if settings.auth.file != "" {
+		user, pass, err := askUser(settings.auth.file)
 		if err != nil {
 			return err
 		}
@@ -176,7 +176,7 @@ func askHeader(b []byte, cmd byte, extlen, keylen, bodylen int) []byte {
 // version, stats and flush_all, and prints the answers as in text.
 func askBinary(conn io.ReadWriter, command string) error {
 	var b []byte
-	if settings.sasl {
+	if settings.auth.sasl {
 		user, pass, err := askUser(os.Getenv("MEMCACHED_SASL_PWDB"))
 		if err != nil {
 			return err
@@ -249,16 +249,16 @@ func askDial(addr string, way askWay) (io.ReadWriteCloser, error) {
 // "" stands for the socket of -s, or else for the first address of -l with
 // the port of -p. A wildcard address becomes loopback.
 func askAddr(addr string) (family int, sa unix.Sockaddr, err error) {
-	if addr == "" && settings.socketpath != "" {
-		return unix.AF_UNIX, &unix.SockaddrUnix{Name: settings.socketpath}, nil
+	if addr == "" && settings.net.socketpath != "" {
+		return unix.AF_UNIX, &unix.SockaddrUnix{Name: settings.net.socketpath}, nil
 	}
 	if strings.Contains(addr, "/") {
 		return unix.AF_UNIX, &unix.SockaddrUnix{Name: addr}, nil
 	}
 	if addr == "" {
-		addr = strings.FieldsFunc(settings.inter+",*", isListSeparator)[0]
+		addr = strings.FieldsFunc(settings.net.inter+",*", isListSeparator)[0]
 	}
-	host, port, _, _, err := splitListen(addr, settings.port)
+	host, port, _, _, err := splitListen(addr, settings.net.port)
 	if err != nil {
 		return 0, nil, err
 	}

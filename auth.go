@@ -67,10 +67,10 @@ func authfileLoad(file string) string {
 
 // authfileReload reads the file of -Y again, if there is one.
 func authfileReload() {
-	if settings.authFile == "" {
+	if settings.auth.file == "" {
 		return
 	}
-	if problem := authfileLoad(settings.authFile); problem != "" {
+	if problem := authfileLoad(settings.auth.file); problem != "" {
 		fmt.Fprintf(os.Stderr, "%s. The users stay as they are.\n", problem)
 	}
 }
@@ -92,37 +92,37 @@ func authfileCheck(user, pass []byte) bool {
 //	<user> <password>
 //
 // and ignores key, flags and exptime. It returns false if it needs more
-// input. c.saslStarted says that the first line has been read; c.rlbytes is
+// input. c.bin.saslStarted says that the first line has been read; c.val.rlbytes is
 // then the length of the second.
 func tryReadCommandAsciiauth(c *conn) bool {
-	if !c.saslStarted {
+	if !c.bin.saslStarted {
 		return asciiauthLine(c)
 	}
-	if c.rbytes < c.rlbytes {
+	if c.in.rbytes < c.val.rlbytes {
 		return false
 	}
-	token := c.rbuf[c.rcurr : c.rcurr+c.rlbytes]
-	c.rcurr += c.rlbytes
-	c.rbytes -= c.rlbytes
-	c.saslStarted = false
+	token := c.in.rbuf[c.in.rcurr : c.in.rcurr+c.val.rlbytes]
+	c.in.rcurr += c.val.rlbytes
+	c.in.rbytes -= c.val.rlbytes
+	c.bin.saslStarted = false
 	asciiauthAnswer(c, asciiauthToken(c, token))
 	return true
 }
 
 // asciiauthLine reads the first line of a login.
 func asciiauthLine(c *conn) bool {
-	in := c.rbuf[c.rcurr : c.rcurr+c.rbytes]
+	in := c.in.rbuf[c.in.rcurr : c.in.rcurr+c.in.rbytes]
 	el := bytes.IndexByte(in, '\n')
 	switch {
-	case el < 0 && c.rbytes <= 2048:
+	case el < 0 && c.in.rbytes <= 2048:
 		return false
 	case el < minAuthReqLen:
 		// The line is too long, or too short for a login.
 		closeAfterReplies(c)
 		return true
 	}
-	c.rcurr += el + 1
-	c.rbytes -= el + 1
+	c.in.rcurr += el + 1
+	c.in.rbytes -= el + 1
 	pr := &c.thread.pr
 	pr.request = in[:el+1]
 	tokenizeCommand(pr, noMeta)
@@ -133,8 +133,8 @@ func asciiauthLine(c *conn) bool {
 	case size > readBufferSize-2: // would not fit in the buffer
 		asciiauthAnswer(c, "CLIENT_ERROR auth token too long")
 	default:
-		c.rlbytes = int(size) + 2
-		c.saslStarted = true
+		c.val.rlbytes = int(size) + 2
+		c.bin.saslStarted = true
 	}
 	return true
 }
@@ -219,15 +219,15 @@ func saslPlain(response []byte) bool {
 // saslServerStep is C's sasl_server_start and sasl_server_step.
 func saslServerStep(c *conn, mech, challenge []byte) saslResult {
 	if c.cmd == protocolBinaryCmdSaslAuth {
-		c.saslStarted = false
+		c.bin.saslStarted = false
 		if !bytes.EqualFold(mech, []byte("PLAIN")) {
 			return saslFail
 		}
 		if len(challenge) == 0 {
-			c.saslStarted = true // PLAIN has no challenge, but a step may follow
+			c.bin.saslStarted = true // PLAIN has no challenge, but a step may follow
 			return saslContinue
 		}
-	} else if !c.saslStarted {
+	} else if !c.bin.saslStarted {
 		if settings.verbose.Load() > 0 {
 			fmt.Fprintf(os.Stderr, "%d: SASL_STEP called but sasl_server_start "+
 				"not called for this connection!\n", c.sfd)
@@ -237,12 +237,12 @@ func saslServerStep(c *conn, mech, challenge []byte) saslResult {
 	if !saslPlain(challenge) {
 		return saslFail
 	}
-	c.saslStarted = false
+	c.bin.saslStarted = false
 	return saslOk
 }
 
 func binListSaslMechs(c *conn) {
-	if !settings.sasl {
+	if !settings.auth.sasl {
 		writeBinError(c, protocolBinaryResponseUnknownCommand, "", 0)
 		return
 	}
@@ -254,7 +254,7 @@ func binListSaslMechs(c *conn) {
 // item; here they must fit in the read buffer, so that clients that have not logged
 // in take no item memory.
 func processBinSaslAuth(c *conn, vlen int) {
-	if !settings.sasl {
+	if !settings.auth.sasl {
 		writeBinError(c, protocolBinaryResponseUnknownCommand, "", vlen)
 		return
 	}
@@ -264,13 +264,13 @@ func processBinSaslAuth(c *conn, vlen int) {
 	case len(mech) > maxSaslMechLen:
 		writeBinError(c, protocolBinaryResponseEinval, "", vlen)
 		return
-	case c.rbytes < vlen:
+	case c.in.rbytes < vlen:
 		writeBinError(c, protocolBinaryResponseEnomem, "", vlen)
 		return
 	}
-	challenge := c.rbuf[c.rcurr : c.rcurr+vlen]
-	c.rcurr += vlen
-	c.rbytes -= vlen
+	challenge := c.in.rbuf[c.in.rcurr : c.in.rcurr+vlen]
+	c.in.rcurr += vlen
+	c.in.rbytes -= vlen
 	if settings.verbose.Load() > 0 {
 		fmt.Fprintf(os.Stderr, "mech:  ``%s'' with %d bytes of data\n", mech, vlen)
 	}

@@ -81,7 +81,7 @@ func benchConn(tb testing.TB) (c *conn, client int) {
 func drive(c *conn) {
 	roundAdd(c.thread, c)
 	roundServe(c.thread)
-	for c.thread.ios > 0 {
+	for c.thread.ext.ios > 0 {
 		threadIoQueueSubmit(c.thread)
 		threadLibeventProcess(c.thread)
 		roundServe(c.thread)
@@ -269,7 +269,7 @@ func BenchmarkConns(b *testing.B) {
 			if need := uint64(2*n + 100); limit.Cur < need {
 				b.Skipf("needs %d descriptors", need)
 			}
-			settings.maxconns = int(limit.Cur)
+			settings.net.maxconns = int(limit.Cur)
 			connInit()
 			th := new(thread)
 			setupThread(th)

@@ -148,9 +148,9 @@ type protocolBinaryRequestHeader struct {
 // completeNreadBinary stores the item, whose value has been read, and
 // replies.
 func completeNreadBinary(c *conn) {
-	it := c.item
+	it := c.val.item
 	ended := binValueEnd(c)
-	c.item = nil
+	c.val.item = nil
 	if c.resp == nil && !respStart(c) { // nil if earlier replies were sent meanwhile
 		itemRemove(it)
 		connSetState(c, connClosing)
@@ -189,13 +189,13 @@ func completeNreadBinary(c *conn) {
 // binValueEnd appends the \r\n that the binary protocol does not send with a
 // value. It returns false if that takes another chunk and there is no memory.
 func binValueEnd(c *conn) bool {
-	c.rlbytes, c.rtail = c.rtail, 0
-	for c.rlbytes > 0 {
+	c.val.rlbytes, c.val.rtail = c.val.rtail, 0
+	for c.val.rlbytes > 0 {
 		room, ok := nreadRoom(c)
 		if !ok {
 			return false
 		}
-		nreadAdvance(c, copy(room, "\r\n"[2-c.rlbytes:]))
+		nreadAdvance(c, copy(room, "\r\n"[2-c.val.rlbytes:]))
 	}
 	return true
 }
@@ -203,10 +203,10 @@ func binValueEnd(c *conn) bool {
 // tryReadCommandBinary serves one packet, except for its value. It returns
 // false if header, extras and key are not all in the buffer yet.
 func tryReadCommandBinary(c *conn) bool {
-	if c.rbytes < binHeaderSize {
+	if c.in.rbytes < binHeaderSize {
 		return false
 	}
-	in := c.rbuf[c.rcurr : c.rcurr+c.rbytes]
+	in := c.in.rbuf[c.in.rcurr : c.in.rcurr+c.in.rbytes]
 	if settings.verbose.Load() > 1 {
 		printBinHeader(c, '<', "Read binary protocol data:", in)
 	}
@@ -217,7 +217,7 @@ func tryReadCommandBinary(c *conn) bool {
 		closeAfterReplies(c)
 		return true
 	}
-	h := &c.binaryHeader
+	h := &c.bin.header
 	*h = protocolBinaryRequestHeader{
 		opcode:  in[1],
 		keylen:  binary.BigEndian.Uint16(in[2:]),
@@ -231,16 +231,16 @@ func tryReadCommandBinary(c *conn) bool {
 	if h.opcode == protocolBinaryCmdSaslAuth || h.opcode == protocolBinaryCmdSaslStep {
 		// Wait for the value too, if the buffer can hold it; see
 		// processBinSaslAuth.
-		if n := binHeaderSize + int(h.bodylen); n <= len(c.rbuf) {
+		if n := binHeaderSize + int(h.bodylen); n <= len(c.in.rbuf) {
 			need = max(size, n)
 		}
 	}
 	// Extras and key that the buffer cannot hold are not waited for:
 	// dispatchBinCommand refuses them.
-	if c.rbytes < min(need, len(c.rbuf)) {
+	if c.in.rbytes < min(need, len(c.in.rbuf)) {
 		return false
 	}
-	if c.rbytes > need && c.rcurr >= c.lookedAhead {
+	if c.in.rbytes > need && c.in.rcurr >= c.in.lookedAhead {
 		lookAhead(c)
 	}
 	if !respStart(c) {
@@ -250,8 +250,8 @@ func tryReadCommandBinary(c *conn) bool {
 	c.cas = 0
 	c.lastCmdTime = currentTime.Load()
 	size = min(size, len(in))
-	c.rcurr += size
-	c.rbytes -= size
+	c.in.rcurr += size
+	c.in.rbytes -= size
 	dispatchBinCommand(c, in[binHeaderSize:][:h.extlen])
 	return true
 }
@@ -274,7 +274,7 @@ func printBinHeader(c *conn, dir byte, what string, hdr []byte) {
 
 // binaryGetKey returns the request's key, a part of the read buffer.
 func binaryGetKey(c *conn) []byte {
-	return c.rbuf[c.rcurr-int(c.binaryHeader.keylen) : c.rcurr]
+	return c.in.rbuf[c.in.rcurr-int(c.bin.header.keylen) : c.in.rcurr]
 }
 
 // addBinHeader begins a reply, dropping what the command has replied so far.
@@ -283,7 +283,7 @@ func binaryGetKey(c *conn) []byte {
 func addBinHeader(c *conn, err protocolBinaryResponseStatus, hdrLen, keyLen, bodyLen int) {
 	respReset(c)
 	start := len(c.resp.wbuf)
-	c.resp.wbuf = appendBinHeader(c.resp.wbuf, c.binaryHeader.opcode, err, hdrLen, keyLen, bodyLen, c.binaryHeader.opaque, c.cas)
+	c.resp.wbuf = appendBinHeader(c.resp.wbuf, c.bin.header.opcode, err, hdrLen, keyLen, bodyLen, c.bin.header.opaque, c.cas)
 	if settings.verbose.Load() > 1 {
 		printBinHeader(c, '>', "Writing bin response:", c.resp.wbuf[start:])
 	}
@@ -354,7 +354,7 @@ func binErrorClose(c *conn, err protocolBinaryResponseStatus) {
 func handleBinaryProtocolError(c *conn) {
 	binErrorClose(c, protocolBinaryResponseEinval)
 	if settings.verbose.Load() > 0 {
-		fmt.Fprintf(os.Stderr, "Protocol error (opcode %02x), close connection %d\n", c.binaryHeader.opcode, c.sfd)
+		fmt.Fprintf(os.Stderr, "Protocol error (opcode %02x), close connection %d\n", c.bin.header.opcode, c.sfd)
 	}
 }
 
@@ -377,7 +377,7 @@ func completeIncrBin(c *conn, ext []byte) {
 		fmt.Fprintf(os.Stderr, "incr %s %d, %d, %d\n", key, int64(delta), initial, int32(expiration))
 	}
 	incr := c.cmd == protocolBinaryCmdIncrement
-	cas := c.binaryHeader.cas
+	cas := c.bin.header.cas
 	var buf [incrMaxStorageLen]byte
 	n, ret := addDelta(c.thread, key, incr, delta, buf[:], &cas)
 	switch ret {
@@ -506,8 +506,8 @@ func binMiss(c *conn, key []byte) []byte {
 	if key != nil {
 		text = string(key)
 	}
-	b := appendBinHeader(nil, c.binaryHeader.opcode, protocolBinaryResponseKeyEnoent,
-		0, len(key), len(text), c.binaryHeader.opaque, 0)
+	b := appendBinHeader(nil, c.bin.header.opcode, protocolBinaryResponseKeyEnoent,
+		0, len(key), len(text), c.bin.header.opaque, 0)
 	return append(b, text...)
 }
 
@@ -562,7 +562,7 @@ func processBinDetail(c *conn, sub []byte) bool {
 
 // dispatchBinCommand checks a packet's header and serves its command.
 func dispatchBinCommand(c *conn, ext []byte) {
-	h := &c.binaryHeader
+	h := &c.bin.header
 	b := &binCommands[h.opcode]
 	extlen, keylen := int(h.extlen), int(h.keylen)
 	vlen := int(h.bodylen) - extlen - keylen
@@ -575,7 +575,7 @@ func dispatchBinCommand(c *conn, ext []byte) {
 	case h.bodylen > itemSizeMaxUpperLimit:
 		binErrorClose(c, protocolBinaryResponseEinval)
 		return
-	case settings.sasl && !authenticated(c):
+	case settings.auth.sasl && !authenticated(c):
 		binErrorClose(c, protocolBinaryResponseAuthError)
 		return
 	case keylen > keyMaxLength:
@@ -665,7 +665,7 @@ func processBinUpdate(c *conn, ext []byte, vlen int) {
 		connSwallowValue(c, vlen)
 		return
 	}
-	it.setCas(c.binaryHeader.cas)
+	it.setCas(c.bin.header.cas)
 	if it.cas() != 0 && comm != nreadAppend && comm != nreadPrepend {
 		comm = nreadCas
 	}
@@ -696,7 +696,7 @@ func processBinDelete(c *conn) {
 	}
 	t := c.thread
 	it, hv := itemGetLocked(key, t, dontUpdate)
-	cas := c.binaryHeader.cas
+	cas := c.bin.header.cas
 	switch {
 	case it == nil:
 		t.stats.pending.n[statDeleteMisses]++

@@ -244,7 +244,7 @@ func TestBinaryLeaks(t *testing.T) {
 	for _, chunk := range []int{512 << 10, 16 << 10, 1 << 10} {
 		for _, evict := range []bool{true, false} {
 			storeInit(t, 4, func() {
-				settings.slabChunkSizeMax = chunk
+				settings.slab.chunkSizeMax = chunk
 				settings.evictToFree = evict
 			})
 			c := testConn()

@@ -45,21 +45,39 @@ type conn struct {
 	transport       transport
 	closeReason     closeReasons
 	authenticated   bool // by -Y or -S
-	saslStarted     bool // the first half of that is done
 	noreply         bool // of the command being served
 	closeAfterWrite bool
-	rbufGrows       bool // rbuf may grow: a long get is arriving
 	inRound         bool // c is in its worker's next round
 	getRest         bool // the line at rcurr is the rest of a get; see processGetKeys
 	evFlags         uint32
 	lastCmdTime     relTime
 
-	rbuf    []byte // read buffer; nil while c has none
-	rcurr   int    // start of the unparsed part of rbuf
-	rbytes  int    // length of that part
-	rlooked int    // bytes of that part already searched for a line end
+	// What has been received.
+	in struct {
+		rbuf        []byte // read buffer; nil while c has none
+		rcurr       int    // start of the unparsed part of rbuf
+		rbytes      int    // length of that part
+		rlooked     int    // bytes of that part already searched for a line end
+		lookedAhead int    // how far lookAhead has looked in rbuf
+		rbufGrows   bool   // rbuf may grow: a long get is arriving
+	}
 
-	lookedAhead int // how far lookAhead has looked in rbuf
+	// The value being read.
+	val struct {
+		item    *item
+		rchunk  *itemChunk // the chunk being filled if the item is chunked
+		rlbytes int        // bytes still to come
+		rtail   int        // bytes that the item has room for after them
+		meta    metaReply  // how to answer once the value is stored
+		sbytes  int        // bytes to swallow, of a value that is refused
+		refusal []byte     // the answer to its command, held back
+	}
+
+	// The binary protocol.
+	bin struct {
+		header      protocolBinaryRequestHeader // of the command being served
+		saslStarted bool                        // the first half of the authentication is done
+	}
 
 	resp *resp // replies not sent yet; nil while there are none
 
@@ -67,27 +85,13 @@ type conn struct {
 	recacheCounter uint32       // fetches counted by recacheOrFree
 
 	nreqs int // commands left in its turn (-R)
-
-	// A value being read: its item, the chunk being filled if the item is
-	// chunked, how many bytes are still to come, and how many more the item
-	// has room for after them.
-	item    *item
-	rchunk  *itemChunk
-	rlbytes int
-	rtail   int
-
-	outq    int    // bytes last seen in the full socket (-o idle_timeout)
-	sbytes  int    // bytes to swallow
-	refusal []byte // the answer to their command, held back
+	outq  int // bytes last seen in the full socket (-o idle_timeout)
 
 	cmd int    // nreadSet and the like, or a binary opcode; -1 for none
 	cas uint64 // text: for the item to store, 0 for a new one; binary: of the reply
 
-	meta metaReply  // how to answer once the value is stored
-	get  getRequest // the get of which getRest is the rest
-	udp  *udpConn   // nil but over UDP
-
-	binaryHeader protocolBinaryRequestHeader // of the command being served
+	get getRequest // the get of which getRest is the rest
+	udp *udpConn   // nil but over UDP
 }
 
 // conns has a slot for every descriptor that the process can have. A conn stays
@@ -136,14 +140,14 @@ func connTimeoutThread() {
 			if s.transport != tcpTransport || s.state != connNewCmd && s.state != connRead && !s.owes {
 				continue
 			}
-			if now-s.lastCmdTime > settings.idleTimeout && int32(now-s.lastCmdTime) > 0 {
+			if now-s.lastCmdTime > settings.net.idleTimeout && int32(now-s.lastCmdTime) > 0 {
 				notifyWorkerFd(threads[s.threadId], fd, queueTimeout)
 			} else if s.lastCmdTime < oldest {
 				oldest = s.lastCmdTime
 			}
 		}
 		// No connection can time out before then.
-		sleep := int(settings.idleTimeout) - int(currentTime.Load()-oldest) + 1
+		sleep := int(settings.net.idleTimeout) - int(currentTime.Load()-oldest) + 1
 		sleep = max(sleep, 1)
 		if settings.verbose.Load() > 2 {
 			fmt.Fprintf(os.Stderr, "idle timeout thread finished pass, sleeping for %ds\n", sleep)
@@ -153,56 +157,56 @@ func connTimeoutThread() {
 }
 
 func startConnTimeoutThread() {
-	if settings.idleTimeout != 0 {
+	if settings.net.idleTimeout != 0 {
 		go connTimeoutThread()
 	}
 }
 
 // rbufRelease gives the read buffer back to the worker if it is empty.
 func rbufRelease(c *conn) {
-	if c.rbuf == nil || c.rbytes != 0 || c.transport == udpTransport {
+	if c.in.rbuf == nil || c.in.rbytes != 0 || c.transport == udpTransport {
 		return
 	}
 	t := c.thread
-	if n := len(c.rbuf); n == readBufferSize {
-		t.rbufCache = append(t.rbufCache, c.rbuf)
-	} else if t.rbufLimit == 0 && t.longFree+n <= rbufKeep {
-		t.longBufs = append(t.longBufs, c.rbuf)
-		t.longFree += n
+	if n := len(c.in.rbuf); n == readBufferSize {
+		t.bufs.rbufCache = append(t.bufs.rbufCache, c.in.rbuf)
+	} else if t.bufs.rbufLimit == 0 && t.bufs.longFree+n <= rbufKeep {
+		t.bufs.longBufs = append(t.bufs.longBufs, c.in.rbuf)
+		t.bufs.longFree += n
 	} else {
-		bufFree(c.rbuf)
-		t.rbufs -= n / readBufferSize
+		bufFree(c.in.rbuf)
+		t.bufs.rbufs -= n / readBufferSize
 	}
-	c.rbufGrows = false
-	c.rbuf = nil
-	c.rcurr = 0
-	c.rlooked = 0
+	c.in.rbufGrows = false
+	c.in.rbuf = nil
+	c.in.rcurr = 0
+	c.in.rlooked = 0
 }
 
 // rbufAvailable tells whether rbufAlloc can lend c a buffer.
 func rbufAvailable(c *conn) bool {
 	t := c.thread
-	return c.rbuf != nil || len(t.rbufCache) > 0 || t.rbufLimit == 0 || t.rbufs < t.rbufLimit
+	return c.in.rbuf != nil || len(t.bufs.rbufCache) > 0 || t.bufs.rbufLimit == 0 || t.bufs.rbufs < t.bufs.rbufLimit
 }
 
 // rbufAlloc lends c a read buffer of its worker. It returns false if that would
 // exceed -o read_buf_mem_limit.
 func rbufAlloc(c *conn) bool {
-	if c.rbuf != nil {
+	if c.in.rbuf != nil {
 		return true
 	}
 	t := c.thread
-	if n := len(t.rbufCache); n > 0 {
-		c.rbuf = t.rbufCache[n-1]
-		t.rbufCache = t.rbufCache[:n-1]
-	} else if t.rbufLimit != 0 && t.rbufs >= t.rbufLimit {
+	if n := len(t.bufs.rbufCache); n > 0 {
+		c.in.rbuf = t.bufs.rbufCache[n-1]
+		t.bufs.rbufCache = t.bufs.rbufCache[:n-1]
+	} else if t.bufs.rbufLimit != 0 && t.bufs.rbufs >= t.bufs.rbufLimit {
 		t.stats.pending.n[statReadBufOom]++
 		return false
 	} else {
-		c.rbuf = make([]byte, readBufferSize)
-		t.rbufs++
+		c.in.rbuf = make([]byte, readBufferSize)
+		t.bufs.rbufs++
 	}
-	c.rcurr = 0
+	c.in.rcurr = 0
 	return true
 }
 
@@ -215,7 +219,7 @@ const (
 // with more keys than the one that it has can hold. It returns false if the line
 // is too long, or if that would exceed -o read_buf_mem_limit.
 func rbufSwitchToMalloc(c *conn) bool {
-	n := 2 * len(c.rbuf)
+	n := 2 * len(c.in.rbuf)
 	if n > maxGetLine {
 		return false
 	}
@@ -223,28 +227,28 @@ func rbufSwitchToMalloc(c *conn) bool {
 	if b == nil {
 		return false
 	}
-	n = copy(b, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
-	c.rbytes = 0
+	n = copy(b, c.in.rbuf[c.in.rcurr:c.in.rcurr+c.in.rbytes])
+	c.in.rbytes = 0
 	rbufRelease(c)
-	c.rbuf, c.rbytes, c.rbufGrows = b, n, true
+	c.in.rbuf, c.in.rbytes, c.in.rbufGrows = b, n, true
 	return true
 }
 
 // rbufLong returns a buffer of at least n bytes, or nil.
 func rbufLong(t *thread, n int) []byte {
-	for i, b := range t.longBufs {
+	for i, b := range t.bufs.longBufs {
 		if len(b) >= n {
-			t.longBufs = slices.Delete(t.longBufs, i, i+1)
-			t.longFree -= len(b)
+			t.bufs.longBufs = slices.Delete(t.bufs.longBufs, i, i+1)
+			t.bufs.longFree -= len(b)
 			return b
 		}
 	}
-	if t.rbufLimit != 0 {
-		for t.rbufs+n/readBufferSize > t.rbufLimit && len(t.rbufCache) > 0 {
-			t.rbufCache = slices.Delete(t.rbufCache, 0, 1)
-			t.rbufs--
+	if t.bufs.rbufLimit != 0 {
+		for t.bufs.rbufs+n/readBufferSize > t.bufs.rbufLimit && len(t.bufs.rbufCache) > 0 {
+			t.bufs.rbufCache = slices.Delete(t.bufs.rbufCache, 0, 1)
+			t.bufs.rbufs--
 		}
-		if t.rbufs+n/readBufferSize > t.rbufLimit {
+		if t.bufs.rbufs+n/readBufferSize > t.bufs.rbufLimit {
 			return nil
 		}
 	}
@@ -252,23 +256,23 @@ func rbufLong(t *thread, n int) []byte {
 	if err != nil {
 		return nil
 	}
-	t.rbufs += n / readBufferSize
+	t.bufs.rbufs += n / readBufferSize
 	return b
 }
 
 // rbufTrim gives memory that t keeps for long lines back to the system: t has
 // nothing to do.
 func rbufTrim(t *thread) {
-	for _, b := range t.longBufs {
+	for _, b := range t.bufs.longBufs {
 		bufFree(b)
 	}
-	t.rbufs -= t.longFree / readBufferSize
-	t.longBufs, t.longFree = t.longBufs[:0], 0
+	t.bufs.rbufs -= t.bufs.longFree / readBufferSize
+	t.bufs.longBufs, t.bufs.longFree = t.bufs.longBufs[:0], 0
 }
 
 // connInit makes the table. Its size is -c: limitFiles has made sure that all
 // descriptors are below that.
-func connInit() { conns = make([]atomic.Pointer[conn], settings.maxconns) }
+func connInit() { conns = make([]atomic.Pointer[conn], settings.net.maxconns) }
 
 func protText(p protocol) string {
 	switch p {
@@ -318,7 +322,7 @@ func connCloseIdle(t *thread, sfd int) {
 	if s := connSeen(c); s.threadId != t.id || s.state == connClosed {
 		return
 	}
-	if settings.idleTimeout == 0 || currentTime.Load()-c.lastCmdTime <= settings.idleTimeout {
+	if settings.net.idleTimeout == 0 || currentTime.Load()-c.lastCmdTime <= settings.net.idleTimeout {
 		return
 	}
 	if c.state != connNewCmd && c.state != connRead && !connOwes(c) {
@@ -407,8 +411,8 @@ func connWorkerReadd(c *conn) {
 
 // threadIoQueueSubmit has what t's connections wait for read.
 func threadIoQueueSubmit(t *thread) {
-	t.connsTosubmit = 0
-	if t.ioQueue != nil {
+	t.ext.connsTosubmit = 0
+	if t.ext.ioQueue != nil {
 		storageSubmitCb(t)
 	}
 }
@@ -449,20 +453,20 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 	c.state = initState
 	c.thread = t
 	c.cmd = -1
-	c.rbytes = 0
-	c.rcurr = 0
+	c.in.rbytes = 0
+	c.in.rcurr = 0
 	c.closeAfterWrite = false
 	c.getRest = false
 	c.recacheCounter = 0
 	c.authenticated = false
-	c.saslStarted = false
+	c.bin.saslStarted = false
 	c.lastCmdTime = currentTime.Load()
 	if initState == connNewCmd && loggerEflags.Load()&logConnevents != 0 {
 		loggerLogConnEvent(c, loggerConnectionNew)
 	}
 	if transport == udpTransport {
 		c.udp = new(udpConn)
-		c.rbuf = make([]byte, udpReadBufferSize)
+		c.in.rbuf = make([]byte, udpReadBufferSize)
 	}
 	c.evFlags = evRead
 	if tlsBuild && initState == connWatch {
@@ -485,9 +489,9 @@ func connNew(sfd int, initState connState, transport transport, t *thread, bprot
 
 // connReleaseItems drops a value half read and replies not sent.
 func connReleaseItems(c *conn) {
-	if c.item != nil {
-		itemRemove(c.item)
-		c.item = nil
+	if c.val.item != nil {
+		itemRemove(c.val.item)
+		c.val.item = nil
 	}
 	respRelease(c)
 }
@@ -496,7 +500,7 @@ func connReleaseItems(c *conn) {
 // goes on with the next datagram.
 func connCleanup(c *conn) {
 	connReleaseItems(c)
-	c.rbytes = 0
+	c.in.rbytes = 0
 	c.getRest = false
 	if c.transport == udpTransport {
 		c.closeAfterWrite = false

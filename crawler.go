@@ -328,7 +328,7 @@ func lruCrawlerRoom(cm *crawlerModule) bool {
 // if lru_crawler_sleep is 0; otherwise it sleeps meanwhile, once crawls has run down
 // to 0. It returns the number of items until the next sleep.
 func lruCrawlerRest(crawls int) int {
-	sleep := settings.lruCrawlerSleep.Load()
+	sleep := settings.lru.crawlerSleep.Load()
 	if sleep != 0 && crawls > 0 {
 		return crawls
 	}
@@ -337,14 +337,14 @@ func lruCrawlerRest(crawls int) int {
 		usleep(int(sleep))
 	}
 	lruCrawler.moves.Lock()
-	return settings.crawlsPersleep
+	return settings.lru.crawlsPersleep
 }
 
 // itemCrawlHash walks the hash table. It waits for the client only between
 // buckets, so the buffer grows if the items of one bucket do not fit. Unlike in C,
 // the table may grow during the walk.
 func itemCrawlHash(cm *crawlerModule) {
-	crawls := settings.crawlsPersleep
+	crawls := settings.lru.crawlsPersleep
 	for pos, more := uint32(0), true; more && lruCrawlerRoom(cm); more = pos != 0 {
 		pos = assocWalk(pos, func(it *item) {
 			cm.mod.eval(cm, it, 0)
@@ -358,7 +358,7 @@ func itemCrawlHash(cm *crawlerModule) {
 // itemCrawlLrus moves the active crawlers past one item each, in turn, until
 // all are done.
 func itemCrawlLrus(cm *crawlerModule) {
-	crawls := settings.crawlsPersleep
+	crawls := settings.lru.crawlsPersleep
 	lruCrawler.lock.Lock()
 	for n := 0; len(lruCrawler.crawling) > 0; {
 		n %= len(lruCrawler.crawling)
@@ -471,7 +471,7 @@ func itemCrawlerThread() {
 			*cm = crawlerModule{}
 		}
 	}
-	settings.lruCrawler.Store(false)
+	settings.lru.crawler.Store(false)
 	lruCrawler.lock.Unlock()
 	if settings.verbose.Load() > 2 {
 		fmt.Fprintf(os.Stderr, "LRU crawler thread stopping\n")
@@ -495,8 +495,8 @@ func startItemCrawlerThread() int {
 		return -1
 	}
 	lruCrawler.runThread = true
-	if !settings.lruCrawler.Load() {
-		settings.lruCrawler.Store(true)
+	if !settings.lru.crawler.Load() {
+		settings.lru.crawler.Store(true)
 		go itemCrawlerThread()
 	}
 	return 0
@@ -648,7 +648,7 @@ func lruMaintainerCrawlerCheck(cdata *crawlerExpiredData) {
 		}
 	}
 	if doRun {
-		if tocrawl := settings.lruCrawlerTocrawl.Load(); tocrawl != 0 {
+		if tocrawl := settings.lru.crawlerTocrawl.Load(); tocrawl != 0 {
 			tocrawlLimit = min(tocrawlLimit, tocrawl)
 		}
 		lruCrawlerStart(&todo, tocrawlLimit, crawlerAutoexpire, cdata, nil)

@@ -71,8 +71,8 @@ func extWant(t testing.TB, e *storeEngine, w objIo, want []byte) {
 func extInit(t testing.TB, parks bool) {
 	t.Helper()
 	storageInitConfig()
-	settings.extRecacheRate.Store(0)
-	settings.extWbufSize = extTestPage / 2
+	settings.ext.recacheRate.Store(0)
+	settings.ext.wbufSize = extTestPage / 2
 	storageConf.file = []*extstoreConfFile{{file: filepath.Join(t.TempDir(), "ext"), pageCount: 32}}
 	storageConf.ext.pageSize, storageConf.ext.wbufSize = extTestPage, extTestPage/2
 	storageInit()
@@ -91,7 +91,7 @@ func extCompact(pageId int) {
 		return
 	}
 	storageCompactPlock.Lock()
-	storageCompactPage(wrap, make([]byte, settings.extWbufSize))
+	storageCompactPage(wrap, make([]byte, settings.ext.wbufSize))
 	storageCompactPlock.Unlock()
 }
 

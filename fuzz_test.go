@@ -81,11 +81,11 @@ func fuzzAdd(f *testing.F, pattern string, binary bool) {
 func fuzzInit(t testing.TB, mode uint8) *thread {
 	storeInit(t, 4, func() {
 		settings.hashpowerInit = 12
-		settings.lruCrawler.Store(false)
+		settings.lru.crawler.Store(false)
 		settings.evictToFree = mode&fuzzNoEvict == 0
 		settings.useCas = mode&fuzzNoCas == 0
 		if mode&fuzzSmallChunks != 0 {
-			settings.slabChunkSizeMax = 1024
+			settings.slab.chunkSizeMax = 1024
 		}
 		if mode&fuzzVerbose != 0 {
 			settings.verbose.Store(3)
@@ -93,17 +93,17 @@ func fuzzInit(t testing.TB, mode uint8) *thread {
 			quiet(t)
 		}
 		if mode&fuzzAuth != 0 {
-			settings.sasl = true
-			settings.authFile = "testdata/authfile"
-			if problem := authfileLoad(settings.authFile); problem != "" {
+			settings.auth.sasl = true
+			settings.auth.file = "testdata/authfile"
+			if problem := authfileLoad(settings.auth.file); problem != "" {
 				t.Fatal(problem)
 			}
 		}
 	})
 	th := threads[0]
-	th.rbufLimit, th.respLimit = 0, 0
+	th.bufs.rbufLimit, th.bufs.respLimit = 0, 0
 	if mode&fuzzLimits != 0 {
-		th.rbufLimit, th.respLimit = 1, 20
+		th.bufs.rbufLimit, th.bufs.respLimit = 1, 20
 	}
 	return th
 }
@@ -131,18 +131,18 @@ func fuzzWrite() {
 
 // fuzzCheck checks what must hold when no connection is open.
 func fuzzCheck(t testing.TB, th *thread, c *conn) {
-	if c.item != nil || c.resp != nil || c.rbuf != nil && c.transport != udpTransport {
-		t.Fatalf("still held: item %v, resp %v, %d bytes of rbuf", c.item, c.resp, len(c.rbuf))
+	if c.val.item != nil || c.resp != nil || c.in.rbuf != nil && c.transport != udpTransport {
+		t.Fatalf("still held: item %v, resp %v, %d bytes of rbuf", c.val.item, c.resp, len(c.in.rbuf))
 	}
 	rbufTrim(th)
-	if len(th.rbufCache) != th.rbufs {
-		t.Fatalf("%d read buffers were made and %d are back", th.rbufs, len(th.rbufCache))
+	if len(th.bufs.rbufCache) != th.bufs.rbufs {
+		t.Fatalf("%d read buffers were made and %d are back", th.bufs.rbufs, len(th.bufs.rbufCache))
 	}
-	if th.ios != 0 || th.ioQueue != nil || c.respsSuspended.Load() != 0 {
+	if th.ext.ios != 0 || th.ext.ioQueue != nil || c.respsSuspended.Load() != 0 {
 		t.Fatal("a read from extstore is left")
 	}
-	if th.respCount != 0 {
-		t.Fatalf("%d replies are not freed", th.respCount)
+	if th.bufs.respCount != 0 {
+		t.Fatalf("%d replies are not freed", th.bufs.respCount)
 	}
 	if !locksFree() {
 		t.Fatal("a lock is held")
@@ -187,8 +187,8 @@ func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) 
 	if extStorage = nil; cut&2 != 0 {
 		extStorage = fuzzStorage
 		extStorage.noNowait.Store(cut&1 != 0)
-		settings.extItemSize.Store(100)
-		settings.extRecacheRate.Store(uint32(cut >> 2 & 3))
+		settings.ext.itemSize.Store(100)
+		settings.ext.recacheRate.Store(uint32(cut >> 2 & 3))
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -203,11 +203,11 @@ func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) 
 	serve := func(deaf bool) {
 		for c.state != connClosed {
 			waiting, _ := unix.IoctlGetInt(fds[0], unix.TIOCINQ)
-			state, before := c.state, waiting+c.rbytes
+			state, before := c.state, waiting+c.in.rbytes
 			fuzzWrite()
 			drive(c)
-			if len(c.rbuf) > 2*(len(in)+readBufferSize) {
-				t.Fatalf("a read buffer of %d bytes for %d", len(c.rbuf), len(in))
+			if len(c.in.rbuf) > 2*(len(in)+readBufferSize) {
+				t.Fatalf("a read buffer of %d bytes for %d", len(c.in.rbuf), len(in))
 			}
 			n := 0
 			if !deaf {
@@ -217,7 +217,7 @@ func fuzzConn(t *testing.T, in []byte, cut uint16, mode uint8, bproto protocol) 
 				return
 			}
 			waiting, _ = unix.IoctlGetInt(fds[0], unix.TIOCINQ)
-			if n <= 0 && waiting+c.rbytes == before && c.state == state {
+			if n <= 0 && waiting+c.in.rbytes == before && c.state == state {
 				return
 			}
 		}

@@ -215,9 +215,9 @@ func doItemAlloc(key []byte, hv uint32, flags uint32, exptime relTime, nbytes in
 
 	it.next, it.prev, it.hNext = 0, 0, 0
 	switch {
-	case settings.tempLru.Load() && exptime-currentTime.Load() <= settings.temporaryTtl.Load():
+	case settings.lru.tempLru.Load() && exptime-currentTime.Load() <= settings.lru.temporaryTtl.Load():
 		id |= tempLru
-	case !settings.lruSegmented.Load():
+	case !settings.lru.segmented.Load():
 		id |= coldLru // without segments there is only COLD
 	case lruRemembers(hv):
 		id |= warmLru
@@ -268,7 +268,7 @@ func doItemLinkFixup(it *item, hv64 uint64, w *restartWork) bool {
 	}
 	age := min(restartItemTime-it.time, restartStopped-1)
 	it.time = restartStopped - age
-	if !settings.lruSegmented.Load() || it.lruid() == tempLru && !settings.tempLru.Load() {
+	if !settings.lru.segmented.Load() || it.lruid() == tempLru && !settings.lru.tempLru.Load() {
 		it.slabsClsid = it.clsid() | coldLru // where they are looked for
 	}
 	i := it.slabsClsid
@@ -523,7 +523,7 @@ func itemStatsTotals(c *conn) {
 		l.lock.Unlock()
 	}
 	stat := func(i int, name string) {
-		if settings.lruMaintainerThread || !itemstatsDesc[i].maintainer {
+		if settings.lru.maintainerThread || !itemstatsDesc[i].maintainer {
 			appendStat(c, name, "%d", totals[i])
 		}
 	}
@@ -534,7 +534,7 @@ func itemStatsTotals(c *conn) {
 			stat(itemsReclaimed, "reclaimed")
 		}
 	}
-	if settings.lruMaintainerThread {
+	if settings.lru.maintainerThread {
 		appendStat(c, "lru_bumps_dropped", "%d", lruTotalBumpsDropped())
 		appendStat(c, "lru_remembered", "%d", lruMemory.remembered.Load())
 	}
@@ -579,11 +579,11 @@ func itemStatsClass(c *conn, n int, threadStats *statSums) {
 		appendStat(c, fmt.Sprintf("items:%d:%s", n, name), "%d", v)
 	}
 	stat("number", size)
-	if settings.lruMaintainerThread {
+	if settings.lru.maintainerThread {
 		stat("number_hot", sizes[0])
 		stat("number_warm", sizes[1])
 		stat("number_cold", sizes[2])
-		if settings.tempLru.Load() {
+		if settings.lru.tempLru.Load() {
 			stat("number_temp", sizes[3])
 		}
 		stat("age_hot", ages[0])
@@ -592,11 +592,11 @@ func itemStatsClass(c *conn, n int, threadStats *statSums) {
 	stat("age", ages[2])
 	stat("mem_requested", requested)
 	for i := itemsEvicted; i < numItemstats; i++ {
-		if settings.lruMaintainerThread || !itemstatsDesc[i].maintainer {
+		if settings.lru.maintainerThread || !itemstatsDesc[i].maintainer {
 			stat(itemstatsDesc[i].name, totals[i])
 		}
 	}
-	if settings.lruMaintainerThread {
+	if settings.lru.maintainerThread {
 		hits := &threadStats.lruHits
 		stat("hits_to_hot", hits[n|hotLru])
 		stat("hits_to_warm", hits[n|warmLru])

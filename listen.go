@@ -89,12 +89,12 @@ func activationSockets() bool {
 	if pid != strconv.Itoa(os.Getpid()) || atoi(fds) <= 0 {
 		return false
 	}
-	if options.tcpSpecified || options.udpSpecified || settings.inter != "" || settings.socketpath != "" {
+	if options.tcpSpecified || options.udpSpecified || settings.net.inter != "" || settings.net.socketpath != "" {
 		sysfatal(exUsage, "LISTEN_FDS: -p, -U, -l and -s cannot be used with inherited sockets")
 	}
-	settings.port, settings.udpport = 0, 0
+	settings.net.port, settings.net.udpport = 0, 0
 	for sfd := 3; sfd < 3+atoi(fds); sfd++ {
-		l := listener{sfd, tcpTransport, settings.bindingProtocol, sslListen()}
+		l := listener{sfd, tcpTransport, settings.net.bindingProtocol, sslListen()}
 		socktype, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_TYPE)
 		if err != nil {
 			sysfatal(exOserr, "LISTEN_FDS: descriptor %d: %s", sfd, strerror(err))
@@ -105,13 +105,13 @@ func activationSockets() bool {
 		case domain == unix.AF_UNIX && socktype == unix.SOCK_STREAM && listening != 0:
 			l.transport, l.ssl = localTransport, sslDisabled
 		case (domain == unix.AF_INET || domain == unix.AF_INET6) && socktype == unix.SOCK_STREAM && listening != 0:
-			settings.port = socketPort(sfd)
+			settings.net.port = socketPort(sfd)
 		case (domain == unix.AF_INET || domain == unix.AF_INET6) && socktype == unix.SOCK_DGRAM:
-			if settings.sasl || settings.authFile != "" {
+			if settings.auth.sasl || settings.auth.file != "" {
 				sysfatal(exUsage, "LISTEN_FDS: descriptor %d: no UDP with authentication", sfd)
 			}
 			l.transport = udpTransport
-			settings.udpport = socketPort(sfd)
+			settings.net.udpport = socketPort(sfd)
 		default:
 			sysfatal(exUsage, "LISTEN_FDS: descriptor %d is not a listening socket", sfd)
 		}
@@ -279,7 +279,7 @@ func serverSocket(host string, port int, transport transport, bproto protocol, s
 			continue
 		}
 		if transport != udpTransport {
-			if e := unix.Listen(sfd, settings.backlog); e != nil {
+			if e := unix.Listen(sfd, settings.net.backlog); e != nil {
 				perror("listen()", e)
 				unix.Close(sfd)
 				return e
@@ -301,7 +301,7 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 			perror("setsockopt", err)
 		}
 	}
-	if settings.numNapiIds != 0 {
+	if settings.net.numNapiIds != 0 {
 		if _, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_INCOMING_NAPI_ID); err != nil {
 			sysfatal(1, "-N <num_napi_ids> option not supported")
 		}
@@ -311,8 +311,8 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 			return err
 		}
 	}
-	if settings.sockCookieId != 0 {
-		set(unix.SOL_SOCKET, unix.SO_MARK, int(settings.sockCookieId))
+	if settings.net.sockCookieId != 0 {
+		set(unix.SOL_SOCKET, unix.SO_MARK, int(settings.net.sockCookieId))
 	}
 	set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	if transport == udpTransport {
@@ -335,11 +335,11 @@ func isListSeparator(r rune) bool { return r == ';' || r == ',' }
 // serverSockets makes the sockets for all entries of -l, or for the wildcard
 // addresses. If one fails it continues with the others, and returns the first error.
 func serverSockets(port int, transport transport) error {
-	if settings.inter == "" {
-		return serverSocket("*", port, transport, settings.bindingProtocol, sslListen())
+	if settings.net.inter == "" {
+		return serverSocket("*", port, transport, settings.net.bindingProtocol, sslListen())
 	}
 	var first error
-	for _, p := range strings.FieldsFunc(settings.inter, isListSeparator) {
+	for _, p := range strings.FieldsFunc(settings.net.inter, isListSeparator) {
 		host, thePort, bproto, ssl, err := splitListen(p, port)
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "%v\n", err)
@@ -357,7 +357,7 @@ var sslPrefixes = []string{sslDisabled: "notls", sslEnabledNopeer: "btls", sslEn
 // splitListen splits an entry of -l: mtls:proto[NAME]:tag[NAME]:ADDRESS:PORT,
 // where only the address is required.
 func splitListen(p string, port int) (host string, thePort int, bproto protocol, ssl sslMode, err error) {
-	bproto, ssl = settings.bindingProtocol, sslListen()
+	bproto, ssl = settings.net.bindingProtocol, sslListen()
 	fail := func(format string, arg string) (string, int, protocol, sslMode, error) {
 		return "", 0, 0, 0, fmt.Errorf(format, arg)
 	}
@@ -391,12 +391,12 @@ func splitListen(p string, port int) (host string, thePort int, bproto protocol,
 		p = strings.TrimPrefix(rest, ":")
 	}
 	switch {
-	case settings.authFile != "" && bproto == binaryProt:
+	case settings.auth.file != "" && bproto == binaryProt:
 		return fail("Cannot use binary protocol when ascii authentication enabled: \"%s\"", p)
-	case settings.authFile != "" && bproto == negotiatingProt:
+	case settings.auth.file != "" && bproto == negotiatingProt:
 		fmt.Fprintf(os.Stderr, "WARNING: negotiating ports are ascii only when ascii authentication enabled\n")
 		bproto = asciiProt
-	case settings.authFile == "" && settings.sasl && bproto != binaryProt: // C allows this
+	case settings.auth.file == "" && settings.auth.sasl && bproto != binaryProt: // C allows this
 		return fail("Cannot use ascii protocol when SASL enabled: \"%s\"", p)
 	}
 
@@ -460,11 +460,11 @@ func serverSocketUnix(path string, accessMask int) error {
 		perror("bind()", err)
 		return err
 	}
-	if err := unix.Listen(sfd, settings.backlog); err != nil {
+	if err := unix.Listen(sfd, settings.net.backlog); err != nil {
 		perror("listen()", err)
 		return err
 	}
-	listeners = append(listeners, listener{sfd, localTransport, settings.bindingProtocol, sslDisabled})
+	listeners = append(listeners, listener{sfd, localTransport, settings.net.bindingProtocol, sslDisabled})
 	return nil
 }
 
@@ -472,17 +472,17 @@ func serverSocketUnix(path string, accessMask int) error {
 func openSockets() {
 	var err error
 	which := ""
-	if settings.port != 0 {
-		which = fmt.Sprintf("TCP port %d", settings.port)
-		err = serverSockets(settings.port, tcpTransport)
+	if settings.net.port != 0 {
+		which = fmt.Sprintf("TCP port %d", settings.net.port)
+		err = serverSockets(settings.net.port, tcpTransport)
 	}
-	if settings.udpport != 0 && err == nil {
-		which = fmt.Sprintf("UDP port %d", settings.udpport)
-		err = serverSockets(settings.udpport, udpTransport)
+	if settings.net.udpport != 0 && err == nil {
+		which = fmt.Sprintf("UDP port %d", settings.net.udpport)
+		err = serverSockets(settings.net.udpport, udpTransport)
 	}
 	if err != nil {
-		if settings.inter != "" {
-			which = "one of interface(s) " + settings.inter
+		if settings.net.inter != "" {
+			which = "one of interface(s) " + settings.net.inter
 		}
 		sysfatal(exOserr, "failed to listen on %s: %s", which, strerror(err))
 	}
@@ -524,7 +524,7 @@ func serverConns() {
 			continue
 		}
 		if l.transport == udpTransport {
-			for i := range settings.numThreadsPerUdp {
+			for i := range settings.net.numThreadsPerUdp {
 				sfd := l.sfd
 				if i > 0 {
 					var err error

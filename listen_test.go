@@ -4,7 +4,7 @@ import "testing"
 
 // The entries of -l, without -l's own port 7 and protocol.
 func TestSplitListen(t *testing.T) {
-	settings.bindingProtocol = negotiatingProt
+	settings.net.bindingProtocol = negotiatingProt
 	for _, tt := range []struct {
 		entry  string
 		host   string

@@ -633,7 +633,7 @@ func loggerInit() {
 }
 
 func loggerCreate() *logger {
-	l := &logger{buf: bipbufNew(settings.loggerBufSize)}
+	l := &logger{buf: bipbufNew(settings.log.bufSize)}
 	loggerStack.lock.Lock()
 	loggerStack.loggers = append(loggerStack.loggers, l)
 	loggerStack.lock.Unlock()
@@ -667,7 +667,7 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 		loggerStack.lock.Unlock()
 		return false
 	}
-	data, err := bufAlloc(max(settings.loggerWatcherBufSize, 1)) // a mapping is never empty
+	data, err := bufAlloc(max(settings.log.watcherBufSize, 1)) // a mapping is never empty
 	if err != nil {
 		loggerStack.lock.Unlock()
 		return false

@@ -195,7 +195,7 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 		}
 		doItemRemove(it)
 		itemTrylockUnlock(hold)
-		if res == pullEvicted && settings.slabAutomove.Load() == 2 {
+		if res == pullEvicted && settings.slab.automove.Load() == 2 {
 			slabsReassign(-1, origId, slabsReassignAllowEvictions)
 		}
 		return removed
@@ -217,7 +217,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 		l.n[itemsLrutailReflocked]++
 		// Not as in C, which resets refcount: memory with a leaked reference
 		// is not reused.
-		if settings.tailRepairTime != 0 && itemAge(it) > settings.tailRepairTime {
+		if settings.lru.tailRepairTime != 0 && itemAge(it) > settings.lru.tailRepairTime {
 			l.n[itemsTailrepairs]++
 			doItemUnlinkNolock(it, hash(it.key()))
 			return pullSkipped
@@ -259,7 +259,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 	case coldLru:
 		if flags&lruPullReturnItem != 0 {
 			return pullNothing
-		} else if it.itFlags&itemActive != 0 && settings.lruSegmented.Load() {
+		} else if it.itFlags&itemActive != 0 && settings.lru.segmented.Load() {
 			return pullAside(l, it, curLru)
 		}
 	}
@@ -269,7 +269,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 // pullAside moves an item that is in use to the head of WARM or, if it can't be
 // there, of its own LRU. An item that is in WARM already has one hit less then.
 func pullAside(l *lru, it *item, curLru int) pullResult {
-	if curLru == hotLru || curLru == coldLru && settings.lruSegmented.Load() {
+	if curLru == hotLru || curLru == coldLru && settings.lru.segmented.Load() {
 		l.n[itemsMovesToWarm]++
 		it.itFlags &^= itemActive
 		return pullMove(it, warmLru)
@@ -328,7 +328,7 @@ func doPullEvict(l *lru, it *item) {
 // Without the memory hits count as in C: in each LRU, once, and not the first in
 // the item's life.
 func doItemBump(t *thread, it *item, hv uint32) {
-	if !settings.lruSegmented.Load() {
+	if !settings.lru.segmented.Load() {
 		it.itFlags |= itemFetched
 		doItemUpdate(it)
 		return
@@ -361,7 +361,7 @@ func doItemBump(t *thread, it *item, hv uint32) {
 func doItemUpdate(it *item) {
 	now := itemAccess(it)
 	linked := it.itFlags&itemLinked != 0
-	if settings.lruSegmented.Load() {
+	if settings.lru.segmented.Load() {
 		if !linked {
 			return
 		}
@@ -407,7 +407,7 @@ func lruClassSize(id int) (bytes uint64, items int, evicted uint64) {
 // so many only if all are in use. A try looks at five items of each LRU of the
 // class, and no lock is held from one to the next.
 func doItemAllocPull(id int, hv uint32, must bool) *item {
-	if !settings.lruSegmented.Load() {
+	if !settings.lru.segmented.Load() {
 		lruPullTail(id, coldLru, 0, 0, 0, nil) // try to reclaim memory first
 	}
 	it := slabsAlloc(id, hv, 0)
@@ -445,7 +445,7 @@ func lruMakeRoom(id, try int) bool {
 		return true
 	}
 	res := lruPullTail(id, coldLru, 0, lruPullEvict, 0, nil)
-	if res == 0 && try < 10 && settings.lruSegmented.Load() {
+	if res == 0 && try < 10 && settings.lru.segmented.Load() {
 		total, _, _ := lruClassSize(id)
 		for _, l := range [...]int{hotLru, warmLru} {
 			res += lruPullTail(id, l, total, 0, math.MaxUint32, nil)
@@ -483,7 +483,7 @@ const (
 // lruHasMemory reports whether evicted items are remembered. With -M none are
 // evicted. With extstore items go to a file from COLD, which is as large as in C.
 func lruHasMemory() bool {
-	return settings.lruMemory && settings.lruSegmented.Load() && extStorage == nil && settings.evictToFree
+	return settings.lru.memory && settings.lru.segmented.Load() && extStorage == nil && settings.evictToFree
 }
 
 // lruFingerprint returns where in table hv's fingerprint belongs, and what it is.
@@ -555,7 +555,7 @@ func lruMemoryGrow(items int) {
 // else as they are in C, or with the memory as simulation of real requests found
 // them best.
 func lruPcts() (hot, warm int32) {
-	hot, warm = settings.hotLruPct.Load(), settings.warmLruPct.Load()
+	hot, warm = settings.lru.hotLruPct.Load(), settings.lru.warmLruPct.Load()
 	if hot < 0 && warm < 0 && lruHasMemory() {
 		return 5, 85
 	}
@@ -573,7 +573,7 @@ func lruPcts() (hot, warm int32) {
 // and ages do not matter.
 func lruMaxFactors() (hot, warm float64) {
 	settings.tuneLock.Lock()
-	hot, warm = settings.hotMaxFactor, settings.warmMaxFactor
+	hot, warm = settings.lru.hotMaxFactor, settings.lru.warmMaxFactor
 	settings.tuneLock.Unlock()
 	if hot == 0 && !lruHasMemory() {
 		hot = 0.2
@@ -670,7 +670,7 @@ func lruTotalBumpsDropped() uint64 {
 // that are much asked for would go to COLD and back all the time.
 func lruMaintainerJuggle(clsid int) int {
 	didMoves := 0
-	if settings.tempLru.Load() {
+	if settings.lru.tempLru.Load() {
 		// Only reclaims. Comes before the LRUs' sizes are summed up.
 		for didMoves < 500 && lruPullTail(clsid, tempLru, 0, 0, 0, nil) > 0 {
 			didMoves++
@@ -679,7 +679,7 @@ func lruMaintainerJuggle(clsid int) int {
 	// If the LRU is in flat mode, force items to drain into COLD via an age
 	// of 0.
 	var hotAge, warmAge relTime
-	segmented := settings.lruSegmented.Load()
+	segmented := settings.lru.segmented.Load()
 	totalBytes, _, evicted := lruClassSize(clsid)
 	evicting := evicted != lruMaintainer.evicted[clsid]
 	lruMaintainer.evicted[clsid] = evicted
@@ -766,7 +766,7 @@ func lruMaintainerThread() {
 		}
 
 		// At most once per second.
-		if now := currentTime.Load(); settings.lruCrawler.Load() && now != lastCrawlerCheck {
+		if now := currentTime.Load(); settings.lru.crawler.Load() && now != lastCrawlerCheck {
 			lruMaintainerCrawlerCheck(cdata)
 			lastCrawlerCheck = now
 		}
@@ -785,13 +785,13 @@ func stopLruMaintainerThread() {
 	lruMaintainer.runThread = false
 	lruMaintainer.lock.Unlock()
 	<-lruMaintainer.done
-	settings.lruMaintainerThread = false
+	settings.lru.maintainerThread = false
 }
 
 func startLruMaintainerThread() {
 	lruMaintainer.lock.Lock()
 	lruMaintainer.runThread = true
-	settings.lruMaintainerThread = true
+	settings.lru.maintainerThread = true
 	lruMaintainer.done = make(chan struct{})
 	lruMaintainer.lock.Unlock()
 	go lruMaintainerThread()

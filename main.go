@@ -143,15 +143,15 @@ func limitFiles() bool {
 	// now, while there are some.
 	time.Sleep(time.Nanosecond)
 
-	n := uint64(settings.maxconns)
+	n := uint64(settings.net.maxconns)
 	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: n, Max: n}) == nil {
 		return true
 	}
 	rlim.Cur = rlim.Max
 	syscall.Setrlimit(syscall.RLIMIT_NOFILE, &rlim)
-	settings.maxconns = int(rlim.Cur)
+	settings.net.maxconns = int(rlim.Cur)
 	fmt.Fprintf(os.Stderr, "WARNING: failed to set rlimit for open files, continuing with -c %d. "+
-		"Try starting as root or requesting smaller maxconns value.\n", settings.maxconns)
+		"Try starting as root or requesting smaller maxconns value.\n", settings.net.maxconns)
 	return false
 }
 
@@ -161,14 +161,14 @@ func limitFiles() bool {
 // is refused.
 func reserveFiles(limited bool) {
 	used := mainFds + workerFds*settings.numThreads
-	for fd := range min(settings.maxconns-1, math.MaxUint16) {
+	for fd := range min(settings.net.maxconns-1, math.MaxUint16) {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
 			used++
 		}
 	}
 	for _, l := range listeners {
 		if l.transport == udpTransport {
-			used += settings.numThreadsPerUdp - 1 // see serverConns
+			used += settings.net.numThreadsPerUdp - 1 // see serverConns
 		}
 	}
 	if options.metrics != "" {
@@ -177,14 +177,14 @@ func reserveFiles(limited bool) {
 	if options.daemonize {
 		used-- // daemonReady closes the pipe
 	}
-	room := settings.maxconns - 1 - used
+	room := settings.net.maxconns - 1 - used
 	switch {
 	case room < 1 && limited:
-		sysfatal(exOserr, "%d descriptors are too few: mc9 needs %d for itself", settings.maxconns, used+1)
+		sysfatal(exOserr, "%d descriptors are too few: mc9 needs %d for itself", settings.net.maxconns, used+1)
 	case room < 1:
 		sysfatal(1, "Maxconns setting is too low, use -c to increase.")
-	case limited || room < settings.maxconns/2 || settings.verbose.Load() > 0:
-		fmt.Fprintf(os.Stderr, "Clients at a time: %d, the rest of -c %d is reserved\n", room, settings.maxconns)
+	case limited || room < settings.net.maxconns/2 || settings.verbose.Load() > 0:
+		fmt.Fprintf(os.Stderr, "Clients at a time: %d, the rest of -c %d is reserved\n", room, settings.net.maxconns)
 	}
 	statsState.reservedFds.Store(int64(used))
 }
@@ -347,7 +347,7 @@ func slabConfig() string {
 	if options.slabSizesUnparsed != "" {
 		return options.slabSizesUnparsed
 	}
-	return strconv.FormatFloat(settings.factor, 'g', -1, 64)
+	return strconv.FormatFloat(settings.slab.factor, 'g', -1, 64)
 }
 
 // bootTime returns the milliseconds since the machine booted, by a clock that
@@ -402,10 +402,10 @@ func mcMetaSettings() [][2]string {
 	_, shift := arenaSize(int(settings.maxbytes.Load()))
 	return [][2]string{
 		{"slab_config", slabConfig()},
-		{"chunk_size", strconv.Itoa(settings.chunkSize)},
+		{"chunk_size", strconv.Itoa(settings.slab.chunkSize)},
 		{"item_size_max", strconv.Itoa(settings.itemSizeMax)},
-		{"slab_chunk_size_max", strconv.Itoa(settings.slabChunkSizeMax)},
-		{"slab_page_size", strconv.Itoa(settings.slabPageSize)},
+		{"slab_chunk_size_max", strconv.Itoa(settings.slab.chunkSizeMax)},
+		{"slab_page_size", strconv.Itoa(settings.slab.pageSize)},
 		{"use_cas", strconv.FormatBool(settings.useCas)},
 		{"ref_shift", strconv.Itoa(int(shift))},
 	}
@@ -497,7 +497,7 @@ func mcMetaUse() relTime {
 	loggerSetGid(mcMeta.loggerGid)
 	// The hash table starts as large as it was, but no larger than for as many
 	// items as the pages have room for.
-	power := min(int(mcMeta.hashpower), max(bits.Len(uint(len(restartPages)*settings.slabPageSize/itemSize)), hashpowerDefault))
+	power := min(int(mcMeta.hashpower), max(bits.Len(uint(len(restartPages)*settings.slab.pageSize/itemSize)), hashpowerDefault))
 	settings.hashpowerInit = max(settings.hashpowerInit, power)
 	return restartStopped + relTime(mcMetaElapsed())
 }
@@ -505,7 +505,7 @@ func mcMetaUse() relTime {
 func main() {
 	settingsInit()
 	parseOptions(os.Args)
-	if options.ask && options.askAddr == "" && !options.tcpSpecified && settings.inter == "" && settings.socketpath == "" {
+	if options.ask && options.askAddr == "" && !options.tcpSpecified && settings.net.inter == "" && settings.net.socketpath == "" {
 		parseOptions(askArgs(os.Args))
 		options.askAddr = "" // not a word of theirs
 	}
@@ -536,19 +536,19 @@ func main() {
 		os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	} else {
 		activated := activationSockets()
-		if !activated && settings.socketpath == "" {
+		if !activated && settings.net.socketpath == "" {
 			openSockets()
 		}
 		if options.metrics != "" {
 			metricsOpen(options.metrics)
 		}
 		loseRoot()
-		if activated || settings.socketpath == "" || options.metrics != "" {
+		if activated || settings.net.socketpath == "" || options.metrics != "" {
 			savePortnumbers()
 		}
-		if !activated && settings.socketpath != "" {
-			if err := serverSocketUnix(settings.socketpath, settings.access); err != nil {
-				sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.socketpath, strerror(err))
+		if !activated && settings.net.socketpath != "" {
+			if err := serverSocketUnix(settings.net.socketpath, settings.net.access); err != nil {
+				sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.net.socketpath, strerror(err))
 			}
 		}
 		if options.daemonize {
@@ -631,7 +631,7 @@ func memoryInit() {
 	}
 	clockInit(begin)
 	assocInit(settings.hashpowerInit)
-	slabsInit(limit, settings.factor, options.preallocate, options.slabSizes, reuseMem)
+	slabsInit(limit, settings.slab.factor, options.preallocate, options.slabSizes, reuseMem)
 	if len(storageConf.file) > 0 {
 		storageInit()
 		slabsPrefillGlobal() // slabAutomoveExtstoreRun counts on it
@@ -655,11 +655,11 @@ func storageThreads() int {
 
 // authInit reads what -S and -Y need.
 func authInit() {
-	if settings.sasl {
+	if settings.auth.sasl {
 		initSasl()
 	}
-	if settings.authFile != "" {
-		if problem := authfileLoad(settings.authFile); problem != "" {
+	if settings.auth.file != "" {
+		if problem := authfileLoad(settings.auth.file); problem != "" {
 			sysfatal(1, "%s", problem)
 		}
 	}
@@ -695,7 +695,7 @@ func startThreads() {
 	if options.startLruMaintainer {
 		startLruMaintainerThread()
 	}
-	if settings.slabReassign {
+	if settings.slab.reassign {
 		startSlabMaintenanceThread()
 	}
 	startConnTimeoutThread()

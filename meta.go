@@ -441,7 +441,7 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
 	t.stats.slab(it, slabSetCmds)
 	c.noreply = of.noReply
 	c.cas = of.casIdIn // 0 without E: then a new one when the value is stored
-	c.meta = metaReply{mset: true, setStale: of.setStale && comm == nreadCas}
+	c.val.meta = metaReply{mset: true, setStale: of.setStale && comm == nreadCas}
 	return it, comm
 }
 
@@ -665,7 +665,7 @@ func finalizeMset(c *conn, it *item, nbytes int, ret storeItemType, cas uint64) 
 	if nbytes == 0 { // set by append and prepend only
 		nbytes = int(it.nbytes)
 	}
-	m := &c.meta
+	m := &c.val.meta
 	for _, f := range m.flags[:m.nflags] {
 		switch f {
 		case 'O':
@@ -727,7 +727,7 @@ func processMetaCommand(c *conn, pr *parser) {
 // processMsetCommand begins to read the value of ms.
 func processMsetCommand(c *conn, pr *parser) {
 	it, comm := processMsetCmdStart(c, pr)
-	if it != nil && !msetNote(&c.meta, pr) {
+	if it != nil && !msetNote(&c.val.meta, pr) {
 		itemRemove(it)
 		it = nil
 		outErrstring(c, errOpaqueTooLong)

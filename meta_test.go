@@ -13,14 +13,14 @@ import (
 // testConn is a client without a socket.
 func testConn() *conn {
 	t := testThread()
-	t.bufs.wbuf = make([]byte, 0, wbufSize)
+	t.bufs.round.wbuf = make([]byte, 0, wbufSize)
 	return &conn{thread: t, sfd: -1, transport: localTransport, protocol: asciiProt, state: connNewCmd}
 }
 
 // serve has c serve complete commands, and discards the replies.
 func serve(c *conn, in []byte) {
-	c.rbuf, c.rcurr, c.rbytes = in, 0, len(in)
-	for c.rbytes > 0 || c.state == connNread {
+	c.in.rbuf, c.in.rcurr, c.in.rbytes = in, 0, len(in)
+	for c.in.rbytes > 0 || c.state == connNread {
 		switch c.state {
 		case connNread:
 			driveNread(c)
@@ -73,7 +73,7 @@ func TestMetaLeaks(t *testing.T) {
 	for _, chunk := range []int{512 << 10, 16 << 10} {
 		for _, evict := range []bool{true, false} {
 			storeInit(t, 4, func() {
-				settings.slabChunkSizeMax = chunk
+				settings.slab.chunkSizeMax = chunk
 				settings.evictToFree = evict
 			})
 			c := testConn()

@@ -1374,11 +1374,11 @@ func TestModel(t *testing.T) {
 					if tt.restarts {
 						settings.memoryFile = filepath.Join(restartDir(t), "f")
 					}
-					settings.lruSegmented.Store(tt.segmented)
+					settings.lru.segmented.Store(tt.segmented)
 					settings.itemSizeMax = modelItemMax
-					settings.slabChunkSizeMax = modelChunkMax
+					settings.slab.chunkSizeMax = modelChunkMax
 					settings.hashpowerInit = 11
-					settings.reqsPerEvent = 100 // so that a batch is answered at once
+					settings.net.reqsPerEvent = 100 // so that a batch is answered at once
 				})
 				if tt.extstore {
 					extInit(t, i%2 == 0)

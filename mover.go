@@ -186,8 +186,8 @@ type automoveTune struct {
 func automoveTuneNow() automoveTune {
 	settings.tuneLock.Lock()
 	defer settings.tuneLock.Unlock()
-	return automoveTune{settings.slabAutomoveRatio, settings.slabAutomoveWindow,
-		settings.slabAutomoveFreeratio, int(settings.extItemSize.Load())}
+	return automoveTune{settings.slab.automoveRatio, settings.slab.automoveWindow,
+		settings.slab.automoveFreeratio, int(settings.ext.itemSize.Load())}
 }
 
 // slabRebalanceStart picks the first page of the class, which is likely to hold
@@ -475,7 +475,7 @@ func slabRebalanceFinish() {
 func slabRebalanceCheckAutomove() bool {
 	t := &slabRebal
 	now := time.Now().Unix()
-	if settings.slabAutomove.Load() == 0 || t.amLast == now {
+	if settings.slab.automove.Load() == 0 || t.amLast == now {
 		return false
 	}
 	if t.am.tune != automoveTuneNow() {
@@ -794,7 +794,7 @@ func slabAutomoveExtstoreRun(a *slabAutomove) (src, dst int) {
 	if a.windowCur < len(a.window) {
 		return -1, -1
 	}
-	settings.extGlobalPoolMin.Store(uint32(a.globalPoolWatermark))
+	settings.ext.globalPoolMin.Store(uint32(a.globalPoolWatermark))
 	if src == -1 && globalLow && oldest != -1 {
 		src, dst = oldest, slabGlobalPagePool
 	}

@@ -60,7 +60,7 @@ func evictions() (n uint64) {
 // TestRescue takes from each class in turn all the pages it can. No item may
 // change.
 func TestRescue(t *testing.T) {
-	th := moverInit(t, 64, func() { settings.slabChunkSizeMax = 16 << 10 })
+	th := moverInit(t, 64, func() { settings.slab.chunkSizeMax = 16 << 10 })
 	type model struct {
 		value   string
 		cas     uint64
@@ -169,7 +169,7 @@ func TestBusy(t *testing.T) {
 		}, moveBusyFloating, "", 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			th := moverInit(t, 64, func() { settings.slabChunkSizeMax = 16 << 10 })
+			th := moverInit(t, 64, func() { settings.slab.chunkSizeMax = 16 << 10 })
 			// The key's length puts the item, or its header, in class id.
 			key := bytes.Repeat([]byte("k"), 81)
 			if len(tt.value) == len(small) {
@@ -219,7 +219,7 @@ func TestBusy(t *testing.T) {
 
 // TestUploading moves pages whose items are being filled.
 func TestUploading(t *testing.T) {
-	th := moverInit(t, 64, func() { settings.slabChunkSizeMax = 16 << 10 })
+	th := moverInit(t, 64, func() { settings.slab.chunkSizeMax = 16 << 10 })
 	values := []string{pattern(100, 1), pattern(10000, 1), pattern(100000, 1)}
 	var its []*item
 	for i, v := range values {
@@ -289,7 +289,7 @@ func TestMoveEvict(t *testing.T) {
 // TestMoveFull moves a page of a class full of chunks whose items are in another
 // class's LRU.
 func TestMoveFull(t *testing.T) {
-	th := moverInit(t, 8, func() { settings.slabChunkSizeMax = 16 << 10 })
+	th := moverInit(t, 8, func() { settings.slab.chunkSizeMax = 16 << 10 })
 	// Two chunks of the largest size, and a smaller one.
 	value := pattern(2*(slabChunkMax-itemChunkSize)+9000, 1)
 	for i := 0; evictions() == 0; i++ {
@@ -327,7 +327,7 @@ func TestMoveFull(t *testing.T) {
 func TestMoveBack(t *testing.T) {
 	for _, size := range []int{50, 50000} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			th := moverInit(t, 64, func() { settings.slabChunkSizeMax = 16 << 10 })
+			th := moverInit(t, 64, func() { settings.slab.chunkSizeMax = 16 << 10 })
 			var held []*item
 			id := 0
 			for n := 0; id == 0 || pages(id) < 2; n++ {
@@ -429,7 +429,7 @@ func TestPool(t *testing.T) {
 
 // TestMoverPause pauses the mover while it waits for an item.
 func TestMoverPause(t *testing.T) {
-	moverInit(t, 64, func() { settings.slabAutomove.Store(0) })
+	moverInit(t, 64, func() { settings.slab.automove.Store(0) })
 	const id = 20
 	it := itemAlloc([]byte("key"), 0, 0, slabclass[id].size-itemSize-8-4)
 	slabsMlock()
@@ -459,7 +459,7 @@ func TestMoverPause(t *testing.T) {
 
 // TestAutomove follows the automover's decisions from round to round.
 func TestAutomove(t *testing.T) {
-	th := moverInit(t, 12, func() { settings.slabAutomoveWindow = 3 })
+	th := moverInit(t, 12, func() { settings.slab.automoveWindow = 3 })
 	run := func(a *slabAutomove, wantSrc, wantDst int) {
 		t.Helper()
 		if src, dst := slabAutomoveRun(a); src != wantSrc || dst != wantDst {
@@ -516,12 +516,12 @@ func TestAutomove(t *testing.T) {
 
 	// When settings change, the thread makes a new automover.
 	slabRebal.am = a
-	settings.slabAutomoveWindow = 5
-	settings.slabAutomove.Store(0)
+	settings.slab.automoveWindow = 5
+	settings.slab.automove.Store(0)
 	if slabRebalanceCheckAutomove() || slabRebal.am != a {
 		t.Error("the automover ran although it is off")
 	}
-	settings.slabAutomove.Store(1)
+	settings.slab.automove.Store(1)
 	if slabRebalanceCheckAutomove() || len(slabRebal.am.window) != 5 {
 		t.Errorf("window is %d", len(slabRebal.am.window))
 	}
@@ -539,8 +539,8 @@ func TestMover(t *testing.T) {
 	}{
 		{"roomy", true, 20, nil},
 		{"tight", false, 25, nil},
-		{"flat", false, 15, func() { settings.lruSegmented.Store(false); settings.slabAutomove.Store(2) }},
-		{"small chunks", false, 15, func() { settings.slabChunkSizeMax = 4 << 10 }},
+		{"flat", false, 15, func() { settings.lru.segmented.Store(false); settings.slab.automove.Store(2) }},
+		{"small chunks", false, 15, func() { settings.slab.chunkSizeMax = 4 << 10 }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			megs := 12
@@ -549,9 +549,9 @@ func TestMover(t *testing.T) {
 			}
 			moverInit(t, megs, func() {
 				settings.hashpowerInit = 11
-				settings.factor = 2 // 9 classes
+				settings.slab.factor = 2 // 9 classes
 				settings.itemSizeMax = 128 << 10
-				settings.slabChunkSizeMax = 16 << 10
+				settings.slab.chunkSizeMax = 16 << 10
 				if tt.conf != nil {
 					tt.conf()
 				}

@@ -366,7 +366,7 @@ func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item 
 	it.setCas(reqCasId)
 	t.stats.slab(it, slabSetCmds)
 	c.cas = 0
-	c.meta = metaReply{}
+	c.val.meta = metaReply{}
 	return it
 }
 

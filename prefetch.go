@@ -16,9 +16,9 @@ const assocBatch = 16 // maximum number of keys for assocPrefetch
 func lookAhead(c *conn) {
 	var keys [assocBatch][]byte
 	n, unlinks := 0, 0
-	at, end := c.rcurr, c.rcurr+c.rbytes
+	at, end := c.in.rcurr, c.in.rcurr+c.in.rbytes
 	for n < assocBatch {
-		key, size, unlink := peekCommand(c.rbuf[at:end])
+		key, size, unlink := peekCommand(c.in.rbuf[at:end])
 		if size == 0 {
 			break
 		}
@@ -31,7 +31,7 @@ func lookAhead(c *conn) {
 			n++
 		}
 	}
-	c.lookedAhead = at
+	c.in.lookedAhead = at
 	assocPrefetch(keys[:n], unlinks)
 }
 

@@ -41,7 +41,7 @@ func privCalls() []privCall {
 	relaxed := settings.relaxedPrivileges
 	keepsItems := settings.memoryFile != ""
 	metrics := options.metrics != ""
-	readsFiles := settings.sasl || settings.authFile != "" || sslListen() != sslDisabled || relaxed
+	readsFiles := settings.auth.sasl || settings.auth.file != "" || sslListen() != sslDisabled || relaxed
 
 	return []privCall{
 		// Workers and the main thread: connections, and the pipes between threads.

@@ -60,7 +60,7 @@ type respBufs struct {
 // A resp is what is to be sent to a client: the pieces iov[iovs:iovEnd] in order,
 // then wbuf[done:end].
 type resp struct {
-	*respBufs             // t.bufs, or its own; see respKeep
+	*respBufs             // t.bufs.round, or its own; see respKeep
 	off          int      // where it begins in wbuf
 	done         int      // end of what is sent of wbuf, or that pieces cover
 	end          int      // respGrows while it is the last in wbuf
@@ -132,7 +132,7 @@ func respReset(c *conn) {
 	r.iov = r.iov[:r.mark.iov]
 	r.wbuf = r.wbuf[:r.mark.wbuf]
 	r.done = r.mark.done
-	c.thread.respCount -= r.count - r.mark.count
+	c.thread.bufs.respCount -= r.count - r.mark.count
 	r.count = r.mark.count
 }
 
@@ -217,19 +217,19 @@ func respFull(c *conn) bool {
 // respLend returns an empty resp at the end of t's buffers.
 func respLend(t *thread) *resp {
 	var r *resp
-	if n := len(t.resps); n > 0 {
-		r, t.resps = t.resps[n-1], t.resps[:n-1]
+	if n := len(t.bufs.resps); n > 0 {
+		r, t.bufs.resps = t.bufs.resps[n-1], t.bufs.resps[:n-1]
 	} else {
 		r = new(resp)
 	}
-	n := len(t.bufs.wbuf)
-	*r = resp{respBufs: &t.bufs, off: n, done: n, end: respGrows, iovs: len(t.bufs.iov), iovEnd: respGrows}
+	n := len(t.bufs.round.wbuf)
+	*r = resp{respBufs: &t.bufs.round, off: n, done: n, end: respGrows, iovs: len(t.bufs.round.iov), iovEnd: respGrows}
 	return r
 }
 
 // respClose ends c's resp, if it is in the worker's buffers: others follow it.
 func respClose(c *conn) {
-	if r := c.resp; r.respBufs == &c.thread.bufs {
+	if r := c.resp; r.respBufs == &c.thread.bufs.round {
 		r.end, r.iovEnd = len(r.wbuf), len(r.iov)
 	}
 }
@@ -237,20 +237,20 @@ func respClose(c *conn) {
 // respBufsReset empties t's buffers. A large reply may have made them grow; they
 // get their size back.
 func respBufsReset(t *thread) {
-	t.bufs = respBufs{t.bufs.wbuf[:0], t.bufs.iov[:0]}
-	if cap(t.bufs.wbuf) != roundBufs*wbufSize {
-		gcAllocated(2 * cap(t.bufs.wbuf))
-		t.bufs.wbuf = make([]byte, 0, roundBufs*wbufSize)
+	t.bufs.round = respBufs{t.bufs.round.wbuf[:0], t.bufs.round.iov[:0]}
+	if cap(t.bufs.round.wbuf) != roundBufs*wbufSize {
+		gcAllocated(2 * cap(t.bufs.round.wbuf))
+		t.bufs.round.wbuf = make([]byte, 0, roundBufs*wbufSize)
 	}
-	if cap(t.bufs.iov) != 2*respIovMax {
-		t.bufs.iov = make([]respIov, 0, 2*respIovMax)
+	if cap(t.bufs.round.iov) != 2*respIovMax {
+		t.bufs.round.iov = make([]respIov, 0, 2*respIovMax)
 	}
 }
 
 // respLeave frees r's part of t's buffers, if it is the last.
 func respLeave(t *thread, r *resp) {
-	if r.respBufs == &t.bufs && r.end == respGrows {
-		t.bufs = respBufs{t.bufs.wbuf[:r.off], t.bufs.iov[:r.iovs]}
+	if r.respBufs == &t.bufs.round && r.end == respGrows {
+		t.bufs.round = respBufs{t.bufs.round.wbuf[:r.off], t.bufs.round.iov[:r.iovs]}
 	}
 }
 
@@ -258,7 +258,7 @@ func respLeave(t *thread, r *resp) {
 // are sent: the next round needs the worker's buffers.
 func respKeep(c *conn) {
 	r := c.resp
-	if r.respBufs != &c.thread.bufs {
+	if r.respBufs != &c.thread.bufs.round {
 		return
 	}
 	own := respOwn(c.thread)
@@ -284,9 +284,9 @@ func respKeep(c *conn) {
 // respOwn returns empty buffers for the replies of one connection, which may have
 // been another's.
 func respOwn(t *thread) *respBufs {
-	if n := len(t.bufsOwn); n > 0 {
-		b := t.bufsOwn[n-1]
-		t.bufsOwn = t.bufsOwn[:n-1]
+	if n := len(t.bufs.own); n > 0 {
+		b := t.bufs.own[n-1]
+		t.bufs.own = t.bufs.own[:n-1]
 		return b
 	}
 	return new(respBufs)
@@ -295,9 +295,9 @@ func respOwn(t *thread) *respBufs {
 // respDisown keeps buffers for respOwn, unless there are enough or they are large:
 // then they are garbage.
 func respDisown(t *thread, b *respBufs) {
-	if len(t.bufsOwn) < bufsOwnMax && cap(b.wbuf) <= 2*wbufSize {
+	if len(t.bufs.own) < bufsOwnMax && cap(b.wbuf) <= 2*wbufSize {
 		*b = respBufs{b.wbuf[:0], b.iov[:0]}
-		t.bufsOwn = append(t.bufsOwn, b)
+		t.bufs.own = append(t.bufs.own, b)
 	} else {
 		gcAllocated(cap(b.wbuf))
 	}
@@ -320,12 +320,12 @@ func respSetMark(r *resp) { r.mark = respMark{len(r.wbuf), len(r.iov), r.done, r
 // false at the limit.
 func respCount(c *conn) bool {
 	t := c.thread
-	if t.respLimit != 0 && t.respCount >= t.respLimit {
+	if t.bufs.respLimit != 0 && t.bufs.respCount >= t.bufs.respLimit {
 		t.stats.pending.n[statResponseObjOom]++
 		return false
 	}
 	c.resp.count++
-	t.respCount++
+	t.bufs.respCount++
 	return true
 }
 
@@ -338,13 +338,13 @@ func respRelease(c *conn) {
 	for _, v := range respPieces(r) {
 		respIovFree(v)
 	}
-	t.respCount -= r.count
+	t.bufs.respCount -= r.count
 	respLeave(t, r)
-	if r.respBufs != &t.bufs {
+	if r.respBufs != &t.bufs.round {
 		respDisown(t, r.respBufs)
 	}
 	r.respBufs = nil
-	t.resps = append(t.resps, r)
+	t.bufs.resps = append(t.bufs.resps, r)
 	c.resp = nil
 }
 
@@ -380,16 +380,16 @@ func outOfMemory(c *conn, asciiError string) {
 	outString(c, asciiError)
 }
 
-// transmitPre fills t.iov with as much of r as one writev takes, and returns
+// transmitPre fills t.bufs.iov with as much of r as one writev takes, and returns
 // how many bytes that is.
 func transmitPre(t *thread, r *resp) (total int) {
-	t.iov = t.iov[:0]
+	t.bufs.iov = t.bufs.iov[:0]
 	for b := range r.parts {
-		if len(t.iov) == iovMax {
+		if len(t.bufs.iov) == iovMax {
 			break
 		}
-		t.iov = append(t.iov, unix.Iovec{Base: &b[0]})
-		t.iov[len(t.iov)-1].SetLen(len(b))
+		t.bufs.iov = append(t.bufs.iov, unix.Iovec{Base: &b[0]})
+		t.bufs.iov[len(t.bufs.iov)-1].SetLen(len(b))
 		total += len(b)
 	}
 	return total
@@ -433,7 +433,7 @@ func transmitOnce(c *conn) (n int, e unix.Errno) {
 		n, e = sslWrite(c, b)
 	case len(respPieces(r)) > 0:
 		want = transmitPre(t, r)
-		n, e = rawWritev(c.sfd, t.iov)
+		n, e = rawWritev(c.sfd, t.bufs.iov)
 	default:
 		want = len(respTail(r))
 		n, e = rawSend(c.sfd, respTail(r))
@@ -465,7 +465,7 @@ func transmit(c *conn) transmitResult {
 		case unix.EAGAIN:
 			t.stats.pending.n[statBytesWritten] -= uint64(respLen(r))
 			respKeep(c)
-			if settings.idleTimeout != 0 {
+			if settings.net.idleTimeout != 0 {
 				c.outq = socketOutq(c.sfd)
 			}
 			return transmitSoftError

@@ -197,7 +197,7 @@ func restartReadMeta(limit int) (text []byte, found bool) {
 	}
 	defer f.Close()
 	restartRefuse(f)
-	most := int64(64<<10 + limit/settings.slabPageSize*64)
+	most := int64(64<<10 + limit/settings.slab.pageSize*64)
 	if text, err = io.ReadAll(io.LimitReader(f, most)); err != nil {
 		sysfatal(1, "[restart] failed to read %s: %s", metaFile(), strerror(err))
 	}
@@ -208,7 +208,7 @@ func restartReadMeta(limit int) (text []byte, found bool) {
 // disk, so that there is room for the metadata even if it is full.
 func restartRoom(limit int) int {
 	const line = 32 // bytes for a page
-	return min(64<<10+limit/settings.slabPageSize*line, slabsStart)
+	return min(64<<10+limit/settings.slab.pageSize*line, slabsStart)
 }
 
 // restartOpen opens and locks the memory file, and returns its first line and
@@ -363,7 +363,7 @@ func restartPeek(b []byte) (sum byte) {
 // restartPageSum is the checksum of a page. crc32 reads at three places in turn:
 // memory comes quicker if each piece has been read front to back before.
 func restartPageSum(off int) (sum uint32) {
-	for b := range slices.Chunk(memBytes(off, settings.slabPageSize), 32<<10) {
+	for b := range slices.Chunk(memBytes(off, settings.slab.pageSize), 32<<10) {
 		restartPeek(b)
 		sum = crc32.Update(sum, castagnoli, b)
 	}
@@ -411,7 +411,7 @@ func restartMetaSave(ctx *restartCbCtx) {
 		}
 	})
 	for _, p := range restartPages {
-		restartSetKv(ctx, "page", "%d:%d:%x", (p.off-slabsStart)/settings.slabPageSize, p.id, p.sum)
+		restartSetKv(ctx, "page", "%d:%d:%x", (p.off-slabsStart)/settings.slab.pageSize, p.id, p.sum)
 	}
 }
 
@@ -436,18 +436,18 @@ func restartMetaLoad(ctx *restartCbCtx) bool {
 			fmt.Fprintf(os.Stderr, "[restart] failed to parse %s: %s\n", key, val)
 			return false
 		}
-		restartPages = append(restartPages, restartPage{slabsStart + int(n)*settings.slabPageSize, int(id), uint32(sum)})
+		restartPages = append(restartPages, restartPage{slabsStart + int(n)*settings.slab.pageSize, int(id), uint32(sum)})
 	}
 	there := make([]bool, len(restartPages))
 	for _, p := range restartPages {
-		n := (p.off - slabsStart) / settings.slabPageSize
+		n := (p.off - slabsStart) / settings.slab.pageSize
 		if n >= len(there) || there[n] {
 			fmt.Fprintf(os.Stderr, "[restart] page %d is twice there, or others are missing\n", n)
 			return false
 		}
 		there[n] = true
 	}
-	if len(there)*settings.slabPageSize > int(settings.maxbytes.Load()) {
+	if len(there)*settings.slab.pageSize > int(settings.maxbytes.Load()) {
 		fmt.Fprintf(os.Stderr, "[restart] more pages than fit in the memory limit\n")
 		return false
 	}
@@ -563,7 +563,7 @@ func restartFixupPage(w *restartWork, p *restartPage) {
 	if p.id == slabGlobalPagePool {
 		return
 	}
-	memPopulate(memBytes(p.off, settings.slabPageSize))
+	memPopulate(memBytes(p.off, settings.slab.pageSize))
 	if p.id > largestClsid || restartPageSum(p.off) != p.sum {
 		w.lost++
 		p.id = slabGlobalPagePool
@@ -602,12 +602,12 @@ func restartFixupPage(w *restartWork, p *restartPage) {
 // may claim. ids are the classes of the pages.
 func restartChunkAt(r ref, ids []int) *itemChunk {
 	off := int(r)<<refShift - slabsStart
-	page := off / settings.slabPageSize
+	page := off / settings.slab.pageSize
 	if off < 0 || page >= len(ids) || ids[page] == slabGlobalPagePool {
 		return nil
 	}
 	p := &slabclass[ids[page]]
-	off %= settings.slabPageSize
+	off %= settings.slab.pageSize
 	if off%p.size != 0 || off/p.size >= p.perslab {
 		return nil
 	}
@@ -655,7 +655,7 @@ func restartChain(it *item, id int, ids []int) bool {
 // them has.
 func restartFixupChunked(works []restartWork) {
 	ids := make([]int, len(restartPages))
-	page := func(off int) int { return (off - slabsStart) / settings.slabPageSize }
+	page := func(off int) int { return (off - slabsStart) / settings.slab.pageSize }
 	for _, p := range restartPages {
 		ids[page(p.off)] = p.id
 	}
@@ -724,8 +724,8 @@ func restartFixupLists(works []restartWork) {
 // hash table and the LRUs are empty, and nobody else is at the store.
 func restartFixup() {
 	start := time.Now()
-	memCurrent = slabsStart + len(restartPages)*settings.slabPageSize
-	memMalloced += len(restartPages) * settings.slabPageSize
+	memCurrent = slabsStart + len(restartPages)*settings.slab.pageSize
+	memMalloced += len(restartPages) * settings.slab.pageSize
 	if err := memFromFile(memCurrent); err != nil {
 		sysfatal(1, "[restart] failed to read %s: %s", settings.memoryFile, strerror(err))
 	}

@@ -35,7 +35,7 @@ func restartInit(t testing.TB, file string, megs int, conf func()) {
 	quiet(t)
 	storeInit(t, megs, func() {
 		settings.memoryFile = file
-		settings.slabChunkSizeMax = 16 << 10
+		settings.slab.chunkSizeMax = 16 << 10
 		options.slabSizes = []int{128, 600, 4096}
 		if conf != nil {
 			conf()
@@ -72,10 +72,10 @@ const restartKeys = 1000
 func restartKey(k int) string { return fmt.Sprintf("key%d", k) }
 
 // restartSmall sets up many small pages.
-func restartSmall() { settings.slabPageSize = 128 << 10 }
+func restartSmall() { settings.slab.pageSize = 128 << 10 }
 
 // restartOff returns the offset of a page in the file.
-func restartOff(page int) int { return slabsStart + page*settings.slabPageSize }
+func restartOff(page int) int { return slabsStart + page*settings.slab.pageSize }
 
 // restartFill makes a file of all keys, and returns its contents and its .meta's.
 func restartFill(t testing.TB, file string) (text, meta []byte) {
@@ -386,7 +386,7 @@ func TestRestartFlush(t *testing.T) {
 // The next process may have other LRU settings; many items in the same second do
 // no harm.
 func TestRestartLru(t *testing.T) {
-	restartInit(t, filepath.Join(restartDir(t), "f"), 5, func() { settings.tempLru.Store(true) })
+	restartInit(t, filepath.Join(restartDir(t), "f"), 5, func() { settings.lru.tempLru.Store(true) })
 	th := testThread()
 	order := []string{"now", "a minute", "an hour", "a week", "temporary"}
 	for i, ago := range []relTime{0, 60, 3600, 7 * 86400, 30} {
@@ -413,8 +413,8 @@ func TestRestartLru(t *testing.T) {
 	}
 	want(1|hotLru, "now,a minute,an hour,a week")
 	want(1|tempLru, "temporary")
-	settings.lruSegmented.Store(false)
-	settings.tempLru.Store(false)
+	settings.lru.segmented.Store(false)
+	settings.lru.tempLru.Store(false)
 	clockBase = time.Now()
 	restartAgain(t, 0, 0)
 	checkStore(t)

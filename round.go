@@ -14,7 +14,7 @@ const roundMax = 64
 func driveRound(me *thread) {
 	// Wait, unless the last round left conns to serve.
 	msec := -1
-	if len(me.round) > 0 {
+	if len(me.round.next) > 0 {
 		msec = 0
 	}
 	events, err := pollWait(&me.poll, msec)
@@ -68,7 +68,7 @@ func eventHandler(t *thread, fd int) {
 func roundAdd(t *thread, c *conn) {
 	if !c.inRound {
 		c.inRound = true
-		t.round = append(t.round, c)
+		t.round.next = append(t.round.next, c)
 	}
 }
 
@@ -76,12 +76,12 @@ func roundAdd(t *thread, c *conn) {
 // the whole batch, serves it, then sends to all of it, so that clients wake up
 // together.
 func roundServe(me *thread) {
-	me.served, me.round = me.round, me.served[:0]
-	for _, c := range me.served {
+	me.round.served, me.round.next = me.round.next, me.round.served[:0]
+	for _, c := range me.round.served {
 		c.inRound = false
-		c.nreqs = settings.reqsPerEvent
+		c.nreqs = settings.net.reqsPerEvent
 	}
-	for rest := me.served; len(rest) > 0; {
+	for rest := me.round.served; len(rest) > 0; {
 		batch := rest[:roundReceive(me, rest)]
 		rest = rest[len(batch):]
 		for len(batch) > 0 { // again for conns with more to do once their replies are sent
@@ -93,8 +93,8 @@ func roundServe(me *thread) {
 				driveMachine(c)
 			}
 			roundSend(me)
-			me.sent, me.goOn = me.goOn[:0], me.sent
-			batch = me.goOn
+			me.round.sent, me.round.goOn = me.round.goOn[:0], me.round.sent
+			batch = me.round.goOn
 		}
 	}
 }
@@ -126,27 +126,27 @@ func roundReceive(me *thread, conns []*conn) int {
 // roundFull reports whether to send before serving another connection: its replies
 // might not fit or, with -o read_buf_mem_limit, some replies are waiting.
 func roundFull(me *thread) bool {
-	b := &me.bufs
+	b := &me.bufs.round
 	return cap(b.wbuf)-len(b.wbuf) < wbufSize || cap(b.iov)-len(b.iov) < respIovMax ||
-		me.respLimit != 0 && len(me.sends) > 0
+		me.bufs.respLimit != 0 && len(me.round.sends) > 0
 }
 
 // roundSend sends to the connections that have reached connMwrite.
 func roundSend(me *thread) {
-	if len(me.sends) == 0 {
+	if len(me.round.sends) == 0 {
 		return
 	}
-	for _, c := range me.sends {
+	for _, c := range me.round.sends {
 		transmitCount(c)
 	}
 	statsFold(me) // before sending: a client that has read a reply finds it counted
-	for _, c := range me.sends {
+	for _, c := range me.round.sends {
 		if connSent(c, transmit(c)) {
-			me.sent = append(me.sent, c)
+			me.round.sent = append(me.round.sent, c)
 		} else {
 			connPublish(c)
 		}
 	}
-	me.sends = me.sends[:0]
+	me.round.sends = me.round.sends[:0]
 	respBufsReset(me)
 }

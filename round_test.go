@@ -88,13 +88,13 @@ func TestRoundReplies(t *testing.T) {
 		get[i] += "\r\n"
 		want[i] += "END\r\n"
 	}
-	buf := &th.bufs.wbuf[:1][0]
+	buf := &th.bufs.round.wbuf[:1][0]
 	for range 3 {
 		for i, c := range cs {
 			unix.Write(clients[i], []byte(strings.Repeat(get[i], 3)))
 			roundAdd(th, c)
 		}
-		for len(th.round) > 0 {
+		for len(th.round.next) > 0 {
 			roundServe(th)
 		}
 		for i, client := range clients {
@@ -103,7 +103,7 @@ func TestRoundReplies(t *testing.T) {
 			}
 		}
 	}
-	if &th.bufs.wbuf[:1][0] != buf {
+	if &th.bufs.round.wbuf[:1][0] != buf {
 		t.Error("the worker's buffer is another")
 	}
 }
@@ -136,7 +136,7 @@ func TestRoundHangup(t *testing.T) {
 func TestRoundReadBuffers(t *testing.T) {
 	storeInit(t, 64, nil)
 	th, cs, clients := roundConns(t, 4)
-	th.rbufLimit, th.rbufCache, th.rbufs = 1, nil, 0
+	th.bufs.rbufLimit, th.bufs.rbufCache, th.bufs.rbufs = 1, nil, 0
 	unix.Write(clients[0], []byte("versi"))
 	driveRound(th)
 	unix.Write(clients[1], []byte("version\r\n"))
@@ -180,7 +180,7 @@ func TestRoundLarge(t *testing.T) {
 	if have, want := roundRead(clients[1]), "VALUE "+strings.Repeat("0", 100)+" 1 1\r\nx\r\nEND\r\n"; have != want {
 		t.Errorf("have %q", have)
 	}
-	if n := cap(th.bufs.wbuf); n != roundBufs*wbufSize {
+	if n := cap(th.bufs.round.wbuf); n != roundBufs*wbufSize {
 		t.Errorf("the buffer has %d bytes", n)
 	}
 }
@@ -191,7 +191,7 @@ func TestRoundKeep(t *testing.T) {
 	storeInit(t, 64, nil)
 	extInit(t, true)
 	th, cs, clients := roundConns(t, 3)
-	settings.extItemSize.Store(100)
+	settings.ext.itemSize.Store(100)
 	for i := range 1200 { // two write buffers
 		set(th, nreadSet, fmt.Sprint("ext", i), strings.Repeat("x", 4000), 0)
 	}
@@ -206,17 +206,17 @@ func TestRoundKeep(t *testing.T) {
 	set(th, nreadSet, "large", large, 0)
 	reply := "VALUE large 0 100000\r\n" + large + "\r\nEND\r\n"
 
-	th.respLimit = 2
+	th.bufs.respLimit = 2
 	unix.Write(clients[0], []byte("get ext0\r\nget large\r\nversion\r\n"))
 	roundAdd(th, cs[0])
 	roundServe(th)
 	if cs[0].state != connClosing || cs[0].resp == nil {
 		t.Fatalf("with too many replies: %s", stateText(cs[0].state))
 	}
-	if n := len(th.bufs.wbuf) + len(th.bufs.iov); n != 0 {
+	if n := len(th.bufs.round.wbuf) + len(th.bufs.round.iov); n != 0 {
 		t.Errorf("%d bytes and pieces are left in the worker's buffers", n)
 	}
-	th.respLimit = 0
+	th.bufs.respLimit = 0
 
 	unix.Write(clients[1], []byte("get large\r\n"))
 	unix.Write(clients[2], []byte(strings.Repeat("get large\r\n", 100)))
@@ -235,7 +235,7 @@ func TestRoundKeep(t *testing.T) {
 	if got != 100*len(reply) {
 		t.Errorf("have %d bytes, want %d", got, 100*len(reply))
 	}
-	for len(th.round) > 0 {
+	for len(th.round.next) > 0 {
 		roundServe(th)
 	}
 	checkStore(t)

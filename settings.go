@@ -45,80 +45,99 @@ const (
 
 // Set from the command line. Fields that commands can change while workers read
 // them are atomic or guarded by tuneLock; the rest is fixed before workers start.
+// They stand in groups: C's settings.ext_item_size is settings.ext.itemSize.
 var settings struct {
-	maxbytes             atomic.Uint64
-	maxconns             int
-	port                 int
-	udpport              int
-	inter                string // -l as given, entries joined with commas
-	verbose              atomic.Int32
-	oldestLive           atomic.Uint32 // relTime; all items are, or were, flushed in the second after this; 0 for none
-	evictToFree          bool
-	socketpath           string
-	authFile             string
-	access               int     // mode of the Unix socket (-a)
-	factor               float64 // growth of chunk sizes
-	chunkSize            int     // minimum bytes for key, value and flags
-	numThreads           int
-	numThreadsPerUdp     int
-	prefixDelimiter      byte
-	detailEnabled        atomic.Bool
-	reqsPerEvent         int
-	useCas               bool
-	bindingProtocol      protocol
-	backlog              int
-	itemSizeMax          int // bytes
-	slabChunkSizeMax     int // bytes
-	slabPageSize         int // bytes
-	sasl                 bool
-	maxconnsFast         bool
-	lruCrawler           atomic.Bool
-	lruMaintainerThread  bool
-	lruSegmented         atomic.Bool
-	lruMemory            bool // the LRU remembers what it evicted
-	slabReassign         bool
-	slabAutomove         atomic.Int32
-	hashpowerInit        int
-	shutdownCommand      bool
-	tailRepairTime       uint32 // seconds
-	flushEnabled         bool
-	dumpEnabled          bool
-	watchEnabled         bool
-	lruCrawlerSleep      atomic.Int32  // microseconds
-	lruCrawlerTocrawl    atomic.Uint32 // items per LRU and run, 0 for all
-	crawlsPersleep       int           // items crawled between two sleeps
-	hotLruPct            atomic.Int32
-	warmLruPct           atomic.Int32
-	tempLru              atomic.Bool
-	temporaryTtl         atomic.Uint32 // seconds
-	idleTimeout          uint32        // seconds, 0 for never
-	loggerWatcherBufSize int           // bytes
-	loggerBufSize        int           // bytes
-	memoryFile           string        // of -e
-	readBufMemLimit      int           // bytes for all workers together, 0 for no limit
-	dropPrivileges       bool
-	relaxedPrivileges    bool // of debug builds
-	numNapiIds           int
-	sockCookieId         uint32        // mark for the listening sockets, 0 for none
-	extItemSize          atomic.Uint32 // bytes; smaller values stay in memory
-	extItemAge           atomic.Uint32 // seconds without access before a value is written
-	extLowTtl            atomic.Uint32 // seconds; values that expire sooner have pages of their own
-	extRecacheRate       atomic.Uint32 // one in so many fetches recaches, 0 for none
-	extWbufSize          int           // bytes
-	extCompactUnder      atomic.Uint32 // free pages
-	extDropUnder         atomic.Uint32 // free pages
-	extMaxSleep          atomic.Uint32 // microseconds
-	extDropUnread        atomic.Bool
-	extGlobalPoolMin     atomic.Uint32 // slab pages to keep free
-	sslSettings                        // tls.go
+	maxbytes          atomic.Uint64
+	verbose           atomic.Int32
+	oldestLive        atomic.Uint32 // relTime; all items are, or were, flushed in the second after this; 0 for none
+	evictToFree       bool
+	numThreads        int
+	prefixDelimiter   byte
+	detailEnabled     atomic.Bool
+	useCas            bool
+	itemSizeMax       int // bytes
+	hashpowerInit     int
+	shutdownCommand   bool
+	flushEnabled      bool
+	dumpEnabled       bool
+	watchEnabled      bool
+	memoryFile        string // of -e
+	dropPrivileges    bool
+	relaxedPrivileges bool // of debug builds
 
-	tuneLock sync.Mutex // guards what follows
+	lru struct {
+		segmented        atomic.Bool
+		maintainerThread bool
+		memory           bool // the LRU remembers what it evicted
+		crawler          atomic.Bool
+		crawlerSleep     atomic.Int32  // microseconds
+		crawlerTocrawl   atomic.Uint32 // items per LRU and run, 0 for all
+		crawlsPersleep   int           // items crawled between two sleeps
+		hotLruPct        atomic.Int32
+		warmLruPct       atomic.Int32
+		hotMaxFactor     float64
+		warmMaxFactor    float64
+		tempLru          atomic.Bool
+		temporaryTtl     atomic.Uint32 // seconds
+		tailRepairTime   uint32        // seconds
+	}
 
-	hotMaxFactor, warmMaxFactor float64
-	extMaxFrag                  float64 // part of a page that is in use, from which on it is not compacted
+	slab struct {
+		factor            float64 // growth of chunk sizes
+		chunkSize         int     // minimum bytes for key, value and flags
+		chunkSizeMax      int     // bytes
+		pageSize          int     // bytes
+		reassign          bool
+		automove          atomic.Int32
+		automoveRatio     float64
+		automoveFreeratio float64
+		automoveWindow    uint32 // seconds
+	}
 
-	slabAutomoveRatio, slabAutomoveFreeratio float64
-	slabAutomoveWindow                       uint32 // seconds
+	ext struct {
+		itemSize      atomic.Uint32 // bytes; smaller values stay in memory
+		itemAge       atomic.Uint32 // seconds without access before a value is written
+		lowTtl        atomic.Uint32 // seconds; values that expire sooner have pages of their own
+		recacheRate   atomic.Uint32 // one in so many fetches recaches, 0 for none
+		wbufSize      int           // bytes
+		compactUnder  atomic.Uint32 // free pages
+		dropUnder     atomic.Uint32 // free pages
+		maxSleep      atomic.Uint32 // microseconds
+		maxFrag       float64       // part of a page that is in use, from which on it is not compacted
+		dropUnread    atomic.Bool
+		globalPoolMin atomic.Uint32 // slab pages to keep free
+	}
+
+	log struct {
+		watcherBufSize int // bytes
+		bufSize        int // bytes
+	}
+
+	net struct {
+		maxconns         int
+		maxconnsFast     bool
+		port             int
+		udpport          int
+		inter            string // -l as given, entries joined with commas
+		socketpath       string
+		access           int // mode of the Unix socket (-a)
+		backlog          int
+		bindingProtocol  protocol
+		numThreadsPerUdp int
+		reqsPerEvent     int
+		idleTimeout      uint32 // seconds, 0 for never
+		readBufMemLimit  int    // bytes for all workers together, 0 for no limit
+		numNapiIds       int
+		sockCookieId     uint32 // mark for the listening sockets, 0 for none
+	}
+
+	auth struct {
+		file string
+		sasl bool
+	}
+	ssl sslSettings // tls.go
+
+	tuneLock sync.Mutex // guards what is neither atomic nor fixed
 }
 
 // Options that only main uses; in C they are its local variables.
@@ -168,39 +187,39 @@ const blanks = " \t\n\v\f\r"
 func settingsInit() {
 	settings.useCas = true
 	settings.verbose.Store(0)
-	settings.access = 0700
-	settings.port = 11211
+	settings.net.access = 0700
+	settings.net.port = 11211
 	settings.maxbytes.Store(64 << 20)
-	settings.maxconns = 1024
+	settings.net.maxconns = 1024
 	settings.evictToFree = true
-	settings.factor = 1.25
-	settings.chunkSize = 48
+	settings.slab.factor = 1.25
+	settings.slab.chunkSize = 48
 	settings.numThreads = 4
 	settings.prefixDelimiter = ':'
-	settings.reqsPerEvent = 20
-	settings.backlog = 1024
-	settings.bindingProtocol = negotiatingProt
+	settings.net.reqsPerEvent = 20
+	settings.net.backlog = 1024
+	settings.net.bindingProtocol = negotiatingProt
 	settings.itemSizeMax = 1 << 20
-	settings.slabPageSize = 1 << 20
-	settings.slabChunkSizeMax = settings.slabPageSize / 2
-	settings.maxconnsFast = true
-	settings.lruCrawlerSleep.Store(100)
-	settings.lruSegmented.Store(true)
-	settings.lruMemory = true
-	settings.hotLruPct.Store(-1) // see lruPcts
-	settings.warmLruPct.Store(-1)
-	settings.hotMaxFactor = 0 // see lruMaxFactors
-	settings.warmMaxFactor = 0
-	settings.temporaryTtl.Store(61)
-	settings.slabReassign = true
-	settings.slabAutomove.Store(1)
-	settings.slabAutomoveRatio = 0.8
-	settings.slabAutomoveWindow = 10
+	settings.slab.pageSize = 1 << 20
+	settings.slab.chunkSizeMax = settings.slab.pageSize / 2
+	settings.net.maxconnsFast = true
+	settings.lru.crawlerSleep.Store(100)
+	settings.lru.segmented.Store(true)
+	settings.lru.memory = true
+	settings.lru.hotLruPct.Store(-1) // see lruPcts
+	settings.lru.warmLruPct.Store(-1)
+	settings.lru.hotMaxFactor = 0 // see lruMaxFactors
+	settings.lru.warmMaxFactor = 0
+	settings.lru.temporaryTtl.Store(61)
+	settings.slab.reassign = true
+	settings.slab.automove.Store(1)
+	settings.slab.automoveRatio = 0.8
+	settings.slab.automoveWindow = 10
 	settings.flushEnabled = true
 	settings.dumpEnabled = true
-	settings.crawlsPersleep = 1000
-	settings.loggerWatcherBufSize = 256 << 10
-	settings.loggerBufSize = 64 << 10
+	settings.lru.crawlsPersleep = 1000
+	settings.log.watcherBufSize = 256 << 10
+	settings.log.bufSize = 64 << 10
 	settings.watchEnabled = true
 	sslInitSettings()
 
@@ -244,15 +263,15 @@ func banner(info *debug.BuildInfo, ok bool) string {
 // optionTable lists the options in the order of -h.
 func optionTable() []option {
 	return slices.Concat([]option{
-		{"-p, --port", "=<num>", fmt.Sprintf("TCP port (default: %d); 0 for none, -1 for any free one", settings.port),
-			func(v string) { settings.port, options.tcpSpecified = atoi(v), true }},
-		{"-U, --udp-port", "=<num>", fmt.Sprintf("UDP port (default: %d, off)", settings.udpport),
-			func(v string) { settings.udpport, options.udpSpecified = atoi(v), true }},
+		{"-p, --port", "=<num>", fmt.Sprintf("TCP port (default: %d); 0 for none, -1 for any free one", settings.net.port),
+			func(v string) { settings.net.port, options.tcpSpecified = atoi(v), true }},
+		{"-U, --udp-port", "=<num>", fmt.Sprintf("UDP port (default: %d, off)", settings.net.udpport),
+			func(v string) { settings.net.udpport, options.udpSpecified = atoi(v), true }},
 		{"-s, --unix-socket", "=<file>", "listen on this Unix socket instead of the network",
-			setText(&settings.socketpath, "No socket specified")},
-		{"-a, --unix-mask", "=<mask>", fmt.Sprintf("permissions of the Unix socket, in octal (default: %o)", settings.access), func(v string) {
-			settings.access = 0
-			fmt.Sscanf(v, "%o", &settings.access)
+			setText(&settings.net.socketpath, "No socket specified")},
+		{"-a, --unix-mask", "=<mask>", fmt.Sprintf("permissions of the Unix socket, in octal (default: %o)", settings.net.access), func(v string) {
+			settings.net.access = 0
+			fmt.Sscanf(v, "%o", &settings.net.access)
 		}},
 		{"-A, --enable-shutdown", "", `allow the command "shutdown"`, setFlag(&settings.shutdownCommand, true)},
 		{"-l, --listen", "=<addr>", `addresses to listen on (default: all), separated by commas; the
@@ -266,8 +285,8 @@ protocol only` + sslHelpListen, parseListen},
 and on every other size, sets the unit`, settings.maxbytes.Load()>>20),
 			func(v string) { settings.maxbytes.Store(uint64(parseSize("-m", v, 1<<20))) }},
 		{"-M, --disable-evictions", "", "when memory is full, refuse new items instead of evicting others", setFlag(&settings.evictToFree, false)},
-		{"-c, --conn-limit", "=<num>", fmt.Sprintf("simultaneous connections (default: %d)", settings.maxconns),
-			setNumber(to(&settings.maxconns), 1, math.MaxInt32, "Maximum connections must be greater than 0")},
+		{"-c, --conn-limit", "=<num>", fmt.Sprintf("simultaneous connections (default: %d)", settings.net.maxconns),
+			setNumber(to(&settings.net.maxconns), 1, math.MaxInt32, "Maximum connections must be greater than 0")},
 		{"-k, --lock-memory", "", "keep all memory from being paged out", setFlag(&options.lockMemory, true)},
 		{"-v, --verbose", "", "print errors and warnings", func(string) { settings.verbose.Add(1) }},
 		{"-vv", "", "print commands and replies too", nil},
@@ -276,13 +295,13 @@ and on every other size, sets the unit`, settings.maxbytes.Load()>>20),
 		{"-i, --license", "", "print the license and exit", func(string) { usageLicense(); os.Exit(0) }},
 		{"-V, --version", "", "print the version and exit", func(string) { fmt.Println(banner(debug.ReadBuildInfo())); os.Exit(0) }},
 		{"-P, --pidfile", "=<file>", "write the process id to this file; with -d, remove it at exit", setText(&options.pidFile, "")},
-		{"-f, --slab-growth-factor", "=<num>", fmt.Sprintf("ratio of one chunk size to the next (default: %2.2f)", settings.factor), func(v string) {
-			if settings.factor = atof(v); !(settings.factor > 1.0) {
+		{"-f, --slab-growth-factor", "=<num>", fmt.Sprintf("ratio of one chunk size to the next (default: %2.2f)", settings.slab.factor), func(v string) {
+			if settings.slab.factor = atof(v); !(settings.slab.factor > 1.0) {
 				sysfatal(1, "Factor must be greater than 1")
 			}
 		}},
-		{"-n, --slab-min-size", "=<bytes>", fmt.Sprintf("minimum space for key, value and flags (default: %d)", settings.chunkSize), func(v string) {
-			if settings.chunkSize = parseSize("-n", v, 1); settings.chunkSize <= 0 {
+		{"-n, --slab-min-size", "=<bytes>", fmt.Sprintf("minimum space for key, value and flags (default: %d)", settings.slab.chunkSize), func(v string) {
+			if settings.slab.chunkSize = parseSize("-n", v, 1); settings.slab.chunkSize <= 0 {
 				sysfatal(1, "Chunk size must be greater than 0")
 			}
 		}},
@@ -301,29 +320,29 @@ turns on counting by prefix, as "stats detail on" does`, settings.prefixDelimite
 		}},
 		{"-t, --threads", "=<num>", fmt.Sprintf("worker threads (default: %d)", settings.numThreads), setThreads},
 		{"-R, --max-reqs-per-event", "=<num>", fmt.Sprintf(`requests to serve on one connection before turning
-to the others (default: %d)`, settings.reqsPerEvent),
-			setNumber(to(&settings.reqsPerEvent), 1, math.MaxInt32, "Number of requests per event must be greater than 0")},
+to the others (default: %d)`, settings.net.reqsPerEvent),
+			setNumber(to(&settings.net.reqsPerEvent), 1, math.MaxInt32, "Number of requests per event must be greater than 0")},
 		{"-C, --disable-cas", "", "items have no CAS unique, which saves 8 bytes each", setFlag(&settings.useCas, false)},
-		{"-b, --listen-backlog", "=<num>", fmt.Sprintf("connections that can wait to be accepted (default: %d)", settings.backlog),
-			func(v string) { settings.backlog = atoi(v) }},
+		{"-b, --listen-backlog", "=<num>", fmt.Sprintf("connections that can wait to be accepted (default: %d)", settings.net.backlog),
+			func(v string) { settings.net.backlog = atoi(v) }},
 		{"-B, --protocol", "=<name>", "ascii, binary, or auto: each client's first byte decides\n(default: auto)", setProtocol},
 		{"-I, --max-item-size", "=<num>", "largest item in bytes (default: 1m, from 1k to 1g)",
 			func(v string) { settings.itemSizeMax = parseSize("-I", v, 1) }},
 		{"-S, --enable-sasl", "", `binary protocol only; clients authenticate with SASL PLAIN as
 one of the users in the file that the environment variable
-MEMCACHED_SASL_PWDB names, lines of user:password`, setFlag(&settings.sasl, true)},
+MEMCACHED_SASL_PWDB names, lines of user:password`, setFlag(&settings.auth.sasl, true)},
 		{"-F, --disable-flush-all", "", "refuse flush_all", setFlag(&settings.flushEnabled, false)},
 		{"-X, --disable-dumping", "", "refuse stats cachedump, stats detail, and lru_crawler's\nmetadump and mgdump", setFlag(&settings.dumpEnabled, false)},
 		{"-W, --disable-watch", "", "refuse watch", setFlag(&settings.watchEnabled, false)},
 		{"-Y, --auth-file", "=<file>", `text protocol only; clients authenticate as one of the users in
 this file, lines of user:password, read again on SIGHUP`,
-			setText(&settings.authFile, "Could not open authfile [] for reading")},
+			setText(&settings.auth.file, "Could not open authfile [] for reading")},
 		{"-e, --memory-file", "=<file>", `keep items in this file on a RAM disk; after a stop by SIGUSR1
 or "shutdown graceful" the next start goes on with them`, setText(&settings.memoryFile, "")},
 	}, sslOptions(), []option{
 		{"-o, --extended", "=<list>", "suboptions, separated by commas; no_, where shown, turns one off", parseSuboptions},
 		{"-N, --napi-ids", "=<num>", "choose a connection's worker by network receive queue (NAPI\nID); the number of queues",
-			setNumber(to(&settings.numNapiIds), 1, math.MaxInt32, "Maximum number of NAPI IDs must be greater than 0")},
+			setNumber(to(&settings.net.numNapiIds), 1, math.MaxInt32, "Maximum number of NAPI IDs must be greater than 0")},
 		{"--check", "[=<addr>]", `do not serve, but check whether a server answers at this address,
 a socket file or as for -l (default: where the other options
 put it)`, func(v string) { options.ask, options.askAddr = true, v }},
@@ -339,66 +358,66 @@ port of 127.0.0.1, or on addr:port`, setText(&options.metrics, "")},
 func suboptionTable() []option {
 	none := func(string) {}
 	rows := slices.Concat([]option{
-		{"[no_]maxconns_fast", "", fmt.Sprintf("refuse connections over the limit at once (default: %s)", flagEnabledDisabled(settings.maxconnsFast)),
-			setFlag(&settings.maxconnsFast, true)},
-		{"no_maxconns_fast", "", "", setFlag(&settings.maxconnsFast, false)},
+		{"[no_]maxconns_fast", "", fmt.Sprintf("refuse connections over the limit at once (default: %s)", flagEnabledDisabled(settings.net.maxconnsFast)),
+			setFlag(&settings.net.maxconnsFast, true)},
+		{"no_maxconns_fast", "", "", setFlag(&settings.net.maxconnsFast, false)},
 		{"hashpower", missingNumeric, "size of the hash table at start, as a power of two\n(default: 16)", setHashpower},
 		{"tail_repair_time", missingNumeric, `seconds without use after which an item that is still
 referenced at the tail of an LRU is unlinked, assuming a
 leak (default: never; dangerous)`,
-			setNumber(to(&settings.tailRepairTime), 10, math.MaxInt32, "Cannot set tail_repair_time to less than 10 seconds")},
+			setNumber(to(&settings.lru.tailRepairTime), 10, math.MaxInt32, "Cannot set tail_repair_time to less than 10 seconds")},
 		{"[no_]lru_crawler", "", "a thread that looks for expired items (default: enabled)", setFlag(&options.startLruCrawler, true)},
 		{"no_lru_crawler", "", "", setFlag(&options.startLruCrawler, false)},
-		{"lru_crawler_sleep", missingValue, fmt.Sprintf("microseconds to sleep after 1000 items crawled (default: %d)", settings.lruCrawlerSleep.Load()),
-			setNumber(settings.lruCrawlerSleep.Store, 0, 1000000, "LRU crawler sleep must be between 0 and 1 second")},
-		{"lru_crawler_tocrawl", missingValue, fmt.Sprintf("items to crawl per LRU and run (default: %d, all)", settings.lruCrawlerTocrawl.Load()),
-			setUint32(settings.lruCrawlerTocrawl.Store, "lru_crawler_tocrawl takes a numeric 32bit value")},
-		{"read_buf_mem_limit", missingArgument, fmt.Sprintf("megabytes for buffers of connections (default: %d, no limit)", settings.readBufMemLimit>>20),
-			func(v string) { settings.readBufMemLimit = parseSize("read_buf_mem_limit", v, 1<<20) }},
+		{"lru_crawler_sleep", missingValue, fmt.Sprintf("microseconds to sleep after 1000 items crawled (default: %d)", settings.lru.crawlerSleep.Load()),
+			setNumber(settings.lru.crawlerSleep.Store, 0, 1000000, "LRU crawler sleep must be between 0 and 1 second")},
+		{"lru_crawler_tocrawl", missingValue, fmt.Sprintf("items to crawl per LRU and run (default: %d, all)", settings.lru.crawlerTocrawl.Load()),
+			setUint32(settings.lru.crawlerTocrawl.Store, "lru_crawler_tocrawl takes a numeric 32bit value")},
+		{"read_buf_mem_limit", missingArgument, fmt.Sprintf("megabytes for buffers of connections (default: %d, no limit)", settings.net.readBufMemLimit>>20),
+			func(v string) { settings.net.readBufMemLimit = parseSize("read_buf_mem_limit", v, 1<<20) }},
 		{"[no_]lru_maintainer", "", `segmented LRUs, and a thread that maintains them; otherwise
 one plain LRU per class (default: enabled)`, setLruMaintainer(true)},
 		{"no_lru_maintainer", "", "", setLruMaintainer(false)},
 		{"[no_]lru_memory", "", `the LRU knows keys that it evicted lately; otherwise, and with
-ext_path, it is memcached's (default: enabled)`, setFlag(&settings.lruMemory, true)},
-		{"no_lru_memory", "", "", setFlag(&settings.lruMemory, false)},
+ext_path, it is memcached's (default: enabled)`, setFlag(&settings.lru.memory, true)},
+		{"no_lru_memory", "", "", setFlag(&settings.lru.memory, false)},
 		{"hot_lru_pct", missingArgument, `share of a class's memory for the hot LRU (default: 5 percent;
 20 without lru_memory, or if warm_lru_pct is given)`,
-			setNumber(settings.hotLruPct.Store, 1, 79, "hot_lru_pct must be > 1 and < 80")},
+			setNumber(settings.lru.hotLruPct.Store, 1, 79, "hot_lru_pct must be > 1 and < 80")},
 		{"warm_lru_pct", missingArgument, "the same for the warm LRU (default: 85 percent, or 40)",
-			setNumber(settings.warmLruPct.Store, 1, 79, "warm_lru_pct must be > 1 and < 80")},
+			setNumber(settings.lru.warmLruPct.Store, 1, 79, "warm_lru_pct must be > 1 and < 80")},
 		{"hot_max_factor", missingArgument, `items leave the hot LRU when older than the tail of the cold
 LRU times this (default: never; 0.20 without lru_memory)`,
-			setFactor(&settings.hotMaxFactor, math.MaxFloat64, "hot_max_factor must be > 0")},
+			setFactor(&settings.lru.hotMaxFactor, math.MaxFloat64, "hot_max_factor must be > 0")},
 		{"warm_max_factor", missingArgument, "the same for the warm LRU (default: never, or 2.00)",
-			setFactor(&settings.warmMaxFactor, math.MaxFloat64, "warm_max_factor must be > 0")},
+			setFactor(&settings.lru.warmMaxFactor, math.MaxFloat64, "warm_max_factor must be > 0")},
 		{"temporary_ttl", missingArgument, `items that expire within this many seconds have an LRU of
 their own and are never evicted (default: off)`, func(v string) {
-			settings.tempLru.Store(true)
-			settings.temporaryTtl.Store(uint32(atoi(v)))
+			settings.lru.tempLru.Store(true)
+			settings.lru.temporaryTtl.Store(uint32(atoi(v)))
 		}},
-		{"idle_timeout", missingNumeric, fmt.Sprintf("seconds until an idle connection is closed (default: %d, never)", settings.idleTimeout),
-			func(v string) { settings.idleTimeout = uint32(max(atoi(v), 0)) }},
-		{"slab_chunk_max", missingArgument, fmt.Sprintf("largest chunk in kilobytes (default: %d)", settings.slabChunkSizeMax>>10), setSlabChunkMax},
+		{"idle_timeout", missingNumeric, fmt.Sprintf("seconds until an idle connection is closed (default: %d, never)", settings.net.idleTimeout),
+			func(v string) { settings.net.idleTimeout = uint32(max(atoi(v), 0)) }},
+		{"slab_chunk_max", missingArgument, fmt.Sprintf("largest chunk in kilobytes (default: %d)", settings.slab.chunkSizeMax>>10), setSlabChunkMax},
 		{"slab_sizes", missingArgument, "the chunk sizes of all classes in bytes, separated by -",
 			setText(&options.slabSizesUnparsed, "Missing slab_sizes argument")},
-		{"no_chunked_items", "", "let chunks be as large as a page", func(string) { settings.slabChunkSizeMax = settings.slabPageSize }},
-		{"[no_]slab_reassign", "", fmt.Sprintf("pages can move from one class to another (default: %s)", flagEnabledDisabled(settings.slabReassign)),
-			setFlag(&settings.slabReassign, true)},
-		{"no_slab_reassign", "", "", setFlag(&settings.slabReassign, false)},
+		{"no_chunked_items", "", "let chunks be as large as a page", func(string) { settings.slab.chunkSizeMax = settings.slab.pageSize }},
+		{"[no_]slab_reassign", "", fmt.Sprintf("pages can move from one class to another (default: %s)", flagEnabledDisabled(settings.slab.reassign)),
+			setFlag(&settings.slab.reassign, true)},
+		{"no_slab_reassign", "", "", setFlag(&settings.slab.reassign, false)},
 		{"[no_]slab_automove", "", fmt.Sprintf(`move pages automatically: 0 never, 1 to a class that evicts
-young items, 2 also on every eviction (default: %d)`, settings.slabAutomove.Load()), func(v string) {
-			setNumber(settings.slabAutomove.Store, 0, 2, "slab_automove must be between 0 and 2")(cmp.Or(v, "1"))
+young items, 2 also on every eviction (default: %d)`, settings.slab.automove.Load()), func(v string) {
+			setNumber(settings.slab.automove.Store, 0, 2, "slab_automove must be between 0 and 2")(cmp.Or(v, "1"))
 		}},
-		{"no_slab_automove", "", "", func(string) { settings.slabAutomove.Store(0) }},
+		{"no_slab_automove", "", "", func(string) { settings.slab.automove.Store(0) }},
 		{"slab_automove_ratio", missingArgument, fmt.Sprintf(`young is an age below this fraction of the age in the class
-with the oldest items (default: %.2f)`, settings.slabAutomoveRatio),
-			setFactor(&settings.slabAutomoveRatio, 1, "slab_automove_ratio must be > 0 and < 1")},
-		{"slab_automove_window", missingArgument, fmt.Sprintf("seconds to watch before a move (default: %d)", settings.slabAutomoveWindow),
-			setNumber(to(&settings.slabAutomoveWindow), 3, 1800, "slab_automove_window must be > 2 and < 1800")},
-		{"watcher_logbuf_size", missingArgument, fmt.Sprintf("kilobytes of buffer for each watcher (default: %d)", settings.loggerWatcherBufSize>>10),
-			setBufSize("watcher_logbuf_size", &settings.loggerWatcherBufSize)},
-		{"worker_logbuf_size", missingArgument, fmt.Sprintf("kilobytes of log buffer for each worker (default: %d)", settings.loggerBufSize>>10),
-			setBufSize("worker_logbuf_size", &settings.loggerBufSize)},
+with the oldest items (default: %.2f)`, settings.slab.automoveRatio),
+			setFactor(&settings.slab.automoveRatio, 1, "slab_automove_ratio must be > 0 and < 1")},
+		{"slab_automove_window", missingArgument, fmt.Sprintf("seconds to watch before a move (default: %d)", settings.slab.automoveWindow),
+			setNumber(to(&settings.slab.automoveWindow), 3, 1800, "slab_automove_window must be > 2 and < 1800")},
+		{"watcher_logbuf_size", missingArgument, fmt.Sprintf("kilobytes of buffer for each watcher (default: %d)", settings.log.watcherBufSize>>10),
+			setBufSize("watcher_logbuf_size", &settings.log.watcherBufSize)},
+		{"worker_logbuf_size", missingArgument, fmt.Sprintf("kilobytes of log buffer for each worker (default: %d)", settings.log.bufSize>>10),
+			setBufSize("worker_logbuf_size", &settings.log.bufSize)},
 		{"hash_algorithm", missingArgument, "jenkins, murmur3 or xxh3; no effect, mc9 hashes with maphash", func(v string) {
 			if v != "jenkins" && v != "murmur3" && v != "xxh3" {
 				sysfatal(1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)")
@@ -416,7 +435,7 @@ no_slab_reassign, no_slab_automove, no_maxconns_fast,
 slab_chunk_max=1024`, setNoModern},
 		{"sock_cookie_id", missingArgument, "mark for listening sockets, for packet filters", func(v string) {
 			n, _ := strconv.ParseUint(v, 10, 32)
-			settings.sockCookieId = uint32(n)
+			settings.net.sockCookieId = uint32(n)
 		}},
 	}, storageOptions(), []option{
 		{"[no_]inline_ascii_resp, no_io_uring, resp_obj_mem_limit", "", "of other versions, no effect here", none},
@@ -612,10 +631,10 @@ func parseListen(arg string) {
 	switch {
 	case strings.Trim(arg, ";,") == "":
 		sysfatal(1, "No interface specified")
-	case settings.inter == "":
-		settings.inter = arg
-	case !slices.Contains(strings.FieldsFunc(settings.inter, isListSeparator), arg):
-		settings.inter += "," + arg
+	case settings.net.inter == "":
+		settings.net.inter = arg
+	case !slices.Contains(strings.FieldsFunc(settings.net.inter, isListSeparator), arg):
+		settings.net.inter += "," + arg
 	}
 }
 
@@ -679,7 +698,7 @@ func setBufSize(name string, p *int) func(string) {
 func setLruMaintainer(on bool) func(string) {
 	return func(string) {
 		options.startLruMaintainer = on
-		settings.lruSegmented.Store(on)
+		settings.lru.segmented.Store(on)
 	}
 }
 
@@ -702,17 +721,17 @@ func setSlabChunkMax(value string) {
 	case n > 1<<20:
 		sysfatal(1, "slab_chunk_max must be specified in kilobytes.")
 	}
-	settings.slabChunkSizeMax = n
+	settings.slab.chunkSizeMax = n
 	options.slabChunkSizeChanged = true
 }
 
 func setNoModern(string) {
 	if !options.slabChunkSizeChanged {
-		settings.slabChunkSizeMax = settings.slabPageSize
+		settings.slab.chunkSizeMax = settings.slab.pageSize
 	}
-	settings.slabReassign = false
-	settings.slabAutomove.Store(0)
-	settings.maxconnsFast = false
+	settings.slab.reassign = false
+	settings.slab.automove.Store(0)
+	settings.net.maxconnsFast = false
 	setLruMaintainer(false)("")
 	options.startLruCrawler = false
 }
@@ -732,11 +751,11 @@ func setProtocol(value string) {
 	options.protocolSpecified = true
 	switch value {
 	case "auto":
-		settings.bindingProtocol = negotiatingProt
+		settings.net.bindingProtocol = negotiatingProt
 	case "binary":
-		settings.bindingProtocol = binaryProt
+		settings.net.bindingProtocol = binaryProt
 	case "ascii":
-		settings.bindingProtocol = asciiProt
+		settings.net.bindingProtocol = asciiProt
 	default:
 		sysfatal(exUsage, "Invalid value for binding protocol: %s\n"+
 			" -- should be one of auto, binary, or ascii", value)
@@ -763,9 +782,9 @@ func checkPath(what, name string) {
 // checkOptions ends the process if options conflict, and derives further
 // settings from them.
 func checkOptions() {
-	if settings.numNapiIds > settings.numThreads {
+	if settings.net.numNapiIds > settings.numThreads {
 		sysfatal(exUsage, "Number of napi_ids(%d) cannot be greater than number of threads(%d)",
-			settings.numNapiIds, settings.numThreads)
+			settings.net.numNapiIds, settings.numThreads)
 	}
 
 	if settings.itemSizeMax < 1<<10 {
@@ -778,19 +797,19 @@ func checkOptions() {
 		sysfatal(exUsage, "Cannot set item size limit higher than a gigabyte.")
 	}
 	if settings.itemSizeMax > 1<<20 && !options.slabChunkSizeChanged {
-		settings.slabChunkSizeMax = settings.slabPageSize / 2
+		settings.slab.chunkSizeMax = settings.slab.pageSize / 2
 	}
-	if settings.slabChunkSizeMax > settings.itemSizeMax {
+	if settings.slab.chunkSizeMax > settings.itemSizeMax {
 		sysfatal(exUsage, "slab_chunk_max (bytes: %d) cannot be larger than -I (item_size_max %d)",
-			settings.slabChunkSizeMax, settings.itemSizeMax)
+			settings.slab.chunkSizeMax, settings.itemSizeMax)
 	}
-	if settings.itemSizeMax%settings.slabChunkSizeMax != 0 {
+	if settings.itemSizeMax%settings.slab.chunkSizeMax != 0 {
 		sysfatal(exUsage, "-I (item_size_max: %d) must be evenly divisible by slab_chunk_max (bytes: %d)",
-			settings.itemSizeMax, settings.slabChunkSizeMax)
+			settings.itemSizeMax, settings.slab.chunkSizeMax)
 	}
-	if settings.slabPageSize%settings.slabChunkSizeMax != 0 {
+	if settings.slab.pageSize%settings.slab.chunkSizeMax != 0 {
 		sysfatal(exUsage, "slab_chunk_max (bytes: %d) must divide evenly into %d (slab_page_size)",
-			settings.slabChunkSizeMax, settings.slabPageSize)
+			settings.slab.chunkSizeMax, settings.slab.pageSize)
 	}
 
 	storageCheckConfig()
@@ -798,48 +817,48 @@ func checkOptions() {
 	if options.slabSizesUnparsed != "" {
 		options.slabSizes = parseSlabSizes(options.slabSizesUnparsed)
 	}
-	if hot, warm := lruPcts(); hot+warm > 80 && (settings.hotLruPct.Load() >= 0 || settings.warmLruPct.Load() >= 0) {
+	if hot, warm := lruPcts(); hot+warm > 80 && (settings.lru.hotLruPct.Load() >= 0 || settings.lru.warmLruPct.Load() >= 0) {
 		sysfatal(exUsage, "hot_lru_pct + warm_lru_pct cannot be more than 80%% combined")
 	}
-	if settings.tempLru.Load() && !options.startLruMaintainer {
+	if settings.lru.tempLru.Load() && !options.startLruMaintainer {
 		sysfatal(exUsage, "temporary_ttl requires lru_maintainer to be enabled")
 	}
 
 	// With several addresses, each UDP socket is served by one worker only.
-	settings.numThreadsPerUdp = settings.numThreads
-	if strings.ContainsFunc(settings.inter, isListSeparator) {
-		settings.numThreadsPerUdp = 1
+	settings.net.numThreadsPerUdp = settings.numThreads
+	if strings.ContainsFunc(settings.net.inter, isListSeparator) {
+		settings.net.numThreadsPerUdp = 1
 	}
 
-	if settings.sasl {
+	if settings.auth.sasl {
 		if !options.protocolSpecified {
-			settings.bindingProtocol = binaryProt
-		} else if settings.bindingProtocol != binaryProt {
+			settings.net.bindingProtocol = binaryProt
+		} else if settings.net.bindingProtocol != binaryProt {
 			sysfatal(exUsage, "ERROR: You cannot allow the ASCII protocol while using SASL.")
 		}
-		if settings.udpport != 0 {
+		if settings.net.udpport != 0 {
 			sysfatal(exUsage, "ERROR: Cannot enable UDP while using binary SASL authentication.")
 		}
 	}
-	if settings.authFile != "" {
+	if settings.auth.file != "" {
 		if !options.protocolSpecified {
-			settings.bindingProtocol = asciiProt
-		} else if settings.bindingProtocol != asciiProt {
+			settings.net.bindingProtocol = asciiProt
+		} else if settings.net.bindingProtocol != asciiProt {
 			sysfatal(exUsage, "ERROR: You cannot allow the BINARY protocol while using ascii authentication tokens.")
 		}
-		if settings.udpport != 0 {
+		if settings.net.udpport != 0 {
 			sysfatal(exUsage, "Cannot use UDP with ascii authentication enabled (-U 0 to disable)")
 		}
-		checkPath("Authfile ", settings.authFile)
+		checkPath("Authfile ", settings.auth.file)
 	}
 	checkPath("memory file ", settings.memoryFile)
 	sslCheckOptions()
 
-	if options.udpSpecified && settings.udpport != 0 && !options.tcpSpecified {
-		settings.port = settings.udpport
+	if options.udpSpecified && settings.net.udpport != 0 && !options.tcpSpecified {
+		settings.net.port = settings.net.udpport
 	}
-	if settings.port > 65535 {
-		sysfatal(exUsage, "ERROR: Invalid port number %d.", settings.port)
+	if settings.net.port > 65535 {
+		sysfatal(exUsage, "ERROR: Invalid port number %d.", settings.net.port)
 	}
 }
 
@@ -849,7 +868,7 @@ func parseSlabSizes(s string) (sizes []int) {
 	for _, p := range strings.FieldsFunc(s, func(r rune) bool { return r == '-' }) {
 		size, ok := toksize([]byte(p), 1)
 		switch {
-		case !ok || size < settings.chunkSize || size > settings.slabChunkSizeMax:
+		case !ok || size < settings.slab.chunkSize || size > settings.slab.chunkSizeMax:
 			sysfatal(exUsage, "slab size %d is out of valid range", size)
 		case last >= size:
 			sysfatal(exUsage, "slab size %d cannot be lower than or equal to a previous class size", size)

@@ -63,7 +63,7 @@ var (
 
 	slabclass    [maxNumberOfSlabClasses]slabclassT
 	largestClsid int // power_largest
-	slabChunkMax int // bytes; larger items are chunked (settings.slabChunkSizeMax less itemSaved)
+	slabChunkMax int // bytes; larger items are chunked (settings.slab.chunkSizeMax less itemSaved)
 	clsidTable   [clsidTableMax/chunkAlignBytes + 1]uint8
 
 	memLimit      int   // bytes, 0 for none
@@ -111,7 +111,7 @@ func slabsClassCheck(id int) bool { return id >= slabGlobalPagePool && id <= lar
 // refShift that reaches them.
 func arenaSize(limit int) (need int, shift uint) {
 	// Each class may have one page beyond the limit.
-	need = slabsStart + limit + (maxNumberOfSlabClasses+2)*settings.slabPageSize
+	need = slabsStart + limit + (maxNumberOfSlabClasses+2)*settings.slab.pageSize
 	need = min((need+slabsStart-1)/slabsStart*slabsStart, arenaMax)
 	shift = 3
 	for need>>shift > math.MaxUint32 {
@@ -173,8 +173,8 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseM
 	}
 
 	slabclass = [maxNumberOfSlabClasses]slabclassT{}
-	slabChunkMax = settings.slabChunkSizeMax - itemSaved
-	size := itemSize + itemSaved + settings.chunkSize
+	slabChunkMax = settings.slab.chunkSizeMax - itemSaved
+	size := itemSize + itemSaved + settings.slab.chunkSize
 	i := powerSmallest
 	for ; i < maxNumberOfSlabClasses-1; i++ {
 		if slabSizes != nil {
@@ -182,7 +182,7 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseM
 				break
 			}
 			size = slabSizes[i-1]
-		} else if float64(size) >= float64(settings.slabChunkSizeMax)/factor {
+		} else if float64(size) >= float64(settings.slab.chunkSizeMax)/factor {
 			break
 		}
 		size = (size + chunkAlignBytes - 1) &^ (chunkAlignBytes - 1)
@@ -192,11 +192,11 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseM
 		}
 	}
 	largestClsid = i
-	if i == maxNumberOfSlabClasses-1 && float64(size) < float64(settings.slabChunkSizeMax)/factor && slabSizes == nil {
+	if i == maxNumberOfSlabClasses-1 && float64(size) < float64(settings.slab.chunkSizeMax)/factor && slabSizes == nil {
 		fmt.Fprintf(os.Stderr, "WARNING: with -f %g there are not enough slab classes: items of more than %d bytes take %d each\n",
-			factor, slabclass[i-1].size, memAlign(settings.slabChunkSizeMax-itemSaved))
+			factor, slabclass[i-1].size, memAlign(settings.slab.chunkSizeMax-itemSaved))
 	}
-	slabclassInit(i, settings.slabChunkSizeMax)
+	slabclassInit(i, settings.slab.chunkSizeMax)
 
 	id := powerSmallest
 	for i := range clsidTable {
@@ -219,7 +219,7 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseM
 func slabclassInit(i, size int) {
 	p := &slabclass[i]
 	p.size = memAlign(max(size-itemSaved, itemSize))
-	p.perslab = settings.slabPageSize / p.size
+	p.perslab = settings.slab.pageSize / p.size
 	if settings.verbose.Load() > 1 {
 		fmt.Fprintf(os.Stderr, "slab class %3d: chunk size %9d perslab %7d\n", i, p.size, p.perslab)
 	}
@@ -229,7 +229,7 @@ func slabclassInit(i, size int) {
 func slabsPrefillGlobal() {
 	p := &slabclass[slabGlobalPagePool]
 	for memMalloced < memLimit {
-		page := memoryAllocate(settings.slabPageSize)
+		page := memoryAllocate(settings.slab.pageSize)
 		if page == 0 {
 			return
 		}
@@ -278,8 +278,8 @@ func getPageFromGlobalPool() int {
 func doSlabsNewslab(id, flags int) bool {
 	p := &slabclass[id]
 	g := &slabclass[slabGlobalPagePool]
-	n := settings.slabPageSize
-	if !settings.slabReassign && settings.slabChunkSizeMax == settings.slabPageSize && memFd < 0 {
+	n := settings.slab.pageSize
+	if !settings.slab.reassign && settings.slab.chunkSizeMax == settings.slab.pageSize && memFd < 0 {
 		n = p.size * p.perslab
 	}
 	switch {
@@ -484,7 +484,7 @@ func memFill() {
 // memoryRelease returns pages of the global pool to the system until memory is
 // within the limit.
 func memoryRelease() {
-	if memPrealloced || !settings.slabReassign {
+	if memPrealloced || !settings.slab.reassign {
 		return
 	}
 	for memMalloced > memLimit {
@@ -492,9 +492,9 @@ func memoryRelease() {
 		if page == 0 {
 			return
 		}
-		memDiscard(memBytes(page, settings.slabPageSize))
+		memDiscard(memBytes(page, settings.slab.pageSize))
 		memReleased = append(memReleased, page)
-		memMalloced -= settings.slabPageSize
+		memMalloced -= settings.slab.pageSize
 	}
 }
 
@@ -602,7 +602,7 @@ func slabsFinalizePageMove(sid, did, page int) bool {
 	dst := &slabclass[did]
 	dst.slabList = append(dst.slabList, page)
 	if did > slabGlobalPagePool {
-		clear(memBytes(page, settings.slabPageSize))
+		clear(memBytes(page, settings.slab.pageSize))
 		splitSlabPageIntoFreelist(page, did)
 	} else {
 		memoryRelease() // memMalloced might be higher than memLimit

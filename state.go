@@ -60,12 +60,12 @@ func connSetState(c *conn, state connState) {
 // or else sends its replies, or else waits.
 func resetCmdHandler(c *conn) {
 	c.cmd = -1
-	if c.item != nil {
-		itemRemove(c.item)
-		c.item = nil
+	if c.val.item != nil {
+		itemRemove(c.val.item)
+		c.val.item = nil
 	}
 	switch {
-	case c.rbytes > 0:
+	case c.in.rbytes > 0:
 		connSetState(c, connParseCmd)
 	case c.resp != nil:
 		connSetState(c, connMwrite)
@@ -92,7 +92,7 @@ func tryReadCommand(c *conn) bool {
 	switch {
 	case c.protocol == binaryProt:
 		return tryReadCommandBinary(c)
-	case settings.authFile != "" && !c.authenticated:
+	case settings.auth.file != "" && !c.authenticated:
 		return tryReadCommandAsciiauth(c)
 	}
 	return tryReadCommandAscii(c)
@@ -102,9 +102,9 @@ func tryReadCommand(c *conn) bool {
 // connection or of a datagram. With -Y or -S it is never called: each of them
 // allows only one protocol.
 func tryReadCommandNegotiate(c *conn) {
-	first := c.rbuf[c.rcurr]
+	first := c.in.rbuf[c.in.rcurr]
 	if c.transport == udpTransport {
-		first = c.rbuf[udpHeaderSize]
+		first = c.in.rbuf[udpHeaderSize]
 	}
 	c.protocol = asciiProt
 	if first == protocolBinaryReq {
@@ -142,14 +142,14 @@ func readFd(c *conn, b []byte) (int, unix.Errno) {
 // and returns the part behind it, for the next bytes. It returns nil if a line
 // has become too long.
 func readRoom(c *conn) []byte {
-	if c.rcurr != 0 {
-		copy(c.rbuf, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
-		c.rcurr = 0
+	if c.in.rcurr != 0 {
+		copy(c.in.rbuf, c.in.rbuf[c.in.rcurr:c.in.rcurr+c.in.rbytes])
+		c.in.rcurr = 0
 	}
-	if c.rbytes == len(c.rbuf) && c.rbufGrows && !rbufSwitchToMalloc(c) {
+	if c.in.rbytes == len(c.in.rbuf) && c.in.rbufGrows && !rbufSwitchToMalloc(c) {
 		return nil
 	}
-	return c.rbuf[c.rbytes:]
+	return c.in.rbuf[c.in.rbytes:]
 }
 
 // tryReadNetwork receives once for c.
@@ -160,7 +160,7 @@ func tryReadNetwork(c *conn) tryReadResult {
 	room := readRoom(c)
 	if room == nil {
 		stats.mallocFails.Add(1)
-		c.rbytes = 0
+		c.in.rbytes = 0
 		respStart(c)
 		outErrstring(c, "SERVER_ERROR out of memory reading request")
 		c.closeAfterWrite = true
@@ -174,7 +174,7 @@ func readInto(c *conn, room []byte) tryReadResult {
 	n, e := readFd(c, room)
 	switch {
 	case n > 0:
-		c.rbytes += n
+		c.in.rbytes += n
 		return readDataReceived
 	case e == 0:
 		c.closeReason = normalClose
@@ -191,7 +191,7 @@ func connReceived(c *conn, res tryReadResult) {
 	case readNoDataReceived:
 		connSetState(c, connWaiting)
 	case readDataReceived:
-		c.lookedAhead = 0
+		c.in.lookedAhead = 0
 		connSetState(c, connParseCmd)
 	case readError:
 		connSetState(c, connClosing)
@@ -243,14 +243,14 @@ func updateEvent(c *conn, events uint32) bool {
 // (C: read_into_chunked_item). It returns false if there is no memory for
 // another chunk.
 func readIntoItem(c *conn) bool {
-	for c.rbytes > 0 && c.rlbytes > 0 {
+	for c.in.rbytes > 0 && c.val.rlbytes > 0 {
 		room, ok := nreadRoom(c)
 		if !ok {
 			return false
 		}
-		n := copy(room, c.rbuf[c.rcurr:c.rcurr+c.rbytes])
-		c.rcurr += n
-		c.rbytes -= n
+		n := copy(room, c.in.rbuf[c.in.rcurr:c.in.rcurr+c.in.rbytes])
+		c.in.rcurr += n
+		c.in.rbytes -= n
 		nreadAdvance(c, n)
 	}
 	return true
@@ -259,28 +259,28 @@ func readIntoItem(c *conn) bool {
 // nreadRoom returns the part of the item for the next bytes of the value. It
 // returns false if there is no memory for another chunk.
 func nreadRoom(c *conn) ([]byte, bool) {
-	left := c.rlbytes + c.rtail
-	if c.rchunk == nil {
-		b := c.item.data()
-		return b[len(b)-left:][:c.rlbytes], true
+	left := c.val.rlbytes + c.val.rtail
+	if c.val.rchunk == nil {
+		b := c.val.item.data()
+		return b[len(b)-left:][:c.val.rlbytes], true
 	}
-	ch := c.rchunk
+	ch := c.val.rchunk
 	if ch.used == ch.size {
 		if ch = doItemAllocChunk(ch, left); ch == nil {
 			return nil, false
 		}
-		c.rchunk = ch
+		c.val.rchunk = ch
 	}
 	room := ch.data()[ch.used:]
-	return room[:min(len(room), c.rlbytes)], true
+	return room[:min(len(room), c.val.rlbytes)], true
 }
 
 // nreadAdvance notes that n bytes of the value were put into nreadRoom's slice.
 func nreadAdvance(c *conn, n int) {
-	if c.rchunk != nil {
-		c.rchunk.used += int32(n)
+	if c.val.rchunk != nil {
+		c.val.rchunk.used += int32(n)
 	}
-	c.rlbytes -= n
+	c.val.rlbytes -= n
 }
 
 // driveMachine runs c until it must wait: for the network, or for the round to
@@ -329,7 +329,7 @@ func driveMachine(c *conn) {
 				connSetState(c, connMwrite)
 			default:
 				c.thread.stats.pending.n[statConnYields]++
-				if c.rbytes > 0 || sslPending(c) {
+				if c.in.rbytes > 0 || sslPending(c) {
 					// Not as in C, which waits until the socket is writable:
 					// epoll does not report input that we have read already.
 					roundAdd(c.thread, c)
@@ -356,7 +356,7 @@ func driveMachine(c *conn) {
 				stop = !connSent(c, transmitUdp(c))
 			default:
 				respClose(c)
-				c.thread.sends = append(c.thread.sends, c)
+				c.thread.round.sends = append(c.thread.round.sends, c)
 				return // c goes on when roundSend has sent
 			}
 
@@ -400,14 +400,14 @@ func driveMachine(c *conn) {
 	connPublish(c)
 }
 
-// driveNread reads the remaining c.rlbytes bytes of a value, then runs its
+// driveNread reads the remaining c.val.rlbytes bytes of a value, then runs its
 // command. It returns true if c must wait.
 func driveNread(c *conn) bool {
-	if c.rlbytes == 0 {
+	if c.val.rlbytes == 0 {
 		completeNread(c)
 		return false
 	}
-	if c.rbytes > 0 {
+	if c.in.rbytes > 0 {
 		if !readIntoItem(c) {
 			driveNreadError(c)
 		}
@@ -478,46 +478,46 @@ func driveNreadError(c *conn) {
 		return
 	}
 	outOfMemory(c, errNoMemoryRead)
-	connSwallowValue(c, c.rlbytes)
+	connSwallowValue(c, c.val.rlbytes)
 }
 
 // connSwallowValue makes c discard the next n bytes, the value of a refused
 // command. The refusal is held back until they have come: a proxy that gets an
 // answer while it is still sending the request takes it for a stray one.
 func connSwallowValue(c *conn, n int) {
-	c.refusal = append(c.refusal[:0], c.resp.wbuf[c.resp.mark.wbuf:]...)
+	c.val.refusal = append(c.val.refusal[:0], c.resp.wbuf[c.resp.mark.wbuf:]...)
 	respReset(c)
-	c.sbytes = n
+	c.val.sbytes = n
 	connSetState(c, connSwallow)
 }
 
-// driveSwallow discards c.sbytes bytes, or what is left of a datagram, then
+// driveSwallow discards c.val.sbytes bytes, or what is left of a datagram, then
 // gives the answer held back. It returns true if c must wait.
 func driveSwallow(c *conn) bool {
-	if c.sbytes <= 0 || c.rbytes == 0 && c.transport == udpTransport {
-		c.sbytes = 0
+	if c.val.sbytes <= 0 || c.in.rbytes == 0 && c.transport == udpTransport {
+		c.val.sbytes = 0
 		if c.resp == nil && !respStart(c) {
 			connSetState(c, connClosing)
 			return false
 		}
-		c.resp.wbuf = append(c.resp.wbuf, c.refusal...)
+		c.resp.wbuf = append(c.resp.wbuf, c.val.refusal...)
 		connSetState(c, connNewCmd)
 		return false
 	}
-	if c.rbytes > 0 {
-		n := min(c.rbytes, c.sbytes)
-		c.sbytes -= n
-		c.rcurr += n
-		c.rbytes -= n
+	if c.in.rbytes > 0 {
+		n := min(c.in.rbytes, c.val.sbytes)
+		c.val.sbytes -= n
+		c.in.rcurr += n
+		c.in.rbytes -= n
 		return false
 	}
 	if !rbufAlloc(c) {
 		connSetState(c, connClosing)
 		return false
 	}
-	n, e := readFd(c, c.rbuf[:min(len(c.rbuf), c.sbytes)])
+	n, e := readFd(c, c.in.rbuf[:min(len(c.in.rbuf), c.val.sbytes)])
 	if n > 0 {
-		c.sbytes -= n
+		c.val.sbytes -= n
 		return false
 	}
 	return driveReadNothing(c, e)
@@ -529,7 +529,7 @@ func park(c *conn) {
 	rbufRelease(c)
 	connSetState(c, connIoQueue)
 	t := c.thread
-	if t.connsTosubmit++; t.connsTosubmit > 20 {
+	if t.ext.connsTosubmit++; t.ext.connsTosubmit > 20 {
 		threadIoQueueSubmit(t) // else when the others have been served
 	}
 }

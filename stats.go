@@ -163,7 +163,7 @@ func (s *threadStats) lruHit(it *item) {
 func statsFold(t *thread) {
 	s := &t.stats
 	s.mutex.Lock()
-	s.bufs = threadBufs{t.respCount, t.rbufs, len(t.rbufCache) + t.longFree/readBufferSize}
+	s.bufs = threadBufs{t.bufs.respCount, t.bufs.rbufs, len(t.bufs.rbufCache) + t.bufs.longFree/readBufferSize}
 	for i, n := range s.pending.n {
 		s.total.n[i] += n
 	}
@@ -246,7 +246,7 @@ func statsReset() {
 // and an empty packet at the end.
 func appendBinStats(c *conn, key, val string) {
 	b := appendBinHeader(c.resp.wbuf, protocolBinaryCmdStat, protocolBinaryResponseSuccess,
-		0, len(key), len(key)+len(val), c.binaryHeader.opaque, 0)
+		0, len(key), len(key)+len(val), c.bin.header.opaque, 0)
 	c.resp.wbuf = append(append(b, key...), val...)
 }
 
@@ -314,10 +314,10 @@ var statLines = [...][]statLine{{
 	{"pointer_size", nil, strconv.IntSize},
 	{"rusage_user", nil, func(threadBufs) any { return cpuTime(getrusage().Utime) }},
 	{"rusage_system", nil, func(threadBufs) any { return cpuTime(getrusage().Stime) }},
-	{"max_connections", nil, &settings.maxconns},
+	{"max_connections", nil, &settings.net.maxconns},
 	{"curr_connections", nil, func(threadBufs) any { return statsState.currConns.Load() - 1 }},
 	{"total_connections", nil, &stats.totalConns},
-	{"rejected_connections", func() bool { return settings.maxconnsFast }, &stats.rejectedConns},
+	{"rejected_connections", func() bool { return settings.net.maxconnsFast }, &stats.rejectedConns},
 	{"connection_structures", nil, &statsState.connStructs},
 	{"response_obj_oom", nil, statResponseObjOom},
 	{"response_obj_count", nil, func(s threadBufs) any { return s.respCount }},
@@ -357,7 +357,7 @@ var statLines = [...][]statLine{{
 	{"store_no_memory", nil, statStoreNoMemory},
 	{"auth_cmds", nil, statAuthCmds},
 	{"auth_errors", nil, statAuthErrors},
-	{"idle_kicks", func() bool { return settings.idleTimeout != 0 }, statIdleKicks},
+	{"idle_kicks", func() bool { return settings.net.idleTimeout != 0 }, statIdleKicks},
 	{"bytes_read", nil, statBytesRead},
 	{"bytes_written", nil, statBytesWritten},
 	{"limit_maxbytes", nil, func(threadBufs) any { return settings.maxbytes.Load() }},
@@ -381,7 +381,7 @@ var statLines = [...][]statLine{{
 	{"slabs_moved", withReassign, &stats.slabsMoved},
 	{"lru_crawler_running", withCrawler, &statsState.lruCrawlerRunning},
 	{"lru_crawler_starts", withCrawler, &stats.lruCrawlerStarts},
-	{"lru_maintainer_juggles", func() bool { return settings.lruMaintainerThread }, &stats.lruMaintainerJuggles},
+	{"lru_maintainer_juggles", func() bool { return settings.lru.maintainerThread }, &stats.lruMaintainerJuggles},
 	{"malloc_fails", nil, &stats.mallocFails},
 	{"log_worker_dropped", nil, &stats.logWorkerDropped},
 	{"log_worker_written", nil, &stats.logWorkerWritten},
@@ -403,8 +403,8 @@ var statLines = [...][]statLine{{
 }}
 
 func withExtstore() bool { return extStorage != nil }
-func withReassign() bool { return settings.slabReassign }
-func withCrawler() bool  { return settings.lruCrawler.Load() }
+func withReassign() bool { return settings.slab.reassign }
+func withCrawler() bool  { return settings.lru.crawler.Load() }
 
 func getrusage() (usage unix.Rusage) {
 	unix.Getrusage(unix.RUSAGE_SELF, &usage)
@@ -456,79 +456,79 @@ func (l *statLine) value(sums *statSums) any {
 // that mc9 lacks keep their place and are shown as off.
 func processStatSettings(c *conn) {
 	appendStat(c, "maxbytes", "%d", settings.maxbytes.Load())
-	appendStat(c, "maxconns", "%d", settings.maxconns)
-	appendStat(c, "tcpport", "%d", settings.port)
-	appendStat(c, "udpport", "%d", settings.udpport)
-	appendStat(c, "inter", "%s", orNull(settings.inter))
+	appendStat(c, "maxconns", "%d", settings.net.maxconns)
+	appendStat(c, "tcpport", "%d", settings.net.port)
+	appendStat(c, "udpport", "%d", settings.net.udpport)
+	appendStat(c, "inter", "%s", orNull(settings.net.inter))
 	appendStat(c, "verbosity", "%d", settings.verbose.Load())
 	appendStat(c, "oldest", "%d", settings.oldestLive.Load())
 	appendStat(c, "evictions", "%s", onoff(settings.evictToFree))
-	appendStat(c, "domain_socket", "%s", orNull(settings.socketpath))
-	appendStat(c, "umask", "%o", settings.access)
+	appendStat(c, "domain_socket", "%s", orNull(settings.net.socketpath))
+	appendStat(c, "umask", "%o", settings.net.access)
 	appendStat(c, "shutdown_command", "%s", yesno(settings.shutdownCommand))
-	appendStat(c, "growth_factor", "%.2f", settings.factor)
-	appendStat(c, "chunk_size", "%d", settings.chunkSize)
+	appendStat(c, "growth_factor", "%.2f", settings.slab.factor)
+	appendStat(c, "chunk_size", "%d", settings.slab.chunkSize)
 	appendStat(c, "num_threads", "%d", settings.numThreads)
-	appendStat(c, "num_threads_per_udp", "%d", settings.numThreadsPerUdp)
+	appendStat(c, "num_threads_per_udp", "%d", settings.net.numThreadsPerUdp)
 	appendStat(c, "stat_key_prefix", "%c", settings.prefixDelimiter)
 	appendStat(c, "detail_enabled", "%s", yesno(settings.detailEnabled.Load()))
-	appendStat(c, "reqs_per_event", "%d", settings.reqsPerEvent)
+	appendStat(c, "reqs_per_event", "%d", settings.net.reqsPerEvent)
 	appendStat(c, "cas_enabled", "%s", yesno(settings.useCas))
-	appendStat(c, "tcp_backlog", "%d", settings.backlog)
-	appendStat(c, "binding_protocol", "%s", protText(settings.bindingProtocol))
-	appendStat(c, "auth_enabled_sasl", "%s", yesno(settings.sasl))
-	if settings.authFile != "" {
-		appendStat(c, "auth_enabled_ascii", "%s", settings.authFile)
+	appendStat(c, "tcp_backlog", "%d", settings.net.backlog)
+	appendStat(c, "binding_protocol", "%s", protText(settings.net.bindingProtocol))
+	appendStat(c, "auth_enabled_sasl", "%s", yesno(settings.auth.sasl))
+	if settings.auth.file != "" {
+		appendStat(c, "auth_enabled_ascii", "%s", settings.auth.file)
 	} else {
 		appendStat(c, "auth_enabled_ascii", "no")
 	}
 	appendStat(c, "item_size_max", "%d", settings.itemSizeMax)
-	appendStat(c, "maxconns_fast", "%s", yesno(settings.maxconnsFast))
+	appendStat(c, "maxconns_fast", "%s", yesno(settings.net.maxconnsFast))
 	appendStat(c, "hashpower_init", "%d", settings.hashpowerInit)
-	appendStat(c, "slab_reassign", "%s", yesno(settings.slabReassign))
-	appendStat(c, "slab_automove", "%d", settings.slabAutomove.Load())
+	appendStat(c, "slab_reassign", "%s", yesno(settings.slab.reassign))
+	appendStat(c, "slab_automove", "%d", settings.slab.automove.Load())
 	hotPct, warmPct := lruPcts()
 	hotFactor, warmFactor := lruMaxFactors()
 	settings.tuneLock.Lock()
 	defer settings.tuneLock.Unlock()
-	appendStat(c, "slab_automove_ratio", "%.2f", settings.slabAutomoveRatio)
-	appendStat(c, "slab_automove_window", "%d", settings.slabAutomoveWindow)
-	appendStat(c, "slab_chunk_max", "%d", settings.slabChunkSizeMax)
-	appendStat(c, "lru_crawler", "%s", yesno(settings.lruCrawler.Load()))
-	appendStat(c, "lru_crawler_sleep", "%d", settings.lruCrawlerSleep.Load())
-	appendStat(c, "lru_crawler_tocrawl", "%d", settings.lruCrawlerTocrawl.Load())
-	appendStat(c, "tail_repair_time", "%d", settings.tailRepairTime)
+	appendStat(c, "slab_automove_ratio", "%.2f", settings.slab.automoveRatio)
+	appendStat(c, "slab_automove_window", "%d", settings.slab.automoveWindow)
+	appendStat(c, "slab_chunk_max", "%d", settings.slab.chunkSizeMax)
+	appendStat(c, "lru_crawler", "%s", yesno(settings.lru.crawler.Load()))
+	appendStat(c, "lru_crawler_sleep", "%d", settings.lru.crawlerSleep.Load())
+	appendStat(c, "lru_crawler_tocrawl", "%d", settings.lru.crawlerTocrawl.Load())
+	appendStat(c, "tail_repair_time", "%d", settings.lru.tailRepairTime)
 	appendStat(c, "flush_enabled", "%s", yesno(settings.flushEnabled))
 	appendStat(c, "dump_enabled", "%s", yesno(settings.dumpEnabled))
 	appendStat(c, "hash_algorithm", "maphash")
-	appendStat(c, "lru_maintainer_thread", "%s", yesno(settings.lruMaintainerThread))
-	appendStat(c, "lru_segmented", "%s", yesno(settings.lruSegmented.Load()))
+	appendStat(c, "lru_maintainer_thread", "%s", yesno(settings.lru.maintainerThread))
+	appendStat(c, "lru_segmented", "%s", yesno(settings.lru.segmented.Load()))
 	appendStat(c, "hot_lru_pct", "%d", hotPct)
 	appendStat(c, "warm_lru_pct", "%d", warmPct)
 	appendStat(c, "hot_max_factor", "%.2f", hotFactor)
 	appendStat(c, "warm_max_factor", "%.2f", warmFactor)
-	appendStat(c, "temp_lru", "%s", yesno(settings.tempLru.Load()))
-	appendStat(c, "temporary_ttl", "%d", settings.temporaryTtl.Load())
-	appendStat(c, "idle_timeout", "%d", settings.idleTimeout)
-	appendStat(c, "watcher_logbuf_size", "%d", settings.loggerWatcherBufSize)
-	appendStat(c, "worker_logbuf_size", "%d", settings.loggerBufSize)
-	appendStat(c, "read_buf_mem_limit", "%d", settings.readBufMemLimit)
+	appendStat(c, "temp_lru", "%s", yesno(settings.lru.tempLru.Load()))
+	appendStat(c, "temporary_ttl", "%d", settings.lru.temporaryTtl.Load())
+	appendStat(c, "idle_timeout", "%d", settings.net.idleTimeout)
+	appendStat(c, "watcher_logbuf_size", "%d", settings.log.watcherBufSize)
+	appendStat(c, "worker_logbuf_size", "%d", settings.log.bufSize)
+	appendStat(c, "read_buf_mem_limit", "%d", settings.net.readBufMemLimit)
 	appendStat(c, "track_sizes", "%s", yesno(itemStatsSizesStatus()))
 	appendStat(c, "inline_ascii_response", "no")
 	appendStat(c, "drop_privileges", "%s", yesno(settings.dropPrivileges))
-	appendStat(c, "ext_item_size", "%d", settings.extItemSize.Load())
-	appendStat(c, "ext_item_age", "%d", settings.extItemAge.Load())
-	appendStat(c, "ext_low_ttl", "%d", settings.extLowTtl.Load())
-	appendStat(c, "ext_recache_rate", "%d", settings.extRecacheRate.Load())
-	appendStat(c, "ext_wbuf_size", "%d", settings.extWbufSize)
-	appendStat(c, "ext_compact_under", "%d", settings.extCompactUnder.Load())
-	appendStat(c, "ext_drop_under", "%d", settings.extDropUnder.Load())
-	appendStat(c, "ext_max_sleep", "%d", settings.extMaxSleep.Load())
-	appendStat(c, "ext_max_frag", "%.2f", settings.extMaxFrag)
-	appendStat(c, "slab_automove_freeratio", "%.3f", settings.slabAutomoveFreeratio)
-	appendStat(c, "ext_drop_unread", "%s", yesno(settings.extDropUnread.Load()))
+	appendStat(c, "ext_item_size", "%d", settings.ext.itemSize.Load())
+	appendStat(c, "ext_item_age", "%d", settings.ext.itemAge.Load())
+	appendStat(c, "ext_low_ttl", "%d", settings.ext.lowTtl.Load())
+	appendStat(c, "ext_recache_rate", "%d", settings.ext.recacheRate.Load())
+	appendStat(c, "ext_wbuf_size", "%d", settings.ext.wbufSize)
+	appendStat(c, "ext_compact_under", "%d", settings.ext.compactUnder.Load())
+	appendStat(c, "ext_drop_under", "%d", settings.ext.dropUnder.Load())
+	appendStat(c, "ext_max_sleep", "%d", settings.ext.maxSleep.Load())
+	appendStat(c, "ext_max_frag", "%.2f", settings.ext.maxFrag)
+	appendStat(c, "slab_automove_freeratio", "%.3f", settings.slab.automoveFreeratio)
+	appendStat(c, "ext_drop_unread", "%s", yesno(settings.ext.dropUnread.Load()))
 	sslStatSettings(c)
-	appendStat(c, "num_napi_ids", "%d", settings.numNapiIds)
+	appendStat(c, "num_napi_ids", "%d", settings.net.numNapiIds)
 	appendStat(c, "memory_file", "%s", cmp.Or(settings.memoryFile, "(null)"))
 	appendStat(c, "client_flags_size", "4")
 }

@@ -192,25 +192,25 @@ func storageStats(c *conn) {
 
 // ioPendingNew returns an ioPending for one of t's connections (C: do_cache_alloc).
 func ioPendingNew(t *thread) *ioPending {
-	p := t.ioCache
+	p := t.ext.ioCache
 	if p == nil {
 		p = new(ioPending)
 	} else {
-		t.ioCache = p.next
+		t.ext.ioCache = p.next
 	}
 	p.next = nil
 	p.thread = t
-	t.ios++
+	t.ext.ios++
 	return p
 }
 
 func ioPendingFree(p *ioPending) {
 	t := p.thread
-	t.ios--
+	t.ext.ios--
 	*p = ioPending{}
-	if t.ios < iosCached {
-		p.next = t.ioCache
-		t.ioCache = p
+	if t.ext.ios < iosCached {
+		p.next = t.ext.ioCache
+		t.ext.ioCache = p
 	}
 }
 
@@ -284,12 +284,12 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 	extstoreHold(extStorage, io)
 	respAddIo(c, p, n, head, miss)
 	connRespSuspend(c)
-	if t.ioQueue == nil {
-		t.ioQueue = io
+	if t.ext.ioQueue == nil {
+		t.ext.ioQueue = io
 	} else {
-		t.ioQueueTail.next = io
+		t.ext.ioQueueTail.next = io
 	}
-	t.ioQueueTail = io
+	t.ext.ioQueueTail = io
 	t.stats.pending.n[statGetExtstore]++
 	return true
 }
@@ -301,7 +301,7 @@ func storageGetNow(c *conn, p *ioPending, n, head int, miss []byte) bool {
 	if p.ioCtx.len > storageNowMax {
 		return false
 	}
-	ret := extstoreRead(extStorage, &p.ioCtx, p.thread.iov[:0])
+	ret := extstoreRead(extStorage, &p.ioCtx, p.thread.bufs.iov[:0])
 	if ret == readAgain {
 		return false
 	}
@@ -352,11 +352,11 @@ func storageIov(p *ioPending) bool {
 
 // storageSubmitCb submits the reads that t's connections wait for.
 func storageSubmitCb(t *thread) {
-	for io := t.ioQueue; io != nil; io = io.next {
+	for io := t.ext.ioQueue; io != nil; io = io.next {
 		io.data.(*ioPending).submitted = true
 	}
-	extstoreSubmit(extStorage, t.ioQueue)
-	t.ioQueue, t.ioQueueTail = nil, nil
+	extstoreSubmit(extStorage, t.ext.ioQueue)
+	t.ext.ioQueue, t.ext.ioQueueTail = nil, nil
 }
 
 // storageAbort discards a read that was not submitted, as its reply is dropped.
@@ -366,16 +366,16 @@ func storageAbort(p *ioPending) {
 	}
 	t := p.thread
 	var prev *objIo
-	for io := t.ioQueue; io != &p.ioCtx; io = io.next {
+	for io := t.ext.ioQueue; io != &p.ioCtx; io = io.next {
 		prev = io
 	}
 	if prev == nil {
-		t.ioQueue = p.ioCtx.next
+		t.ext.ioQueue = p.ioCtx.next
 	} else {
 		prev.next = p.ioCtx.next
 	}
-	if t.ioQueueTail == &p.ioCtx {
-		t.ioQueueTail = prev
+	if t.ext.ioQueueTail == &p.ioCtx {
+		t.ext.ioQueueTail = prev
 	}
 	extstoreRelease(extStorage, &p.ioCtx)
 	p.c.respsSuspended.Add(-1)
@@ -398,7 +398,7 @@ func recacheOrFree(p *ioPending) {
 		if p.badcrc {
 			n[statBadcrcFromExtstore]++
 		}
-	} else if rate := settings.extRecacheRate.Load(); rate != 0 {
+	} else if rate := settings.ext.recacheRate.Load(); rate != 0 {
 		// The item was hit at least twice lately.
 		const flags = itemLinked | itemFetched
 		if hdrIt.itFlags&flags == flags && hdrIt.itFlags&itemActive != 0 && itemAge(hdrIt) < itemUpdateInterval {
@@ -477,7 +477,7 @@ func storageWriteItem(it *item, hv uint32) bool {
 	if it.itFlags&itemChunked != 0 {
 		bucket = pageBucketChunked
 	}
-	if it.exptime-currentTime.Load() < settings.extLowTtl.Load() { // not if it never expires
+	if it.exptime-currentTime.Load() < settings.ext.lowTtl.Load() { // not if it never expires
 		bucket = pageBucketLowttl
 	}
 	io := objIo{mode: objIoWrite, len: storageLen(it)}
@@ -522,7 +522,7 @@ func storageSum(b []byte, pageVersion uint32) {
 
 // storageMinClass returns the smallest class whose items are written.
 func storageMinClass() int {
-	size := int(settings.extItemSize.Load()) - itemSaved
+	size := int(settings.ext.itemSize.Load()) - itemSaved
 	id := slabsClsid(size)
 	if id == 0 && size > 0 {
 		return maxNumberOfSlabClasses // nothing is so large
@@ -551,7 +551,7 @@ func storageStalled() bool {
 // keep free when targetPages pages are missing from the pool. It is limited for
 // small values, whose headers take much of the memory gained.
 func storageWriteTarget(perpage, targetPages int) int {
-	switch size := settings.slabPageSize / perpage; {
+	switch size := settings.slab.pageSize / perpage; {
 	case size < 500:
 		targetPages = min(targetPages, 3)
 	case size < 1000:
@@ -568,11 +568,11 @@ func storageWriteThread() {
 	var backoff [maxNumberOfSlabClasses]int
 	toSleep := writeSleepMin
 	// Wake the compaction thread once for each slab page written.
-	checkCompact := settings.slabPageSize
+	checkCompact := settings.slab.pageSize
 	kick := func(n int) {
 		if checkCompact -= n; checkCompact < 0 {
 			storageCompactCond.Signal()
-			checkCompact = settings.slabPageSize
+			checkCompact = settings.slab.pageSize
 		}
 	}
 	storageWritePlock.Lock()
@@ -582,12 +582,12 @@ func storageWriteThread() {
 		globalPages, _ := globalPagePoolSize()
 		doSleep := true
 		targetPages := 0
-		if poolMin := int(settings.extGlobalPoolMin.Load()); globalPages < poolMin {
+		if poolMin := int(settings.ext.globalPoolMin.Load()); globalPages < poolMin {
 			targetPages = poolMin - globalPages
 		} else if globalPages == poolMin {
 			targetPages = 1 // a little early, to help the page mover
 		}
-		toSleep = min(toSleep, int(settings.extMaxSleep.Load()))
+		toSleep = min(toSleep, int(settings.ext.maxSleep.Load()))
 
 		// Largest first: the larger a value, the smaller the share of its header.
 		for x := maxNumberOfSlabClasses - 1; x > 0 && x >= minClass; x-- {
@@ -601,7 +601,7 @@ func storageWriteThread() {
 			target := storageWriteTarget(perpage, targetPages)
 			didMove := false
 			for {
-				itemAge := settings.extItemAge.Load()
+				itemAge := settings.ext.itemAge.Load()
 				if free < target {
 					itemAge = 0
 				}
@@ -610,7 +610,7 @@ func storageWriteThread() {
 					break
 				}
 				free++
-				kick(settings.slabPageSize / perpage)
+				kick(settings.slab.pageSize / perpage)
 				didMove = true
 				doSleep = false
 				toSleep = max(toSleep/2, writeSleepMin)
@@ -681,7 +681,7 @@ func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, 
 		return 0, 0, flags, false
 	}
 	settings.tuneLock.Lock()
-	maxFrag := settings.extMaxFrag
+	maxFrag := settings.ext.maxFrag
 	settings.tuneLock.Unlock()
 	fragLimit := uint64(max(float64(st.pageSize)*maxFrag, 0))
 	if loggerEflags.Load()&logSysevents != 0 {
@@ -709,19 +709,19 @@ func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, 
 	for x := range buckets {
 		buk := &buckets[x]
 		// Only buckets with pages of their own.
-		if buk.pagesTotal == 0 || x == pageBucketLowttl || buk.pagesFree >= int(settings.extCompactUnder.Load()) {
+		if buk.pagesTotal == 0 || x == pageBucketLowttl || buk.pagesFree >= int(settings.ext.compactUnder.Load()) {
 			continue
 		}
 		if buk.lowVersion != noVersion {
 			return buk.lowPage, uint32(buk.lowVersion), flags, true
 		}
 		if x == pageBucketColdcompact || x == pageBucketOld ||
-			buk.pagesFree >= int(settings.extDropUnder.Load()) || buk.lowestVersion == noVersion {
+			buk.pagesFree >= int(settings.ext.dropUnder.Load()) || buk.lowestVersion == noVersion {
 			continue
 		}
 		// No page has enough holes. Compact the oldest: values that were not
 		// read are dropped or move to COLDCOMPACT, or all move to OLD.
-		flags.dropUnread = settings.extDropUnread.Load()
+		flags.dropUnread = settings.ext.dropUnread.Load()
 		if flags.dropUnread || flags.hasColdcompact || flags.hasOld {
 			flags.useOld = flags.hasOld
 			return buk.lowestPage, uint32(buk.lowestVersion), flags, true
@@ -930,9 +930,9 @@ func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 // storageCompactThread compacts pages as long as there are pages to compact, then
 // waits for a signal from storageWriteThread. It never returns.
 func storageCompactThread() {
-	readbackBuf, err := bufAlloc(settings.extWbufSize)
+	readbackBuf, err := bufAlloc(settings.ext.wbufSize)
 	if err != nil {
-		readbackBuf = make([]byte, settings.extWbufSize)
+		readbackBuf = make([]byte, settings.ext.wbufSize)
 	}
 	wrap := &storageCompactWrap{done: make(chan int, 1)}
 	storageCompactPlock.Lock()
@@ -1000,21 +1000,21 @@ func storageConfParse(arg string) *extstoreConfFile {
 }
 
 func storageInitConfig() {
-	settings.extItemSize.Store(512)
-	settings.extItemAge.Store(math.MaxUint32)
-	settings.extLowTtl.Store(0)
-	settings.extRecacheRate.Store(2000)
-	settings.extMaxFrag = 0.8
-	settings.extDropUnread.Store(false)
-	settings.extWbufSize = 4 << 20
-	settings.extCompactUnder.Store(0)
-	settings.extDropUnder.Store(0)
-	settings.extMaxSleep.Store(1000000)
-	settings.slabAutomoveFreeratio = 0.01
+	settings.ext.itemSize.Store(512)
+	settings.ext.itemAge.Store(math.MaxUint32)
+	settings.ext.lowTtl.Store(0)
+	settings.ext.recacheRate.Store(2000)
+	settings.ext.maxFrag = 0.8
+	settings.ext.dropUnread.Store(false)
+	settings.ext.wbufSize = 4 << 20
+	settings.ext.compactUnder.Store(0)
+	settings.ext.dropUnder.Store(0)
+	settings.ext.maxSleep.Store(1000000)
+	settings.slab.automoveFreeratio = 0.01
 	storageConf.file = nil
 	storageConf.ext = extstoreConf{
 		pageSize:      64 << 20,
-		wbufSize:      settings.extWbufSize,
+		wbufSize:      settings.ext.wbufSize,
 		ioThreadcount: 1,
 		ioDepth:       1,
 		pageBuckets:   pageBucketCount,
@@ -1051,34 +1051,34 @@ may be repeated`, func(value string) {
 		}},
 		{"ext_page_size", missingArgument, fmt.Sprintf("megabytes per page of these files (default: %d)", ext.pageSize>>20),
 			number("ext_page_size", func(n uint32) { ext.pageSize = int(n) << 20 })},
-		{"ext_wbuf_size", missingArgument, fmt.Sprintf("megabytes per write buffer; no less than -I (default: %d)", settings.extWbufSize>>20),
+		{"ext_wbuf_size", missingArgument, fmt.Sprintf("megabytes per write buffer; no less than -I (default: %d)", settings.ext.wbufSize>>20),
 			number("ext_wbuf_size", func(n uint32) {
 				ext.wbufSize = int(n) << 20
-				settings.extWbufSize = ext.wbufSize
+				settings.ext.wbufSize = ext.wbufSize
 			})},
 		{"ext_threads", missingArgument, fmt.Sprintf("threads that read (default: %d)", ext.ioThreadcount),
 			number("ext_threads", count(&ext.ioThreadcount))},
 		{"ext_io_depth", missingArgument, fmt.Sprintf("reads that a thread takes from its queue at a time (default: %d)", ext.ioDepth),
 			number("ext_io_depth", count(&ext.ioDepth))},
-		{"ext_item_size", missingArgument, fmt.Sprintf("smallest item to move, in bytes (default: %d)", settings.extItemSize.Load()),
-			number("ext_item_size", settings.extItemSize.Store)},
+		{"ext_item_size", missingArgument, fmt.Sprintf("smallest item to move, in bytes (default: %d)", settings.ext.itemSize.Load()),
+			number("ext_item_size", settings.ext.itemSize.Store)},
 		{"ext_item_age", missingArgument, "seconds without access after which to move an item even if\nmemory is not short (default: never)",
-			number("ext_item_age", settings.extItemAge.Store)},
-		{"ext_low_ttl", missingArgument, fmt.Sprintf("items that expire sooner go to pages of their own (in seconds;\ndefault: %d)", settings.extLowTtl.Load()),
-			number("ext_low_ttl", settings.extLowTtl.Store)},
-		{"ext_recache_rate", missingArgument, fmt.Sprintf("move a value back to memory on one fetch in so many, 0 for never\n(default: %d)", settings.extRecacheRate.Load()),
-			number("ext_recache_rate", settings.extRecacheRate.Store)},
-		{"ext_max_frag", missingArgument, fmt.Sprintf("compact a page if less than this part of it is in use\n(default: %.2f)", settings.extMaxFrag),
-			part("ext_max_frag", &settings.extMaxFrag)},
+			number("ext_item_age", settings.ext.itemAge.Store)},
+		{"ext_low_ttl", missingArgument, fmt.Sprintf("items that expire sooner go to pages of their own (in seconds;\ndefault: %d)", settings.ext.lowTtl.Load()),
+			number("ext_low_ttl", settings.ext.lowTtl.Store)},
+		{"ext_recache_rate", missingArgument, fmt.Sprintf("move a value back to memory on one fetch in so many, 0 for never\n(default: %d)", settings.ext.recacheRate.Load()),
+			number("ext_recache_rate", settings.ext.recacheRate.Store)},
+		{"ext_max_frag", missingArgument, fmt.Sprintf("compact a page if less than this part of it is in use\n(default: %.2f)", settings.ext.maxFrag),
+			part("ext_max_frag", &settings.ext.maxFrag)},
 		{"ext_compact_under", missingArgument, "compact when fewer pages than this are free\n(default: 1 percent)",
-			number("ext_compact_under", settings.extCompactUnder.Store)},
+			number("ext_compact_under", settings.ext.compactUnder.Store)},
 		{"ext_drop_under", missingArgument, "when fewer than this are free, and none has holes, drop or move\ncold items of the oldest page (default: 1 percent)",
-			number("ext_drop_under", settings.extDropUnder.Store)},
-		{"ext_drop_unread", "", "drop them, rather than compact or evict", func(string) { settings.extDropUnread.Store(true) }},
-		{"ext_max_sleep", missingArgument, fmt.Sprintf("longest sleep of the thread that writes, in microseconds\n(default: %d)", settings.extMaxSleep.Load()),
-			number("ext_max_sleep", settings.extMaxSleep.Store)},
-		{"slab_automove_freeratio", missingArgument, fmt.Sprintf("part of memory to keep free with ext_path (default: %.3f)", settings.slabAutomoveFreeratio),
-			part("slab_automove_freeratio", &settings.slabAutomoveFreeratio)},
+			number("ext_drop_under", settings.ext.dropUnder.Store)},
+		{"ext_drop_unread", "", "drop them, rather than compact or evict", func(string) { settings.ext.dropUnread.Store(true) }},
+		{"ext_max_sleep", missingArgument, fmt.Sprintf("longest sleep of the thread that writes, in microseconds\n(default: %d)", settings.ext.maxSleep.Load()),
+			number("ext_max_sleep", settings.ext.maxSleep.Store)},
+		{"slab_automove_freeratio", missingArgument, fmt.Sprintf("part of memory to keep free with ext_path (default: %.3f)", settings.slab.automoveFreeratio),
+			part("slab_automove_freeratio", &settings.slab.automoveFreeratio)},
 	}
 }
 
@@ -1096,7 +1096,7 @@ func storageCheckConfig() {
 		sysfatal(exUsage, "ext_threads must be from 1 to %d", extThreadsMax)
 	case settings.itemSizeMax > ext.wbufSize:
 		sysfatal(exUsage, "-I (item_size_max: %d) cannot be larger than ext_wbuf_size: %d", settings.itemSizeMax, ext.wbufSize)
-	case settings.udpport != 0:
+	case settings.net.udpport != 0:
 		sysfatal(exUsage, "Cannot use UDP with extstore enabled (-U 0 to disable)")
 	}
 	for _, f := range storageConf.file {
@@ -1120,13 +1120,13 @@ func storageMemory() uint64 {
 
 // storageInit opens the files.
 func storageInit() {
-	if settings.extCompactUnder.Load() == 0 {
+	if settings.ext.compactUnder.Load() == 0 {
 		// -h mentions this fraction.
 		under := uint32(max(storageConf.file[0].pageCount/100, 1))
-		settings.extCompactUnder.Store(under)
-		settings.extDropUnder.Store(under)
+		settings.ext.compactUnder.Store(under)
+		settings.ext.dropUnder.Store(under)
 	}
-	settings.extGlobalPoolMin.Store(0)
+	settings.ext.globalPoolMin.Store(0)
 	e, err := extstoreInit(storageConf.file, &storageConf.ext)
 	if err != nil {
 		sysfatal(1, "Failed to initialize external storage: %v", err)

@@ -149,7 +149,7 @@ func checkChunks(it *item) error {
 func checkSlabs(items map[*item]bool) error {
 	used := make(map[int]bool) // pages, by offset
 	page := func(p int) error {
-		if used[p] || p < slabsStart || p+settings.slabPageSize > memCurrent || (p-slabsStart)%settings.slabPageSize != 0 {
+		if used[p] || p < slabsStart || p+settings.slab.pageSize > memCurrent || (p-slabsStart)%settings.slab.pageSize != 0 {
 			return fmt.Errorf("page %#x occurs twice or is no page", p)
 		}
 		used[p] = true
@@ -199,7 +199,7 @@ func checkSlabs(items map[*item]bool) error {
 			return fmt.Errorf("class %d: %d free chunks are in no page", id, len(free))
 		}
 	}
-	if n := len(used) * settings.slabPageSize; n != memMalloced {
+	if n := len(used) * settings.slab.pageSize; n != memMalloced {
 		return fmt.Errorf("memMalloced %d; counted %d", memMalloced, n)
 	}
 	for _, off := range memReleased {
@@ -207,7 +207,7 @@ func checkSlabs(items map[*item]bool) error {
 			return fmt.Errorf("released: %v", err)
 		}
 	}
-	if n := slabsStart + len(used)*settings.slabPageSize; n != memCurrent || memCurrent > memOpen {
+	if n := slabsStart + len(used)*settings.slab.pageSize; n != memCurrent || memCurrent > memOpen {
 		return fmt.Errorf("memCurrent %d, memOpen %d; counted %d", memCurrent, memOpen, n)
 	}
 	return nil
@@ -250,7 +250,7 @@ func locksFree() bool {
 func storeInit(t testing.TB, megs int, conf func()) {
 	t.Helper()
 	settingsInit()
-	settings.tempLru.Store(false)
+	settings.lru.tempLru.Store(false)
 	settings.oldestLive.Store(0)
 	settings.maxbytes.Store(uint64(megs) << 20)
 	if conf != nil {
@@ -575,7 +575,7 @@ func TestFlatBumps(t *testing.T) {
 		t.Fatal("the ring is full")
 	}
 	itemUnlock(hv)
-	settings.lruSegmented.Store(false)
+	settings.lru.segmented.Store(false)
 	startLruMaintainerThread()
 	eventually(t, "the ring holds no item", func() bool { return refs() == 2 })
 	stopLruMaintainerThread()
@@ -628,9 +628,9 @@ func TestFlushRace(t *testing.T) {
 	}{{"segmented", true, true}, {"flat", false, true}, {"no cas", true, false}} {
 		t.Run(tt.name, func(t *testing.T) {
 			moverInit(t, 64, func() {
-				settings.lruSegmented.Store(tt.segmented)
+				settings.lru.segmented.Store(tt.segmented)
 				settings.useCas = tt.cas
-				settings.slabChunkSizeMax = 16 << 10
+				settings.slab.chunkSizeMax = 16 << 10
 			})
 			th, ths := testThread(), []*thread{testThread(), testThread()}
 			var keys []string
@@ -731,7 +731,7 @@ func flushRaceMove(key string) {
 // A flush does not wait for an item that is locked, and no item is too old, too
 // large, or flushed too late.
 func TestFlush(t *testing.T) {
-	storeInit(t, 64, func() { settings.slabChunkSizeMax = 16 << 10 })
+	storeInit(t, 64, func() { settings.slab.chunkSizeMax = 16 << 10 })
 	th := testThread()
 	gone := func(keys ...string) {
 		t.Helper()
@@ -828,7 +828,7 @@ func pattern(n, seed int) string {
 func TestChunked(t *testing.T) {
 	for _, max := range []int{1 << 10, 16 << 10, 512 << 10, 1 << 20} {
 		t.Run(strconv.Itoa(max), func(t *testing.T) {
-			storeInit(t, 64, func() { settings.slabChunkSizeMax = max })
+			storeInit(t, 64, func() { settings.slab.chunkSizeMax = max })
 			th := testThread()
 			borders := []int{settings.itemSizeMax - 16}
 			for id := powerSmallest; id <= largestClsid; id++ {
@@ -888,7 +888,7 @@ func TestReserve(t *testing.T) {
 		t.Skip("the arena is on the heap")
 	}
 	for limit := 64 << 20; limit <= 64<<40; limit *= 2 {
-		storeInit(t, 64, func() { settings.slabChunkSizeMax = 1 << 10 })
+		storeInit(t, 64, func() { settings.slab.chunkSizeMax = 1 << 10 })
 		slabsInit(limit, 1.25, false, nil, false)
 		th := testThread()
 		for _, key := range []string{"key", pattern(keyMaxLength, 1)} {
@@ -940,7 +940,7 @@ func TestLinear(t *testing.T) {
 func TestEvict(t *testing.T) {
 	for _, segmented := range []bool{true, false} {
 		t.Run(fmt.Sprint("segmented=", segmented), func(t *testing.T) {
-			storeInit(t, 2, func() { settings.lruSegmented.Store(segmented); settings.slabChunkSizeMax = 16 << 10 })
+			storeInit(t, 2, func() { settings.lru.segmented.Store(segmented); settings.slab.chunkSizeMax = 16 << 10 })
 			th := testThread()
 			r := rand.New(rand.NewPCG(1, 2))
 			for i := range 20000 {
@@ -974,7 +974,7 @@ func TestMemoryIsFound(t *testing.T) {
 	for _, size := range []int{10000, 300000, 700000} {
 		for _, lru := range []int{hotLru, warmLru, coldLru, tempLru} {
 			t.Run(fmt.Sprint(size, " ", lru), func(t *testing.T) {
-				storeInit(t, 1, func() { settings.lruSegmented.Store(lru == hotLru || lru == warmLru) })
+				storeInit(t, 1, func() { settings.lru.segmented.Store(lru == hotLru || lru == warmLru) })
 				th := testThread()
 				value := pattern(size, 0)
 				var its []*item
@@ -1115,8 +1115,8 @@ func TestPages(t *testing.T) {
 // TestMaintainer follows items through the LRUs of a class, as they are in C.
 func TestMaintainer(t *testing.T) {
 	storeInit(t, 64, func() {
-		settings.tempLru.Store(true)
-		settings.lruMemory = false
+		settings.lru.tempLru.Store(true)
+		settings.lru.memory = false
 	})
 	th := testThread()
 	const id = 1
@@ -1213,8 +1213,8 @@ func TestPolicy(t *testing.T) {
 	}
 	get(th, "warm")
 	get(th, "warm")
-	settings.warmLruPct.Store(1)
-	settings.hotLruPct.Store(10)
+	settings.lru.warmLruPct.Store(1)
+	settings.lru.hotLruPct.Store(10)
 	lruMaintainerJuggle(id)
 	want("hot", warmLru) // although WARM has more than its share
 	for lrus[id|coldLru].n[itemsEvicted] == 0 {
@@ -1265,7 +1265,7 @@ func TestPolicy(t *testing.T) {
 // by do not matter; at whatever speed requests come, as ages are seconds.
 func TestHits(t *testing.T) {
 	play := func(memory, scan bool, perSecond int) (hits int) {
-		storeInit(t, 2, func() { settings.lruMemory = memory })
+		storeInit(t, 2, func() { settings.lru.memory = memory })
 		th := testThread()
 		value := pattern(1000, 0)
 		r := rand.New(rand.NewPCG(1, 1))
@@ -1326,8 +1326,8 @@ func TestLruMemoryGrow(t *testing.T) {
 // The maintainer moves items between the LRUs while they are touched.
 func TestTouchMoving(t *testing.T) {
 	storeInit(t, 4, func() {
-		settings.hotLruPct.Store(0)
-		settings.warmLruPct.Store(0)
+		settings.lru.hotLruPct.Store(0)
+		settings.lru.warmLruPct.Store(0)
 	})
 	c := testConn()
 	const id = 1
@@ -1423,11 +1423,11 @@ func TestHammer(t *testing.T) {
 		megs, bigPerMil int
 		conf            func()
 	}{
-		{"roomy", 64, 20, func() { settings.slabChunkSizeMax = 16 << 10; settings.itemSizeMax = 128 << 10 }},
-		{"tight", 3, 30, func() { settings.slabChunkSizeMax = 16 << 10; settings.itemSizeMax = 128 << 10 }},
-		{"flat", 3, 10, func() { settings.lruSegmented.Store(false) }},
-		{"noevict", 3, 30, func() { settings.evictToFree = false; settings.slabChunkSizeMax = 8 << 10 }},
-		{"temp", 3, 30, func() { settings.tempLru.Store(true) }},
+		{"roomy", 64, 20, func() { settings.slab.chunkSizeMax = 16 << 10; settings.itemSizeMax = 128 << 10 }},
+		{"tight", 3, 30, func() { settings.slab.chunkSizeMax = 16 << 10; settings.itemSizeMax = 128 << 10 }},
+		{"flat", 3, 10, func() { settings.lru.segmented.Store(false) }},
+		{"noevict", 3, 30, func() { settings.evictToFree = false; settings.slab.chunkSizeMax = 8 << 10 }},
+		{"temp", 3, 30, func() { settings.lru.tempLru.Store(true) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			storeInit(t, tt.megs, func() { settings.hashpowerInit = 11; tt.conf() })

@@ -23,8 +23,8 @@ type getRequest struct {
 
 // completeNreadAscii stores the item whose value has been read, and answers.
 func completeNreadAscii(c *conn) {
-	it := c.item
-	c.item = nil
+	it := c.val.item
+	c.val.item = nil
 	if c.resp == nil && !respStart(c) { // earlier replies have been sent
 		itemRemove(it)
 		connSetState(c, connClosing)
@@ -32,7 +32,7 @@ func completeNreadAscii(c *conn) {
 	}
 	hv := hash(it.key())
 	if !valueEnds(c, it) {
-		if c.meta.mset {
+		if c.val.meta.mset {
 			c.noreply = false
 		}
 		outString(c, "CLIENT_ERROR bad data chunk")
@@ -46,8 +46,8 @@ func completeNreadAscii(c *conn) {
 	}
 	c.cas = 0
 	var nbytes int
-	ret := doStoreItem(it, c.cmd, c.thread, hv, &nbytes, &cas, cas, c.meta.setStale)
-	if c.meta.mset {
+	ret := doStoreItem(it, c.cmd, c.thread, hv, &nbytes, &cas, cas, c.val.meta.setStale)
+	if c.val.meta.mset {
 		finalizeMset(c, it, nbytes, ret, cas)
 	} else {
 		outString(c, storedText(ret))
@@ -58,7 +58,7 @@ func completeNreadAscii(c *conn) {
 
 // valueEnds tells whether the value just read ends with \r\n.
 func valueEnds(c *conn, it *item) bool {
-	ch := c.rchunk
+	ch := c.val.rchunk
 	if ch == nil {
 		return bytes.HasSuffix(it.data(), []byte("\r\n"))
 	}
@@ -88,28 +88,28 @@ func storedText(ret storeItemType) string {
 // tryReadCommandAscii serves one line. It returns false if the line is not
 // complete.
 func tryReadCommandAscii(c *conn) bool {
-	if c.rbytes == 0 {
+	if c.in.rbytes == 0 {
 		return false
 	}
-	line := c.rbuf[c.rcurr : c.rcurr+c.rbytes]
-	el := bytes.IndexByte(line[c.rlooked:], '\n')
+	line := c.in.rbuf[c.in.rcurr : c.in.rcurr+c.in.rbytes]
+	el := bytes.IndexByte(line[c.in.rlooked:], '\n')
 	if el < 0 {
-		if c.rbytes > 2048 {
+		if c.in.rbytes > 2048 {
 			return tooLongLine(c, line)
 		}
 		return false
 	}
-	line = line[:c.rlooked+el+1]
-	c.rlooked = 0
+	line = line[:c.in.rlooked+el+1]
+	c.in.rlooked = 0
 	if c.getRest {
 		processGetKeys(c, line)
 		return true
 	}
-	if c.rbytes > len(line) && c.rcurr >= c.lookedAhead {
+	if c.in.rbytes > len(line) && c.in.rcurr >= c.in.lookedAhead {
 		lookAhead(c)
 	}
-	c.rcurr += len(line)
-	c.rbytes -= len(line)
+	c.in.rcurr += len(line)
+	c.in.rbytes -= len(line)
 	c.lastCmdTime = currentTime.Load()
 	processCommandAscii(c, line)
 	return true
@@ -128,10 +128,10 @@ func tooLongLine(c *conn, line []byte) bool {
 	if c.transport == udpTransport {
 		return false // a datagram has no rest to wait for
 	}
-	c.rbufGrows = true
+	c.in.rbufGrows = true
 	// Not as in C, which searches from the start of the line each time: the
 	// rest may arrive byte by byte.
-	c.rlooked = len(line)
+	c.in.rlooked = len(line)
 	return false
 }
 
@@ -165,8 +165,8 @@ func processGetCommand(c *conn, pr *parser, returnCas, shouldTouch bool) {
 		outString(c, errBadKey)
 		return
 	}
-	c.rcurr -= len(keys)
-	c.rbytes += len(keys)
+	c.in.rcurr -= len(keys)
+	c.in.rbytes += len(keys)
 	c.getRest = true
 	processGetKeys(c, keys)
 }
@@ -218,8 +218,8 @@ func processGetKeys(c *conn, line []byte) {
 		}
 	}
 	c.getRest = false
-	c.rcurr += len(line)
-	c.rbytes -= len(line)
+	c.in.rcurr += len(line)
+	c.in.rbytes -= len(line)
 	if errstr != "" {
 		outString(c, errstr)
 		return
@@ -234,9 +234,9 @@ func processGetKeys(c *conn, line []byte) {
 // getLater leaves the rest of the line, from i on, until the replies so far
 // have been sent.
 func getLater(c *conn, line []byte, i int) {
-	c.rcurr += i
-	c.rbytes -= i
-	c.rlooked = len(line) - i - 1
+	c.in.rcurr += i
+	c.in.rbytes -= i
+	c.in.rlooked = len(line) - i - 1
 	c.lastCmdTime = currentTime.Load() // c is not idle
 	connSetState(c, connMwrite)
 }
@@ -253,17 +253,17 @@ func processUpdateCommand(c *conn, pr *parser, comm int, handleCas bool) {
 
 // connReadValue makes c read the value of an item, to be stored as comm says.
 func connReadValue(c *conn, it *item, comm int) {
-	c.item = it
+	c.val.item = it
 	c.cmd = comm
-	c.rtail = 0
+	c.val.rtail = 0
 	if c.protocol == binaryProt {
-		c.rtail = 2 // binary values end without \r\n; see binValueEnd
+		c.val.rtail = 2 // binary values end without \r\n; see binValueEnd
 	}
-	c.rlbytes = int(it.nbytes) - c.rtail
+	c.val.rlbytes = int(it.nbytes) - c.val.rtail
 	if it.itFlags&itemChunked != 0 {
-		c.rchunk = it.schunk()
+		c.val.rchunk = it.schunk()
 	} else {
-		c.rchunk = nil
+		c.val.rchunk = nil
 	}
 	connSetState(c, connNread)
 }

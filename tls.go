@@ -58,17 +58,17 @@ type sslThread struct {
 
 // sslSettings are the TLS settings.
 type sslSettings struct {
-	sslEnabled             bool
-	sslChainCert           string
-	sslKey                 string
-	sslVerifyMode          int // OpenSSL's bits, which stats settings shows
-	sslKeyformat           int
-	sslCiphers             string
-	sslCaCert              string
-	sslLastCertRefreshTime atomic.Uint32 // relTime
-	sslWbufSize            int           // bytes encrypted at a time, at most
-	sslSessionCache        bool
-	sslMinVersion          uint16
+	enabled             bool
+	chainCert           string
+	key                 string
+	verifyMode          int // OpenSSL's bits, which stats settings shows
+	keyformat           int
+	ciphers             string
+	caCert              string
+	lastCertRefreshTime atomic.Uint32 // relTime
+	wbufSize            int           // bytes encrypted at a time, at most
+	sessionCache        bool
+	minVersion          uint16
 }
 
 const (
@@ -127,7 +127,7 @@ type sslConn struct {
 
 // sslOutMax limits sslConn.out, in bytes. A write or a handshake never reaches it.
 // A client is disconnected if its handshake or alert replies exceed this unread.
-func sslOutMax() int { return settings.sslWbufSize + 128<<10 }
+func sslOutMax() int { return settings.ssl.wbufSize + 128<<10 }
 
 // sslAccept runs the handshake of c, then returns c to its worker or asks the
 // worker to close it. It begins with a turn.
@@ -154,7 +154,7 @@ func sslAccept(c *conn) {
 		sidethreadConnClose(c)
 		return
 	}
-	if settings.sslSessionCache && !s.tls.ConnectionState().DidResume {
+	if settings.ssl.sessionCache && !s.tls.ConnectionState().DidResume {
 		stats.sslNewSessions.Add(1) // C: ssl_new_session_callback
 	}
 	if hand := memTlsHand(s.tls); hand != nil && hand.Len() == 0 {
@@ -419,7 +419,7 @@ func sslWrite(c *conn, b []byte) (int, unix.Errno) {
 		s.owed = 0
 		return n, 0
 	}
-	n, err := s.tls.Write(b[:min(len(b), settings.sslWbufSize)])
+	n, err := s.tls.Write(b[:min(len(b), settings.ssl.wbufSize)])
 	if err != nil {
 		return -1, sslProtoError(c, err)
 	}
@@ -434,10 +434,10 @@ func sslWrite(c *conn, b []byte) (int, unix.Errno) {
 func sslSendmsg(t *thread, r *resp) []byte {
 	if len(respPieces(r)) == 0 {
 		b := respTail(r)
-		return b[:min(len(b), settings.sslWbufSize)]
+		return b[:min(len(b), settings.ssl.wbufSize)]
 	}
 	if t.sslWbuf == nil {
-		t.sslWbuf = make([]byte, settings.sslWbufSize)
+		t.sslWbuf = make([]byte, settings.ssl.wbufSize)
 	}
 	return t.sslWbuf[:respCopy(t.sslWbuf, r)]
 }
@@ -455,34 +455,34 @@ func sslLogError(c *conn, err error) {
 // loadServerCertificates loads the certificates and the key for new connections.
 // On failure it returns the reason, and the old ones stay in use.
 func loadServerCertificates() (problem string) {
-	if !settings.sslEnabled {
+	if !settings.ssl.enabled {
 		return "Error TLS not enabled"
 	}
 	sslCtxLock.Lock()
 	defer sslCtxLock.Unlock()
 	config := tls.Config{
 		ClientCAs:                   x509.NewCertPool(), // nil would mean the system's
-		MinVersion:                  settings.sslMinVersion,
+		MinVersion:                  settings.ssl.minVersion,
 		DynamicRecordSizingDisabled: true,
 		CipherSuites:                sslCipherSuites,
 		// As in OpenSSL 3.0. Go's default adds ML-KEM, which takes a fifth of a
 		// handshake's time.
 		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521},
 	}
-	chain, err := sslReadFile(settings.sslChainCert)
+	chain, err := sslReadFile(settings.ssl.chainCert)
 	if err == nil {
 		chain, err = sslChain(chain)
 	}
 	if err != nil {
-		return fmt.Sprintf("Error loading the certificate chain: %s : %s", orNull(settings.sslChainCert), strerror(err))
+		return fmt.Sprintf("Error loading the certificate chain: %s : %s", orNull(settings.ssl.chainCert), strerror(err))
 	}
 	cert, err := sslLoadKey(chain)
 	if err != nil {
-		return fmt.Sprintf("Error loading the key: %s : %s", orNull(settings.sslKey), strerror(err))
+		return fmt.Sprintf("Error loading the key: %s : %s", orNull(settings.ssl.key), strerror(err))
 	}
 	config.Certificates = []tls.Certificate{cert}
-	if settings.sslCaCert != "" {
-		ca, err := sslReadFile(settings.sslCaCert)
+	if settings.ssl.caCert != "" {
+		ca, err := sslReadFile(settings.ssl.caCert)
 		known := false
 		for _, der := range sslCertificates(ca) {
 			if cert, err := x509.ParseCertificate(der); err == nil {
@@ -494,7 +494,7 @@ func loadServerCertificates() (problem string) {
 			err = errors.New("no certificate in it")
 		}
 		if err != nil {
-			return fmt.Sprintf("Error loading the CA certificate: %s : %s", settings.sslCaCert, strerror(err))
+			return fmt.Sprintf("Error loading the CA certificate: %s : %s", settings.ssl.caCert, strerror(err))
 		}
 	}
 	var ctx [sslModes]*tls.Config
@@ -503,13 +503,13 @@ func loadServerCertificates() (problem string) {
 		ctx[mode].ClientAuth = sslClientAuth(sslMode(mode))
 	}
 	sslCtx.Store(&ctx)
-	settings.sslLastCertRefreshTime.Store(max(currentTime.Load(), clockBegin))
+	settings.ssl.lastCertRefreshTime.Store(max(currentTime.Load(), clockBegin))
 	return ""
 }
 
 // sslFiles returns the names of the files in the settings.
 func sslFiles() []string {
-	names := []string{settings.sslChainCert, settings.sslKey, settings.sslCaCert}
+	names := []string{settings.ssl.chainCert, settings.ssl.key, settings.ssl.caCert}
 	return slices.DeleteFunc(names, func(name string) bool { return name == "" })
 }
 
@@ -528,7 +528,7 @@ func sslReadFile(name string) ([]byte, error) {
 // sslHandOver returns descriptors with the contents of the files for the daemon,
 // which runs as the user of -u and may not be allowed to open them.
 func sslHandOver() (fds []uintptr) {
-	if !settings.sslEnabled {
+	if !settings.ssl.enabled {
 		return nil
 	}
 	for _, name := range sslFiles() {
@@ -547,7 +547,7 @@ func sslHandOver() (fds []uintptr) {
 // sslInherit reads the files from the descriptors of sslHandOver, the first of
 // which is fd.
 func sslInherit(fd int) {
-	if !settings.sslEnabled {
+	if !settings.ssl.enabled {
 		return
 	}
 	sslKept = map[string][]byte{}
@@ -605,16 +605,16 @@ func sslChain(file []byte) (chain []byte, err error) {
 // sslLoadKey returns the chain with its key. Without ssl_key the key is in the
 // chain's file. C's help says so, but C fails without ssl_key.
 func sslLoadKey(chain []byte) (tls.Certificate, error) {
-	name := settings.sslKey
+	name := settings.ssl.key
 	if name == "" {
-		name = settings.sslChainCert
+		name = settings.ssl.chainCert
 	}
 	key, err := sslReadFile(name)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
 	var blocks []byte
-	switch settings.sslKeyformat {
+	switch settings.ssl.keyformat {
 	case sslFiletypePem:
 		for _, block := range sslBlocks(key) {
 			if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
@@ -632,7 +632,7 @@ func sslLoadKey(chain []byte) (tls.Certificate, error) {
 
 // sslClientAuth returns what a listener of this mode requires of its clients.
 func sslClientAuth(mode sslMode) tls.ClientAuthType {
-	verify := settings.sslVerifyMode
+	verify := settings.ssl.verifyMode
 	switch {
 	case mode == sslEnabledNopeer, mode == sslEnabledDefault && verify == 0:
 		return tls.NoClientCert
@@ -691,7 +691,7 @@ func sslPending(c *conn) bool { return c.ssl != nil && c.ssl.more }
 // the client has sent something.
 func sslInitConn(c *conn, mode sslMode) {
 	limit := sslPatience
-	if idle := time.Duration(settings.idleTimeout) * time.Second; idle != 0 {
+	if idle := time.Duration(settings.net.idleTimeout) * time.Second; idle != 0 {
 		limit = min(limit, idle)
 	}
 	s := &sslConn{c: c, mode: mode, accepting: true, wake: make(chan struct{}, 1), waiting: time.Now(), left: limit}
@@ -701,14 +701,14 @@ func sslInitConn(c *conn, mode sslMode) {
 }
 
 func sslInitSettings() {
-	settings.sslKeyformat = sslFiletypePem
-	settings.sslWbufSize = 16 << 10
-	settings.sslMinVersion = tls.VersionTLS12
+	settings.ssl.keyformat = sslFiletypePem
+	settings.ssl.wbufSize = 16 << 10
+	settings.ssl.minVersion = tls.VersionTLS12
 }
 
 // sslInit sets up TLS. It exits if the settings do not allow that.
 func sslInit() {
-	if !settings.sslEnabled {
+	if !settings.ssl.enabled {
 		return
 	}
 	daemon := sslKept != nil
@@ -716,10 +716,10 @@ func sslInit() {
 		sslKept = map[string][]byte{}
 	}
 	var unknown []string
-	sslCipherSuites, unknown = sslCipherList(settings.sslCiphers)
+	sslCipherSuites, unknown = sslCipherList(settings.ssl.ciphers)
 	switch {
-	case settings.sslCiphers != "" && len(sslCipherSuites) == 0:
-		sysfatal(exUsage, "Error setting the provided cipher(s): %s", settings.sslCiphers)
+	case settings.ssl.ciphers != "" && len(sslCipherSuites) == 0:
+		sysfatal(exUsage, "Error setting the provided cipher(s): %s", settings.ssl.ciphers)
 	case len(unknown) > 0 && !daemon:
 		fmt.Fprintf(os.Stderr, "WARNING: these have no effect in ssl_ciphers: %s\n", strings.Join(unknown, " "))
 	}
@@ -734,7 +734,7 @@ func sslInit() {
 
 // sslThreads returns how many handshakes may compute at the same time.
 func sslThreads() int {
-	if !settings.sslEnabled {
+	if !settings.ssl.enabled {
 		return 0
 	}
 	return min(settings.numThreads, runtime.NumCPU())
@@ -743,7 +743,7 @@ func sslThreads() int {
 // sslMemory returns the bytes that checkMemory allows for TLS: garbage, and the
 // handshakes of a herd of 4000 clients.
 func sslMemory() uint64 {
-	if !settings.sslEnabled {
+	if !settings.ssl.enabled {
 		return 0
 	}
 	return 32 << 20
@@ -751,7 +751,7 @@ func sslMemory() uint64 {
 
 // refreshCerts reloads the certificates on SIGHUP.
 func refreshCerts() {
-	if !settings.sslEnabled {
+	if !settings.ssl.enabled {
 		return
 	}
 	if problem := loadServerCertificates(); problem != "" {
@@ -790,13 +790,13 @@ func sslProtoText(version uint16) string {
 func sslSetVerifyMode(verify int) bool {
 	switch verify {
 	case 0:
-		settings.sslVerifyMode = 0
+		settings.ssl.verifyMode = 0
 	case 1:
-		settings.sslVerifyMode = sslVerifyPeer
+		settings.ssl.verifyMode = sslVerifyPeer
 	case 2:
-		settings.sslVerifyMode = sslVerifyPeer | sslVerifyFailIfNoPeerCert
+		settings.ssl.verifyMode = sslVerifyPeer | sslVerifyFailIfNoPeerCert
 	case 3:
-		settings.sslVerifyMode = sslVerifyPeer | sslVerifyFailIfNoPeerCert | sslVerifyClientOnce
+		settings.ssl.verifyMode = sslVerifyPeer | sslVerifyFailIfNoPeerCert | sslVerifyClientOnce
 	default:
 		return false
 	}
@@ -807,13 +807,13 @@ func sslSetMinVersion(version int) bool {
 	if version < 0 || version > 3 {
 		return false
 	}
-	settings.sslMinVersion = tls.VersionTLS10 + uint16(version)
+	settings.ssl.minVersion = tls.VersionTLS10 + uint16(version)
 	return true
 }
 
 // sslListen returns the mode of a listener without a prefix in -l.
 func sslListen() sslMode {
-	if settings.sslEnabled {
+	if settings.ssl.enabled {
 		return sslEnabledDefault
 	}
 	return sslDisabled
@@ -824,7 +824,7 @@ TLS without client certificates, or TLS that requires them`
 
 // sslOptions and sslSuboptions are the options of TLS (C: ssl_help).
 func sslOptions() []option {
-	return []option{{"-Z, --enable-ssl", "", "speak TLS on TCP ports", setFlag(&settings.sslEnabled, true)}}
+	return []option{{"-Z, --enable-ssl", "", "speak TLS on TCP ports", setFlag(&settings.ssl.enabled, true)}}
 }
 
 func sslSuboptions() []option {
@@ -840,18 +840,18 @@ func sslSuboptions() []option {
 		}
 	}
 	return []option{
-		{"ssl_chain_cert", missingArgument, "the server's certificate and its CA chain, in PEM", setText(&settings.sslChainCert, "")},
-		{"ssl_key", missingArgument, "its private key (default: in the file of ssl_chain_cert)", setText(&settings.sslKey, "")},
+		{"ssl_chain_cert", missingArgument, "the server's certificate and its CA chain, in PEM", setText(&settings.ssl.chainCert, "")},
+		{"ssl_key", missingArgument, "its private key (default: in the file of ssl_chain_cert)", setText(&settings.ssl.key, "")},
 		{"ssl_keyformat", missingArgument, "format of the key: 1 for PEM, 2 for DER (default: 1)",
-			number("ssl_keyformat", "", func(n int) bool { settings.sslKeyformat = n; return true })},
+			number("ssl_keyformat", "", func(n int) bool { settings.ssl.keyformat = n; return true })},
 		{"ssl_verify_mode", missingArgument, `client certificates: 0 does not ask for one, 1 checks it if there
 is one, 2 and 3 refuse clients without one (default: 0)`,
 			number("ssl_verify_mode", "Invalid ssl_verify_mode. Use help to see valid options.", sslSetVerifyMode)},
-		{"ssl_ciphers", missingArgument, "cipher suites for TLS up to 1.2: OpenSSL's names, separated by colons", setText(&settings.sslCiphers, "")},
-		{"ssl_ca_cert", missingArgument, "CA certificates trusted for clients, in PEM (default: none)", setText(&settings.sslCaCert, "")},
+		{"ssl_ciphers", missingArgument, "cipher suites for TLS up to 1.2: OpenSSL's names, separated by colons", setText(&settings.ssl.ciphers, "")},
+		{"ssl_ca_cert", missingArgument, "CA certificates trusted for clients, in PEM (default: none)", setText(&settings.ssl.caCert, "")},
 		{"ssl_wbuf_size", missingArgument, "kilobytes encrypted at a time (default: 16)",
 			number("ssl_wbuf_size", "ssl_wbuf_size must be > 0", sslSetWbufSize)},
-		{"ssl_session_cache", "", "count new sessions; clients may resume a session in any case", setFlag(&settings.sslSessionCache, true)},
+		{"ssl_session_cache", "", "count new sessions; clients may resume a session in any case", setFlag(&settings.ssl.sessionCache, true)},
 		{"ssl_min_version", missingArgument, "minimum version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)",
 			number("ssl_min_version", "Invalid ssl_min_version. Use help to see valid options.", sslSetMinVersion)},
 		{"ssl_kernel_tls", "", "", func(string) { sysfatal(exUsage, "Kernel TLS offload is not available") }},
@@ -862,16 +862,16 @@ func sslSetWbufSize(n int) bool {
 	if n > bufSizeMax>>10 {
 		sysfatal(1, "ssl_wbuf_size must be at most %d (kilobytes)", bufSizeMax>>10)
 	}
-	settings.sslWbufSize = n << 10
+	settings.ssl.wbufSize = n << 10
 	return n > 0
 }
 
 // sslCheckOptions checks the TLS options once all are known.
 func sslCheckOptions() {
-	if !settings.sslEnabled {
+	if !settings.ssl.enabled {
 		return
 	}
-	if settings.port == 0 {
+	if settings.net.port == 0 {
 		sysfatal(exUsage, "ERROR: You cannot enable SSL without a TCP port.")
 	}
 	for _, name := range sslFiles() {
@@ -881,15 +881,15 @@ func sslCheckOptions() {
 
 // sslStatLines are the TLS statistics.
 var sslStatLines = []statLine{
-	{"ssl_new_sessions", func() bool { return settings.sslEnabled && settings.sslSessionCache }, &stats.sslNewSessions},
+	{"ssl_new_sessions", func() bool { return settings.ssl.enabled && settings.ssl.sessionCache }, &stats.sslNewSessions},
 	{"ssl_handshake_errors", sslEnabled, &stats.sslHandshakeErrors},
 	{"ssl_proto_errors", sslEnabled, &stats.sslProtoErrors},
 	{"time_since_server_cert_refresh", sslEnabled, func(threadBufs) any {
-		return currentTime.Load() - settings.sslLastCertRefreshTime.Load()
+		return currentTime.Load() - settings.ssl.lastCertRefreshTime.Load()
 	}},
 }
 
-func sslEnabled() bool { return settings.sslEnabled }
+func sslEnabled() bool { return settings.ssl.enabled }
 
 // sslStatSettings adds the TLS settings to stats settings.
 func sslStatSettings(c *conn) {
@@ -899,17 +899,17 @@ func sslStatSettings(c *conn) {
 		}
 		return s
 	}
-	appendStat(c, "ssl_enabled", "%s", yesno(settings.sslEnabled))
-	appendStat(c, "ssl_chain_cert", "%s", orNil(settings.sslChainCert))
-	appendStat(c, "ssl_key", "%s", orNil(settings.sslKey))
-	appendStat(c, "ssl_verify_mode", "%d", settings.sslVerifyMode)
-	appendStat(c, "ssl_keyformat", "%d", settings.sslKeyformat)
-	appendStat(c, "ssl_ciphers", "%s", orNull(settings.sslCiphers))
-	appendStat(c, "ssl_ca_cert", "%s", orNull(settings.sslCaCert))
-	appendStat(c, "ssl_wbuf_size", "%d", settings.sslWbufSize)
-	appendStat(c, "ssl_session_cache", "%s", yesno(settings.sslSessionCache))
+	appendStat(c, "ssl_enabled", "%s", yesno(settings.ssl.enabled))
+	appendStat(c, "ssl_chain_cert", "%s", orNil(settings.ssl.chainCert))
+	appendStat(c, "ssl_key", "%s", orNil(settings.ssl.key))
+	appendStat(c, "ssl_verify_mode", "%d", settings.ssl.verifyMode)
+	appendStat(c, "ssl_keyformat", "%d", settings.ssl.keyformat)
+	appendStat(c, "ssl_ciphers", "%s", orNull(settings.ssl.ciphers))
+	appendStat(c, "ssl_ca_cert", "%s", orNull(settings.ssl.caCert))
+	appendStat(c, "ssl_wbuf_size", "%d", settings.ssl.wbufSize)
+	appendStat(c, "ssl_session_cache", "%s", yesno(settings.ssl.sessionCache))
 	appendStat(c, "ssl_kernel_tls", "no")
-	appendStat(c, "ssl_min_version", "%s", sslProtoText(settings.sslMinVersion))
+	appendStat(c, "ssl_min_version", "%s", sslProtoText(settings.ssl.minVersion))
 }
 
 // sslAsk is the part of askDial that is about TLS. It takes any certificate, and
@@ -921,7 +921,7 @@ func sslAsk(f *os.File) (io.ReadWriteCloser, error) {
 		return nil, err
 	}
 	config := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10}
-	if own, err := tls.LoadX509KeyPair(settings.sslChainCert, settings.sslKey); err == nil {
+	if own, err := tls.LoadX509KeyPair(settings.ssl.chainCert, settings.ssl.key); err == nil {
 		config.Certificates = []tls.Certificate{own}
 	}
 	return sslAsked{tls.Client(conn, config)}, nil

@@ -573,7 +573,7 @@ func TestTlsTurns(t *testing.T) {
 	fuzzTlsInit(t)
 	th := fuzzInit(t, 0)
 	config := fuzzTlsSettings(0)
-	settings.idleTimeout = 1
+	settings.net.idleTimeout = 1
 	begin := time.Now()
 	waiting := func() [2]int {
 		sslTurns.lock.Lock()
@@ -613,7 +613,7 @@ func TestTlsTurns(t *testing.T) {
 	}
 	fuzzTlsEnd(t, th, c, client)
 
-	settings.idleTimeout = 0
+	settings.net.idleTimeout = 0
 	first := &fuzzClient{fd: -1, damage: -1}
 	tls.Client(first, config).Handshake()
 	c, client = fuzzTlsStart(t, th, asciiProt)

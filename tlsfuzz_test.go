@@ -74,7 +74,7 @@ func fuzzEvents(th *thread, msec int) bool {
 			eventHandler(th, fd)
 		}
 	}
-	did := len(events)+len(th.round) > 0
+	did := len(events)+len(th.round.next) > 0
 	roundServe(th)
 	threadLibeventProcess(th)
 	roundServe(th)
@@ -111,16 +111,16 @@ func fuzzTlsEnd(t *testing.T, th *thread, c *conn, client *fuzzClient) {
 func fuzzTlsInit(f testing.TB) {
 	fuzzStart(f)
 	cert := makeCert(f, "localhost", nil)
-	f.Cleanup(func() { settings.sslEnabled = false })
-	settings.sslEnabled = true
-	settings.sslChainCert, settings.sslKey = cert.pem, cert.key
+	f.Cleanup(func() { settings.ssl.enabled = false })
+	settings.ssl.enabled = true
+	settings.ssl.chainCert, settings.ssl.key = cert.pem, cert.key
 	sslInit()
 }
 
 // fuzzTlsSettings redoes the settings that fuzzInit has reset.
 func fuzzTlsSettings(mode uint8) *tls.Config {
-	settings.sslEnabled = true
-	settings.sslWbufSize = 1 << (10 + mode%8)
+	settings.ssl.enabled = true
+	settings.ssl.wbufSize = 1 << (10 + mode%8)
 	return &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12 + uint16(mode>>3&1)}
 }
 

@@ -29,19 +29,19 @@ type udpAddr struct {
 // tryReadUdp receives a request. A request in several packets is dropped.
 func tryReadUdp(c *conn) tryReadResult {
 	u := c.udp
-	n, e := rawRecvfrom(c.sfd, c.rbuf, &u.requestAddr)
+	n, e := rawRecvfrom(c.sfd, c.in.rbuf, &u.requestAddr)
 	u.more = false
 	if e != 0 || n <= udpHeaderSize {
 		return readNoDataReceived
 	}
 	c.thread.stats.pending.n[statBytesRead] += uint64(n)
-	u.requestId = binary.BigEndian.Uint16(c.rbuf)
-	if binary.BigEndian.Uint16(c.rbuf[4:]) != 1 {
+	u.requestId = binary.BigEndian.Uint16(c.in.rbuf)
+	if binary.BigEndian.Uint16(c.in.rbuf[4:]) != 1 {
 		return readNoDataReceived
 	}
 	u.more = true
-	c.rcurr = udpHeaderSize
-	c.rbytes = n - udpHeaderSize
+	c.in.rcurr = udpHeaderSize
+	c.in.rbytes = n - udpHeaderSize
 	return readDataReceived
 }
 

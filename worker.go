@@ -61,37 +61,46 @@ type thread struct {
 	l       *logger     // logger.go
 	bumpBuf *lruBumpBuf // lru.go
 
-	rbufCache [][]byte // read buffers not lent to a connection
-	rbufs     int      // read buffers allocated; a long one counts as several
-	rbufLimit int      // maximum of rbufs, 0 for no limit
-	longBufs  [][]byte // long read buffers not lent to a connection
-	longFree  int      // bytes of these
-	respCount int      // replies gathered and not sent
-	respLimit int      // maximum of respCount, 0 for no limit
+	// The conns of this round and of the next.
+	round struct {
+		next   []*conn // to serve in the next round
+		served []*conn // those of this one
+		sends  []*conn // of these, those that have reached connMwrite
+		sent   []*conn // those that go on, as their replies are sent
+		goOn   []*conn // scratch of roundServe
+	}
 
-	round  []*conn // conns to serve in the next round
-	served []*conn // those of this one
-	sends  []*conn // of these, those that have reached connMwrite
-	sent   []*conn // those that go on, as their replies are sent
-	goOn   []*conn // scratch of roundServe
+	// Read and reply buffers.
+	bufs struct {
+		rbufCache [][]byte // read buffers not lent to a connection
+		rbufs     int      // read buffers allocated; a long one counts as several
+		rbufLimit int      // maximum of rbufs, 0 for no limit
+		longBufs  [][]byte // long read buffers not lent to a connection
+		longFree  int      // bytes of these
 
-	bufs    respBufs     // replies of the round, back to back
-	resps   []*resp      // free ones
-	bufsOwn []*respBufs  // free ones for connections
-	iov     []unix.Iovec // scratch of transmitPre
+		round     respBufs     // replies of the round, back to back
+		resps     []*resp      // free ones
+		own       []*respBufs  // free ones for connections
+		respCount int          // replies gathered and not sent
+		respLimit int          // maximum of respCount, 0 for no limit
+		iov       []unix.Iovec // scratch of transmitPre
+	}
 
 	sslThread //lint:ignore U1000 used with -tags tls
 
 	pr parser // the line being parsed
 
-	ioQueue       *objIo // reads from extstore to be submitted
-	ioQueueTail   *objIo
-	connsTosubmit int        // connections that have added to ioQueue
-	ioCache       *ioPending // free ones
-	ios           int        // reads that have not come back
+	// Reads from extstore.
+	ext struct {
+		ioQueue       *objIo // to be submitted
+		ioQueueTail   *objIo
+		connsTosubmit int        // connections that have added to ioQueue
+		ioCache       *ioPending // free ones
+		ios           int        // those that have not come back
 
-	ionLock          sync.Mutex // guards the following
-	ionHead, ionTail *ioPending // reads that have come back
+		ionLock          sync.Mutex // guards the following
+		ionHead, ionTail *ioPending // those that have come back
+	}
 }
 
 var (
@@ -258,12 +267,12 @@ func setupThread(me *thread) {
 	if err := pollAdd(&me.poll, me.notifyReceiveFd, evRead); err != nil {
 		sysfatal(1, "Can't monitor libevent notify pipe")
 	}
-	if limit := settings.readBufMemLimit; limit != 0 {
-		me.rbufLimit = max(limit/settings.numThreads/readBufferSize, 1)
-		me.respLimit = me.rbufLimit * respPerBuffer
+	if limit := settings.net.readBufMemLimit; limit != 0 {
+		me.bufs.rbufLimit = max(limit/settings.numThreads/readBufferSize, 1)
+		me.bufs.respLimit = me.bufs.rbufLimit * respPerBuffer
 	}
 	respBufsReset(me)
-	me.iov = make([]unix.Iovec, 0, 16)
+	me.bufs.iov = make([]unix.Iovec, 0, 16)
 	me.l = loggerCreate()
 	me.bumpBuf = itemLruBumpBufCreate()
 }
@@ -281,10 +290,10 @@ func workerLibevent(me *thread) {
 // threadLibeventIonotify adds the connections whose reads from extstore have all
 // come back to the round.
 func threadLibeventIonotify(me *thread) {
-	me.ionLock.Lock()
-	p := me.ionHead
-	me.ionHead = nil
-	me.ionLock.Unlock()
+	me.ext.ionLock.Lock()
+	p := me.ext.ionHead
+	me.ext.ionHead = nil
+	me.ext.ionLock.Unlock()
 	for p != nil {
 		next := p.next
 		storageReturnCb(p)
@@ -322,7 +331,7 @@ func threadLibeventProcess(me *thread) {
 				roundAdd(me, c) // at once: C waits for an event, and then for a second
 			}
 		case queuePause:
-			for stopMainLoop.Load() == int32(graceStop) && (len(me.round) > 0 || me.ios > 0) {
+			for stopMainLoop.Load() == int32(graceStop) && (len(me.round.next) > 0 || me.ext.ios > 0) {
 				// Answer what has been read.
 				roundServe(me)
 				threadIoQueueSubmit(me)
@@ -379,7 +388,7 @@ func selectThreadByNapiId(sfd int) *thread {
 // calls it, at start for UDP and for each client that it accepts.
 func dispatchConnNew(sfd int, initState connState, transport transport, bproto protocol, ssl sslMode) {
 	var t *thread
-	if settings.numNapiIds == 0 {
+	if settings.net.numNapiIds == 0 {
 		t = selectThreadRoundRobin()
 	} else {
 		t = selectThreadByNapiId(sfd)
@@ -408,15 +417,15 @@ func sidethreadConnClose(c *conn) {
 func returnIoPending(p *ioPending) {
 	t := p.thread
 	p.next = nil
-	t.ionLock.Lock()
-	doNotify := t.ionHead == nil
+	t.ext.ionLock.Lock()
+	doNotify := t.ext.ionHead == nil
 	if doNotify {
-		t.ionHead = p
+		t.ext.ionHead = p
 	} else {
-		t.ionTail.next = p
+		t.ext.ionTail.next = p
 	}
-	t.ionTail = p
-	t.ionLock.Unlock()
+	t.ext.ionTail = p
+	t.ext.ionLock.Unlock()
 	if doNotify {
 		notifyWorkerFd(t, 0, queueIo)
 	}
