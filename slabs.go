@@ -222,6 +222,8 @@ func slabclassInit(i, size int) {
 
 // slabsPrefillGlobal puts all memory into the pool.
 func slabsPrefillGlobal() {
+	slabsLock.Lock() // memFill may have begun
+	defer slabsLock.Unlock()
 	p := &slabclass[slabGlobalPagePool]
 	for memMalloced < memLimit {
 		page := memoryAllocate(settings.slabPageSize)
