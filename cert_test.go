@@ -7,7 +7,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -41,15 +40,6 @@ func makeCert(t testing.TB, name string, parent *testCert) *testCert {
 		t.Fatal(err)
 	}
 	return makeCertFor(t, name, key, parent)
-}
-
-func makeRsaCert(t testing.TB, name string, bits int) *testCert {
-	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, bits)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return makeCertFor(t, name, key, nil)
 }
 
 func makeCertFor(t testing.TB, name string, key crypto.Signer, parent *testCert) *testCert {

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -328,18 +329,23 @@ func TestHealthy(t *testing.T) {
 		t.Error("healthy, though nobody serves the pipes")
 	}
 	clockInit(clockBegin)
+	var stop atomic.Bool
 	done := make(chan bool)
 	go func() {
-		for _, me := range workers {
-			for me.asked.Load() {
-				threadLibeventProcess(me)
+		for !stop.Load() {
+			for _, me := range workers {
+				if me.asked.Load() {
+					threadLibeventProcess(me)
+				}
 			}
+			time.Sleep(time.Millisecond)
 		}
 		close(done)
 	}()
 	if !healthy() {
 		t.Error("not healthy")
 	}
+	stop.Store(true)
 	<-done
 	clockBase = clockBase.Add(-10 * time.Second)
 	workers[0].asked.Store(false)

@@ -227,6 +227,8 @@ func slabclassInit(i, size int) {
 
 // slabsPrefillGlobal puts all memory into the pool.
 func slabsPrefillGlobal() {
+	slabsLock.Lock() // memFill may have begun
+	defer slabsLock.Unlock()
 	p := &slabclass[slabGlobalPagePool]
 	for memMalloced < memLimit {
 		page := memoryAllocate(settings.slab.pageSize)

@@ -9,6 +9,8 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -31,6 +33,15 @@ import (
 
 	"golang.org/x/sys/unix"
 )
+
+func makeRsaCert(t testing.TB, name string, bits int) *testCert {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return makeCertFor(t, name, key, nil)
+}
 
 // tlsServer runs mc9 with a certificate and these options.
 func tlsServer(t testing.TB, options ...string) *server {
