@@ -1,6 +1,6 @@
 /*
-Mc9 is memcached's server: it keeps values in memory and gives them to clients
-of memcached, by its text protocol with the meta commands and its binary
+Mc9 is memcached's server in Go: it keeps values in memory for clients of
+memcached, which use its text protocol, with the meta commands, or its binary
 protocol.
 
 Usage:
@@ -22,8 +22,8 @@ The options are memcached's; mc9 -h lists them all. The first to know:
 	-d       run in the background
 	-v       print errors and warnings; -vv commands and replies too
 	-V       print the versions of memcached and of mc9
-	--check  ask a running server whether it is well
-	--ask    send a running server a command
+	--check  check whether a running server answers
+	--ask    send a command to a running server
 	--metrics port  serve metrics for Prometheus
 
 TERM and INT end mc9 at once, USR1 after it has answered what it has read.

@@ -392,7 +392,7 @@ func TestYields(t *testing.T) {
 		fmt.Fprintf(&reply, "STORED\r\nVALUE k%d 0 4\r\n%04d\r\nEND\r\n", i, i)
 	}
 	c.want(t, text.String(), reply.String())
-	// A get of many keys yields, too.
+	// A get of many keys also yields.
 	n, _ = strconv.Atoi(c.stat("", "conn_yields"))
 	c.want(t, "get"+strings.Repeat(" none", 99999)+" k1\r\nget k2\r\n",
 		"VALUE k1 0 4\r\n0001\r\nEND\r\nVALUE k2 0 4\r\n0002\r\nEND\r\n")

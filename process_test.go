@@ -382,7 +382,7 @@ func TestDaemonize(t *testing.T) {
 	})
 }
 
-// Without -d a pid file is written, too, but not removed.
+// Without -d a pid file is also written, but not removed.
 func TestPidFile(t *testing.T) {
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	s := mc9(t, "-P", pidFile)

@@ -9,7 +9,7 @@
 //
 // Each Go function must exist in its file, and PORT.md must map each C function to
 // one of them. All other words that look like Go names must be declared in the Go
-// files; those that look like C names, too, after PORT.md's rule for names.
+// files, and so must words that look like C names, by PORT.md's rule for names.
 //
 // "Try" is followed by a block of sh, then a block of text: its output. If the
 // line of "Try" mentions memcached, memcached 1.6.45, if installed, must print the
@@ -49,7 +49,7 @@ type readingStop struct {
 
 type readingTry struct {
 	line   int
-	oracle bool // run it with memcached, too
+	oracle bool // also run it with memcached
 	script string
 	want   string
 }

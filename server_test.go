@@ -203,7 +203,7 @@ func connect(t testing.TB, network, addr string) (c *client) {
 // set SO_REUSEADDR, and so may still listen on the port.
 func freePort(t testing.TB) string {
 	t.Helper()
-	// An IPv6 socket reserves the IPv4 port, too.
+	// An IPv6 socket also reserves the IPv4 port.
 	var addr unix.Sockaddr = new(unix.SockaddrInet6)
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

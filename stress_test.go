@@ -83,7 +83,7 @@ type stress struct {
 	clients [stressClients]*stressClient
 }
 
-// roomy tells whether memory is ample, and nobody flushes: no item may get lost.
+// roomy reports whether memory is ample and nobody flushes: no item may get lost.
 func (w *stress) roomy() bool { return w.lost == "" }
 
 // A stressClient is one of a stress's clients.

@@ -55,15 +55,15 @@ func strtol(b []byte) (n uint64, neg, ok bool) {
 	return n, neg, ok && (end == len(b) || isspace(b[end]) || b[end] == 0)
 }
 
-// safeStrtoull refuses negative numbers. Not as in C, which accepts those that
-// wrap around to a small one.
+// safeStrtoull refuses negative numbers. C accepts a negative number that wraps
+// around to a small one.
 func safeStrtoull(b []byte) (uint64, bool) {
 	n, neg, ok := strtol(b)
 	return n, ok && (!neg || n == 0)
 }
 
-// safeStrtoul reads client flags. Not as in C, which keeps the low 32 bits of a
-// larger number.
+// safeStrtoul reads client flags. It refuses numbers of more than 32 bits; C keeps
+// their low 32 bits.
 func safeStrtoul(b []byte) (uint32, bool) {
 	n, ok := safeStrtoull(b)
 	return uint32(n), ok && n <= math.MaxUint32
@@ -118,7 +118,7 @@ func atof(s string) float64 {
 
 // toksize reads a size: a number with the suffix k, m or g (or kb, mb, gb), or
 // without one in units of unit bytes. It returns bytes, and fails for 4 exabytes
-// or more. Not as in C, where only -I takes a suffix; other options ignore it.
+// or more. In C only -I takes a suffix; other options ignore it.
 func toksize(tok []byte, unit int) (int, bool) {
 	end := 0
 	for end < len(tok) && '0' <= tok[end] && tok[end] <= '9' {
