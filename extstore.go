@@ -789,6 +789,15 @@ func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, offset int, 
 	p.mutex.Unlock()
 }
 
+// extstoreLast reports whether the page has one live value left.
+func extstoreLast(e *storeEngine, pageId int, pageVersion uint32) bool {
+	p := &e.pages[pageId]
+	p.mutex.Lock()
+	last := p.version == pageVersion && p.objCount == 1
+	p.mutex.Unlock()
+	return last
+}
+
 // extstoreCheck reports whether the page still has the value.
 func extstoreCheck(e *storeEngine, pageId int, pageVersion uint32, offset int) bool {
 	p := &e.pages[pageId]

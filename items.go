@@ -148,17 +148,18 @@ func itemMakeHeader(nkey int, flags uint32, nbytes int) (ntotal, nsuffix int) {
 }
 
 // doItemAllocChunk chains another chunk to ch, for bytesRemain more bytes of
-// value or as many as fit. It returns nil if there is no memory.
-func doItemAllocChunk(ch *itemChunk, bytesRemain int) *itemChunk {
+// value or as many as fit. It returns nil if there is no memory. For must see
+// doItemAllocPull.
+func doItemAllocChunk(ch *itemChunk, bytesRemain int, must bool) *itemChunk {
 	size := min(bytesRemain+itemChunkSize, slabChunkMax)
 	id := slabsClsid(size)
-	it := doItemAllocPull(id, 0, size == slabChunkMax)
+	it := doItemAllocPull(id, 0, must && size == slabChunkMax)
 	if it == nil && size < slabChunkMax {
 		// The last chunk is of the smallest class that fits. If that class
 		// has no memory, take a chunk of the largest.
 		size = slabChunkMax
 		id = slabsClsid(size)
-		it = doItemAllocPull(id, 0, true)
+		it = doItemAllocPull(id, 0, must)
 	}
 	if it == nil {
 		return nil
@@ -182,6 +183,11 @@ func doItemAllocChunk(ch *itemChunk, bytesRemain int) *itemChunk {
 // too large or there is no memory. For a large item only the header is
 // allocated; its chunks follow as the value is read.
 func doItemAlloc(key []byte, hv uint32, flags uint32, exptime relTime, nbytes int) *item {
+	return doItemAllocFor(key, hv, flags, exptime, nbytes, true)
+}
+
+// doItemAllocFor is doItemAlloc; for must see doItemAllocPull.
+func doItemAllocFor(key []byte, hv uint32, flags uint32, exptime relTime, nbytes int, must bool) *item {
 	if nbytes < 2 {
 		return nil
 	}
@@ -204,7 +210,7 @@ func doItemAlloc(key []byte, hv uint32, flags uint32, exptime relTime, nbytes in
 		itFlags |= itemChunked
 		hdrId = slabsClsid(memAlign(ntotal-nbytes) + itemChunkSize)
 	}
-	it := doItemAllocPull(hdrId, hv, true)
+	it := doItemAllocPull(hdrId, hv, must)
 	if it == nil {
 		l := &lrus[id]
 		l.lock.Lock()

@@ -328,6 +328,8 @@ func processGetCmd(c *conn, key []byte) string {
 	c.resp.wbuf = append(b, "\r\n"...)
 	ok := respAddValue(c, it, hv, int(it.nbytes), head, nil)
 	itemUnlock(hv)
+	c.get.found = c.get.found || ok
+	c.get.oom = c.get.oom || !ok
 	if ok && settings.verbose.Load() > 1 {
 		fmt.Fprintf(os.Stderr, ">%d sending key %s\n", c.sfd, key)
 	}

@@ -266,7 +266,7 @@ func nreadRoom(c *conn) ([]byte, bool) {
 	}
 	ch := c.val.rchunk
 	if ch.used == ch.size {
-		if ch = doItemAllocChunk(ch, left); ch == nil {
+		if ch = doItemAllocChunk(ch, left, true); ch == nil {
 			return nil, false
 		}
 		c.val.rchunk = ch

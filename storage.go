@@ -240,8 +240,9 @@ func storageCheckItem(p *ioPending, ret int) {
 // storageGetItem adds the first n bytes of the value of an item with itemHdr to
 // the reply. The item is locked; its reference passes to storageGetItem. The
 // value's header starts at head in the reply; if the value turns out to be gone,
-// miss replaces both. Without memory to read into it removes the header and
-// returns false; callers then answer with a miss, where C ends a get with an error.
+// miss replaces both. Without memory to read into, and none beyond the limit is
+// taken for that, it removes the header and returns false. Callers then answer with
+// a miss, where C ends a get with an error; so do we, if the get found nothing else.
 func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool {
 	t := c.thread
 	hdr := it.hdr()
@@ -265,7 +266,7 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 			return true
 		}
 	}
-	p.it = doItemAlloc(it.key(), hv, it.clientFlags(), it.exptime, int(it.nbytes))
+	p.it = doItemAllocFor(it.key(), hv, it.clientFlags(), it.exptime, int(it.nbytes), false)
 	if p.it == nil || !storageIov(p) {
 		if p.it != nil {
 			doItemRemove(p.it)
@@ -337,7 +338,7 @@ func storageIov(p *ioPending) bool {
 	iov := [][]byte{p.vec[0]}
 	ch := it.schunk()
 	for remain := int(it.nbytes); remain > 0; {
-		if ch = doItemAllocChunk(ch, remain); ch == nil {
+		if ch = doItemAllocChunk(ch, remain, false); ch == nil {
 			return false
 		}
 		b := ch.data()
@@ -733,7 +734,9 @@ func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, 
 // storageCompactRescue moves the record rec, at offset of the page, to another
 // page if its value is live. The item's lock is held. It returns false if there is
 // no room yet. The old location is deleted after the value has moved, not before
-// as in C: callers release the lock between attempts, so others may delete it.
+// as in C: callers release the lock between attempts, so others may delete it. Only
+// the last value of a page is deleted first, since that page may be all the room
+// there is; to delete it again does nothing.
 func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset int) bool {
 	hdrIt := assocFind(rec.key(), hv)
 	if hdrIt == nil || hdrIt.itFlags&itemHdr == 0 || itemIsFlushed(hdrIt) || itemIsExpired(hdrIt, currentTime.Load()) {
@@ -756,6 +759,9 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 		}
 	}
 	n := storageLen(rec)
+	if extstoreLast(extStorage, wrap.pageId, wrap.pageVersion) {
+		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, uint64(n))
+	}
 	io := objIo{mode: objIoWrite, len: n}
 	if !extstoreWriteRequest(extStorage, bucket, bucket, &io) {
 		wrap.stalled = extstoreStalled(extStorage, bucket)

@@ -238,7 +238,7 @@ func storeItemCopyBytes(dch **itemChunk, b []byte, remain int) bool {
 	for len(b) > 0 {
 		ch := *dch
 		if ch.used == ch.size {
-			if ch = doItemAllocChunk(ch, len(b)+remain); ch == nil {
+			if ch = doItemAllocChunk(ch, len(b)+remain, true); ch == nil {
 				return false
 			}
 			*dch = ch

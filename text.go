@@ -19,6 +19,9 @@ type getRequest struct {
 	returnCas   bool
 	shouldTouch bool
 	exptime     relTime
+	unchecked   bool // no part of the reply was sent, and longer keys may follow
+	found       bool // some value
+	oom         bool // no memory to read some value from extstore
 }
 
 // completeNreadAscii stores the item whose value has been read, and answers.
@@ -161,7 +164,8 @@ func processGetCommand(c *conn, pr *parser, returnCas, shouldTouch bool) {
 	keys := pr.request[pr.tokens[pr.keytoken].start:]
 	// With extstore processGetCmd checks each key in its turn, as in C: reads
 	// for those before are aborted, and counted.
-	if extStorage == nil && !keysOk(lineText(keys)) {
+	c.get.unchecked = extStorage != nil
+	if !c.get.unchecked && !keysOk(lineText(keys)) {
 		outString(c, errBadKey)
 		return
 	}
@@ -201,6 +205,11 @@ func processGetKeys(c *conn, line []byte) {
 			continue
 		}
 		if n++; (n > getKeysPerTurn || respFull(c)) && c.transport != udpTransport {
+			if c.get.unchecked && !keysOk(keys[i:]) {
+				errstr = errBadKey
+				break
+			}
+			c.get.unchecked = false
 			getLater(c, line, i)
 			return
 		}
@@ -220,6 +229,9 @@ func processGetKeys(c *conn, line []byte) {
 	c.getRest = false
 	c.in.rcurr += len(line)
 	c.in.rbytes -= len(line)
+	if c.get.oom && !c.get.found {
+		errstr = errNoMemoryGet
+	}
 	if errstr != "" {
 		outString(c, errstr)
 		return
