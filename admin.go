@@ -16,7 +16,7 @@ import (
 // its own words.
 type adminNumber struct {
 	words    [3]string
-	v        any // atomic, or guarded by tuneLock
+	v        any // atomic
 	min, max uint32
 	bad      string // the answer to what is not a number
 	limit    string // the answer to one out of range
@@ -75,14 +75,12 @@ func (n *adminNumber) set(pr *parser) string {
 	if n.words[2] != "" {
 		at = 3
 	}
-	if v, ok := n.v.(*float64); ok {
+	if v, ok := n.v.(*atomicFloat); ok {
 		f, ok := toktod(pr.token(at))
 		if !ok {
 			return n.bad
 		}
-		settings.tuneLock.Lock()
-		*v = f
-		settings.tuneLock.Unlock()
+		v.Store(f)
 		return "OK"
 	}
 	number, ok := toktou32(pr.token(at))
@@ -93,10 +91,6 @@ func (n *adminNumber) set(pr *parser) string {
 		return n.limit
 	}
 	switch v := n.v.(type) {
-	case *uint32:
-		settings.tuneLock.Lock()
-		*v = number
-		settings.tuneLock.Unlock()
 	case *atomic.Uint32:
 		v.Store(number)
 	case *atomic.Int32:
@@ -183,10 +177,8 @@ func processLruTune(c *conn, pr *parser) {
 	default:
 		settings.lru.hotLruPct.Store(int32(pctHot))
 		settings.lru.warmLruPct.Store(int32(pctWarm))
-		settings.tuneLock.Lock()
-		settings.lru.hotMaxFactor = hotFactor
-		settings.lru.warmMaxFactor = factor
-		settings.tuneLock.Unlock()
+		settings.lru.hotMaxFactor.Store(hotFactor)
+		settings.lru.warmMaxFactor.Store(factor)
 		outString(c, "OK")
 	}
 }

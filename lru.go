@@ -437,10 +437,8 @@ func lruMaintainerJuggle(clsid int) int {
 		l.lock.Lock()
 		coldAge := float64(doTailAge(l))
 		l.lock.Unlock()
-		settings.tuneLock.Lock()
-		hotAge = relTime(min(coldAge*settings.lru.hotMaxFactor, math.MaxInt32))
-		warmAge = relTime(min(coldAge*settings.lru.warmMaxFactor, math.MaxInt32))
-		settings.tuneLock.Unlock()
+		hotAge = relTime(min(coldAge*settings.lru.hotMaxFactor.Load(), math.MaxInt32))
+		warmAge = relTime(min(coldAge*settings.lru.warmMaxFactor.Load(), math.MaxInt32))
 	}
 	for range 500 {
 		doMore := lruPullTail(clsid, hotLru, totalBytes, lruPullCrawlBlocks, hotAge, nil)
