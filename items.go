@@ -384,39 +384,30 @@ func linkItem(it *item, hv uint32, cas uint64, time relTime) {
 	itemStatsSizesAdd(it)
 }
 
-// doItemUnlink takes the item out of the cache. Not as in C, a value in a file
+// doItemUnlink takes the item out of the cache. Unlike in C, a value in a file
 // goes with it, without the caller's doing.
-func doItemUnlink(it *item, hv uint32) {
+func doItemUnlink(it *item, hv uint32) { unlinkWithValue(it, hv, itemUnlinkQ) }
+
+// doItemUnlinkNolock is doItemUnlink for callers that have locked the item's
+// LRU.
+func doItemUnlinkNolock(it *item, hv uint32) { unlinkWithValue(it, hv, doItemUnlinkQ) }
+
+func unlinkWithValue(it *item, hv uint32, unlinkQ func(*item)) {
 	if it.itFlags&itemLinked != 0 {
 		if it.itFlags&itemHdr != 0 {
 			storageDelete(it)
 		}
-		unlinkItem(it, hv)
+		unlinkItem(it, hv, unlinkQ)
 	}
 }
 
 // unlinkItem unlinks an item. If its value is in a file it stays there.
-func unlinkItem(it *item, hv uint32) {
+func unlinkItem(it *item, hv uint32, unlinkQ func(*item)) {
 	it.itFlags &^= itemLinked
 	itemStatsSizesRemove(it)
 	assocDelete(it, hv)
-	itemUnlinkQ(it)
+	unlinkQ(it)
 	doItemRemove(it)
-}
-
-// doItemUnlinkNolock is doItemUnlink for callers that have locked the item's
-// LRU.
-func doItemUnlinkNolock(it *item, hv uint32) {
-	if it.itFlags&itemLinked != 0 {
-		if it.itFlags&itemHdr != 0 {
-			storageDelete(it)
-		}
-		it.itFlags &^= itemLinked
-		itemStatsSizesRemove(it)
-		assocDelete(it, hv)
-		doItemUnlinkQ(it)
-		doItemRemove(it)
-	}
 }
 
 // doItemRemove drops a reference, and frees the item if it was the last.
@@ -461,7 +452,7 @@ func doItemUpdate(it *item) {
 // file stays there, for newIt may tell where it is, too.
 func doItemReplace(it, newIt *item, hv uint32, cas uint64) {
 	time := itemAccess(it)
-	unlinkItem(it, hv)
+	unlinkItem(it, hv, itemUnlinkQ)
 	linkItem(newIt, hv, cas, time)
 }
 
