@@ -339,6 +339,27 @@ func daemonReady(noclose bool) {
 	syscall.Close(daemonReadyFd)
 }
 
+// openListeners opens the listening sockets, as a low port may need root, and
+// then loses root: files and the Unix socket belong to the user that we become.
+func openListeners() {
+	activated := activationSockets()
+	if !activated && settings.net.socketpath == "" {
+		openSockets()
+	}
+	if options.metrics != "" {
+		metricsOpen(options.metrics)
+	}
+	loseRoot()
+	if activated || settings.net.socketpath == "" || options.metrics != "" {
+		savePortnumbers()
+	}
+	if !activated && settings.net.socketpath != "" {
+		if err := serverSocketUnix(settings.net.socketpath, settings.net.access); err != nil {
+			sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.net.socketpath, strerror(err))
+		}
+	}
+}
+
 func main() {
 	settingsInit()
 	parseOptions(os.Args)
@@ -366,28 +387,12 @@ func main() {
 	}
 	limited := !limitFiles()
 
-	// First open the listening sockets, as a low port may need root; then lose
-	// root; then go to the background. Not as in C, where the sockets come
-	// last. Files and the Unix socket belong to the user that we become.
+	// First open the listening sockets; then go to the background. In C the
+	// sockets come last.
 	if daemon {
 		os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	} else {
-		activated := activationSockets()
-		if !activated && settings.net.socketpath == "" {
-			openSockets()
-		}
-		if options.metrics != "" {
-			metricsOpen(options.metrics)
-		}
-		loseRoot()
-		if activated || settings.net.socketpath == "" || options.metrics != "" {
-			savePortnumbers()
-		}
-		if !activated && settings.net.socketpath != "" {
-			if err := serverSocketUnix(settings.net.socketpath, settings.net.access); err != nil {
-				sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.net.socketpath, strerror(err))
-			}
-		}
+		openListeners()
 		if options.daemonize {
 			if err := daemonize(options.maxcore); err != nil {
 				sysfatal(1, "failed to daemon() in order to daemonize: %s", strerror(err))
