@@ -15,7 +15,7 @@ import (
 // An adminNumber is a command that only sets a number: its words, then the number.
 type adminNumber struct {
 	words    [3]string
-	v        any // atomic, or guarded by tuneLock
+	v        any // atomic
 	min, max uint32
 	bad      string // the answer if that is not a number
 	limit    string // the answer if it is out of range
@@ -74,14 +74,12 @@ func (n *adminNumber) set(pr *parser) string {
 	if n.words[2] != "" {
 		at = 3
 	}
-	if v, ok := n.v.(*float64); ok {
+	if v, ok := n.v.(*atomicFloat); ok {
 		f, ok := toktod(pr.token(at))
 		if !ok {
 			return n.bad
 		}
-		settings.tuneLock.Lock()
-		*v = f
-		settings.tuneLock.Unlock()
+		v.Store(f)
 		return "OK"
 	}
 	number, ok := toktou32(pr.token(at))
@@ -92,10 +90,6 @@ func (n *adminNumber) set(pr *parser) string {
 		return n.limit
 	}
 	switch v := n.v.(type) {
-	case *uint32:
-		settings.tuneLock.Lock()
-		*v = number
-		settings.tuneLock.Unlock()
 	case *atomic.Uint32:
 		v.Store(number)
 	case *atomic.Int32:
@@ -182,10 +176,8 @@ func processLruTune(c *conn, pr *parser) {
 	default:
 		settings.lru.hotLruPct.Store(int32(pctHot))
 		settings.lru.warmLruPct.Store(int32(pctWarm))
-		settings.tuneLock.Lock()
-		settings.lru.hotMaxFactor = hotFactor
-		settings.lru.warmMaxFactor = factor
-		settings.tuneLock.Unlock()
+		settings.lru.hotMaxFactor.Store(hotFactor)
+		settings.lru.warmMaxFactor.Store(factor)
 		outString(c, "OK")
 	}
 }

@@ -518,9 +518,7 @@ func connClose(c *conn) {
 	}
 	connCleanup(c)
 	rbufRelease(c)
-	if tlsBuild && c.ssl != nil {
-		sslConnClose(c)
-	}
+	sslConnClose(c)
 	connSetState(c, connClosed)
 	c.closeReason = errorClose
 	if c.thread != nil {

@@ -354,39 +354,30 @@ func linkItem(it *item, hv uint32, cas uint64, time relTime) {
 	itemStatsSizesAdd(it)
 }
 
-// doItemUnlink takes the item out of the cache. Not as in C, a value in a file
+// doItemUnlink takes the item out of the cache. Unlike in C, a value in a file
 // goes with it, without the caller's doing.
-func doItemUnlink(it *item, hv uint32) {
+func doItemUnlink(it *item, hv uint32) { unlinkWithValue(it, hv, itemUnlinkQ) }
+
+// doItemUnlinkNolock is doItemUnlink for callers that have locked the item's
+// LRU.
+func doItemUnlinkNolock(it *item, hv uint32) { unlinkWithValue(it, hv, doItemUnlinkQ) }
+
+func unlinkWithValue(it *item, hv uint32, unlinkQ func(*item)) {
 	if it.itFlags&itemLinked != 0 {
 		if it.itFlags&itemHdr != 0 {
 			storageDelete(it)
 		}
-		unlinkItem(it, hv)
+		unlinkItem(it, hv, unlinkQ)
 	}
 }
 
 // unlinkItem unlinks an item. If its value is in a file it stays there.
-func unlinkItem(it *item, hv uint32) {
+func unlinkItem(it *item, hv uint32, unlinkQ func(*item)) {
 	it.itFlags &^= itemLinked
 	itemStatsSizesRemove(it)
 	assocDelete(it, hv)
-	itemUnlinkQ(it)
+	unlinkQ(it)
 	doItemRemove(it)
-}
-
-// doItemUnlinkNolock is doItemUnlink for callers that have locked the item's
-// LRU.
-func doItemUnlinkNolock(it *item, hv uint32) {
-	if it.itFlags&itemLinked != 0 {
-		if it.itFlags&itemHdr != 0 {
-			storageDelete(it)
-		}
-		it.itFlags &^= itemLinked
-		itemStatsSizesRemove(it)
-		assocDelete(it, hv)
-		doItemUnlinkQ(it)
-		doItemRemove(it)
-	}
 }
 
 // doItemRemove drops a reference, and frees the item if it was the last.
@@ -407,7 +398,7 @@ func doItemReplace(it, newIt *item, hv uint32, cas uint64) {
 	if newIt.lruid() == hotLru && it.lruid() == warmLru && it.itFlags&itemActive != 0 {
 		newIt.slabsClsid = newIt.clsid() | warmLru // not as in C: it is in use
 	}
-	unlinkItem(it, hv)
+	unlinkItem(it, hv, itemUnlinkQ)
 	linkItem(newIt, hv, cas, time)
 }
 

@@ -572,9 +572,7 @@ func lruPcts() (hot, warm int32) {
 // HOT, and in WARM: as the user says, or else as in C. With the memory it is 0,
 // and ages do not matter.
 func lruMaxFactors() (hot, warm float64) {
-	settings.tuneLock.Lock()
-	hot, warm = settings.lru.hotMaxFactor, settings.lru.warmMaxFactor
-	settings.tuneLock.Unlock()
+	hot, warm = settings.lru.hotMaxFactor.Load(), settings.lru.warmMaxFactor.Load()
 	if hot == 0 && !lruHasMemory() {
 		hot = 0.2
 	}

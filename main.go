@@ -8,14 +8,12 @@ import (
 	"bytes"
 	"fmt"
 	"math"
-	"math/bits"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -341,165 +339,25 @@ func daemonReady(noclose bool) {
 	syscall.Close(daemonReadyFd)
 }
 
-// slabConfig returns what determines the chunk sizes, besides the settings that
-// mcMetaSettings lists.
-func slabConfig() string {
-	if options.slabSizesUnparsed != "" {
-		return options.slabSizesUnparsed
+// openListeners opens the listening sockets, as a low port may need root, and
+// then loses root: files and the Unix socket belong to the user that we become.
+func openListeners() {
+	activated := activationSockets()
+	if !activated && settings.net.socketpath == "" {
+		openSockets()
 	}
-	return strconv.FormatFloat(settings.slab.factor, 'g', -1, 64)
-}
-
-// bootTime returns the milliseconds since the machine booted, by a clock that
-// nobody can set.
-func bootTime() int64 {
-	var ts unix.Timespec
-	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
-	return ts.Nano() / 1e6
-}
-
-// bootId identifies this boot of the machine, to which bootTime belongs; "" if
-// there is none. It is read once, at start.
-var bootId = sync.OnceValue(func() string {
-	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(b))
-})
-
-// What a process hands to the next one with -e.
-var mcMeta struct {
-	currentTime, stopTime, bootTime uint64
-	currentCas, loggerGid           uint64
-	hashpower, oldestLive           uint64
-	itemTime, flushedTime           uint64
-	bootId                          string
-}
-
-// mcMetaNumbers lists the numbers of mcMeta with their keys and limits.
-func mcMetaNumbers() []mcMetaNumber {
-	const second = math.MaxUint32 / 2 // of relTime
-	m := &mcMeta
-	return []mcMetaNumber{
-		{"current_time", &m.currentTime, second},
-		{"stop_time", &m.stopTime, math.MaxInt64 / 2},
-		{"boot_time", &m.bootTime, math.MaxInt64 / 2},
-		{"current_cas", &m.currentCas, math.MaxUint64},
-		{"logger_gid", &m.loggerGid, math.MaxUint64},
-		{"hashpower", &m.hashpower, hashpowerMax},
-		{"oldest_live", &m.oldestLive, math.MaxUint32},
-		{"item_time", &m.itemTime, math.MaxUint32},
-		{"flushed_time", &m.flushedTime, math.MaxUint32},
+	if options.metrics != "" {
+		metricsOpen(options.metrics)
 	}
-}
-
-type mcMetaNumber struct {
-	key string
-	n   *uint64
-	max uint64
-}
-
-// mcMetaSettings lists the settings that must be the same in both processes.
-func mcMetaSettings() [][2]string {
-	_, shift := arenaSize(int(settings.maxbytes.Load()))
-	return [][2]string{
-		{"slab_config", slabConfig()},
-		{"chunk_size", strconv.Itoa(settings.slab.chunkSize)},
-		{"item_size_max", strconv.Itoa(settings.itemSizeMax)},
-		{"slab_chunk_size_max", strconv.Itoa(settings.slab.chunkSizeMax)},
-		{"slab_page_size", strconv.Itoa(settings.slab.pageSize)},
-		{"use_cas", strconv.FormatBool(settings.useCas)},
-		{"ref_shift", strconv.Itoa(int(shift))},
+	loseRoot()
+	if activated || settings.net.socketpath == "" || options.metrics != "" {
+		savePortnumbers()
 	}
-}
-
-func mcMetaSaveCb(ctx *restartCbCtx) {
-	for _, s := range mcMetaSettings() {
-		restartSetKv(ctx, s[0], "%s", s[1])
-	}
-	restartSetKv(ctx, "maxbytes", "%d", settings.maxbytes.Load())
-
-	m := &mcMeta
-	m.currentTime = uint64(currentTime.Load())
-	m.stopTime = uint64(time.Now().Unix())
-	m.bootTime = uint64(bootTime() - time.Since(clockBase).Milliseconds()%1000) // when the current second began
-	m.currentCas = getCasId()
-	m.loggerGid = loggerGetGid()
-	m.hashpower = uint64(hashpower)
-	m.oldestLive = uint64(settings.oldestLive.Load())
-	m.itemTime = uint64(itemTime())
-	m.flushedTime = uint64(flushedTime.Load())
-	for _, v := range mcMetaNumbers() {
-		restartSetKv(ctx, v.key, "%d", *v.n)
-	}
-	restartSetKv(ctx, "boot_id", "%s", bootId())
-}
-
-// mcMetaLoadCb fills mcMeta. It returns whether the settings match well enough
-// to reuse the items.
-func mcMetaLoadCb(ctx *restartCbCtx) bool {
-	vals := map[string]string{}
-	for {
-		key, val, ret := restartGetKv(ctx)
-		if ret != restartOk {
-			break
-		}
-		vals[key] = val
-	}
-	bad := func(key string) bool {
-		if val, ok := vals[key]; ok {
-			fmt.Fprintf(os.Stderr, "[restart] restart incompatible due to setting for [%s] [old value: %s]\n", key, val)
-		} else {
-			fmt.Fprintf(os.Stderr, "[restart] missing some metadata lines\n")
-		}
-		return false
-	}
-	for _, s := range mcMetaSettings() {
-		if vals[s[0]] != s[1] {
-			return bad(s[0])
+	if !activated && settings.net.socketpath != "" {
+		if err := serverSocketUnix(settings.net.socketpath, settings.net.access); err != nil {
+			sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.net.socketpath, strerror(err))
 		}
 	}
-	// Not as in C, there may be more memory than before.
-	if n, err := strconv.ParseUint(vals["maxbytes"], 10, 64); err != nil || n > settings.maxbytes.Load() {
-		return bad("maxbytes")
-	}
-	for _, v := range mcMetaNumbers() {
-		n, err := strconv.ParseUint(vals[v.key], 10, 64)
-		if err != nil || n > v.max {
-			return bad(v.key)
-		}
-		*v.n = n
-	}
-	mcMeta.bootId = vals["boot_id"]
-	if t := mcMetaElapsed(); t < 0 || t > math.MaxUint32/4 {
-		return bad("stop_time") // the clock was set back, or decades ahead
-	}
-	return true
-}
-
-// mcMetaElapsed returns the seconds since the previous process's clock stopped.
-// Not as in C, the wall clock matters only if the machine has rebooted since.
-func mcMetaElapsed() int64 {
-	now := time.Now()
-	if bootId() == "" || bootId() != mcMeta.bootId {
-		return now.Unix() - int64(mcMeta.stopTime)
-	}
-	const slack = 50 // ms, as the two clocks are read one after the other
-	return (bootTime() - int64(now.Nanosecond()/1e6) - int64(mcMeta.bootTime) + slack) / 1000
-}
-
-// mcMetaUse takes over what mcMeta holds, and returns where the clock is to
-// begin.
-func mcMetaUse() relTime {
-	restartStopped = relTime(mcMeta.currentTime)
-	restartItemTime = relTime(mcMeta.itemTime)
-	restartFlushedTime = relTime(mcMeta.flushedTime)
-	settings.oldestLive.Store(uint32(mcMeta.oldestLive))
-	setCasId(max(mcMeta.currentCas, 2))
-	loggerSetGid(mcMeta.loggerGid)
-	// The hash table starts as large as it was, but no larger than for as many
-	// items as the pages have room for.
-	power := min(int(mcMeta.hashpower), max(bits.Len(uint(len(restartPages)*settings.slab.pageSize/itemSize)), hashpowerDefault))
-	settings.hashpowerInit = max(settings.hashpowerInit, power)
-	return restartStopped + relTime(mcMetaElapsed())
 }
 
 func main() {
@@ -529,28 +387,12 @@ func main() {
 	}
 	limited := !limitFiles()
 
-	// First open the listening sockets, as a low port may need root; then lose
-	// root; then go to the background. Not as in C, where the sockets come
-	// last. Files and the Unix socket belong to the user that we become.
+	// First open the listening sockets; then go to the background. In C the
+	// sockets come last.
 	if daemon {
 		os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	} else {
-		activated := activationSockets()
-		if !activated && settings.net.socketpath == "" {
-			openSockets()
-		}
-		if options.metrics != "" {
-			metricsOpen(options.metrics)
-		}
-		loseRoot()
-		if activated || settings.net.socketpath == "" || options.metrics != "" {
-			savePortnumbers()
-		}
-		if !activated && settings.net.socketpath != "" {
-			if err := serverSocketUnix(settings.net.socketpath, settings.net.access); err != nil {
-				sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.net.socketpath, strerror(err))
-			}
-		}
+		openListeners()
 		if options.daemonize {
 			if err := daemonize(options.maxcore); err != nil {
 				sysfatal(1, "failed to daemon() in order to daemonize: %s", strerror(err))
@@ -621,9 +463,6 @@ func memoryInit() {
 	reuseMem := false
 	if settings.memoryFile != "" {
 		bootId()
-		cbStack = nil
-		restartRegister("main", mcMetaLoadCb, mcMetaSaveCb)
-		restartRegister("slabs", restartMetaLoad, restartMetaSave)
 		reuseMem = restartMmapOpen(limit)
 	}
 	if reuseMem {

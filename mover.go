@@ -184,10 +184,8 @@ type automoveTune struct {
 }
 
 func automoveTuneNow() automoveTune {
-	settings.tuneLock.Lock()
-	defer settings.tuneLock.Unlock()
-	return automoveTune{settings.slab.automoveRatio, settings.slab.automoveWindow,
-		settings.slab.automoveFreeratio, int(settings.ext.itemSize.Load())}
+	return automoveTune{settings.slab.automoveRatio.Load(), settings.slab.automoveWindow.Load(),
+		settings.slab.automoveFreeratio.Load(), int(settings.ext.itemSize.Load())}
 }
 
 // slabRebalanceStart picks the first page of the class, which is likely to hold

@@ -459,7 +459,7 @@ func TestMoverPause(t *testing.T) {
 
 // TestAutomove follows the automover's decisions from round to round.
 func TestAutomove(t *testing.T) {
-	th := moverInit(t, 12, func() { settings.slab.automoveWindow = 3 })
+	th := moverInit(t, 12, func() { settings.slab.automoveWindow.Store(3) })
 	run := func(a *slabAutomove, wantSrc, wantDst int) {
 		t.Helper()
 		if src, dst := slabAutomoveRun(a); src != wantSrc || dst != wantDst {
@@ -516,7 +516,7 @@ func TestAutomove(t *testing.T) {
 
 	// When settings change, the thread makes a new automover.
 	slabRebal.am = a
-	settings.slab.automoveWindow = 5
+	settings.slab.automoveWindow.Store(5)
 	settings.slab.automove.Store(0)
 	if slabRebalanceCheckAutomove() || slabRebal.am != a {
 		t.Error("the automover ran although it is off")

@@ -8,11 +8,11 @@
 // FILE.meta before it changes anything, so one that is killed leaves none, and
 // its successor starts with a clean cache.
 //
-// Not as in C, nothing is believed because it stands in the file. A page whose
-// checksum is wrong is given up. In the others every chunk is looked at:
-// sizes, flags, classes, the chain of a chunked item. What refers to others is
-// made anew, so that no link can lead astray: free lists, the hash table, and
-// the LRUs, by the time of last use.
+// Unlike C, mc9 does not trust the file. It discards a page whose checksum is
+// wrong. In the others it checks every chunk: sizes, flags, classes, the chain of
+// a chunked item. All that refers to other chunks is built anew, so that no link
+// can lead astray: free lists, the hash table, and the LRUs, by the time of last
+// use.
 
 package main
 
@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"math/bits"
 	"os"
 	"runtime"
@@ -44,52 +45,18 @@ const (
 	restartHeadLen = len(restartHead) + 16
 )
 
-// Results of restartGetKv.
-type restartGetKvRet int
-
-const (
-	restartOk restartGetKvRet = iota
-	restartNotag
-	restartBadline
-	restartDone
-)
-
-// A restartCheckCb reads back what a restartSaveCb has written. It returns
-// false if that does not fit what the process is to be like now.
-type (
-	restartCheckCb func(ctx *restartCbCtx) bool
-	restartSaveCb  func(ctx *restartCbCtx)
-)
-
-type restartDataCb struct {
-	tag string
-	ccb restartCheckCb
-	scb restartSaveCb
-}
-
-var cbStack []restartDataCb // in order of registration
-
-// restartRegister gives a module its part of the metadata file, under tag.
-func restartRegister(tag string, ccb restartCheckCb, scb restartSaveCb) {
-	cbStack = append(cbStack, restartDataCb{tag, ccb, scb})
-}
-
-// A restartCbCtx is the metadata being read, or written.
-type restartCbCtx struct {
-	text []byte
-	cb   *restartDataCb // whose part it is
-	done bool
-}
+// A restartKv is a line of the metadata.
+type restartKv struct{ key, val string }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// restartSum is what the last line of the metadata says of those before.
+// restartSum is the last line of the metadata, a checksum of the others.
 func restartSum(text []byte) string {
 	return fmt.Sprintf("C%08x\n", crc32.Checksum(text, castagnoli))
 }
 
-// restartCheck has the modules look at the metadata, whose first line must be
-// head.
+// restartCheck reads the metadata, whose first line must be head. It reports
+// whether that fits the current settings.
 func restartCheck(text []byte, head string) bool {
 	if !bytes.HasPrefix(text, []byte(restartHead)) {
 		fmt.Fprintf(os.Stderr, "[restart] metadata file is not of this version of mc9\n")
@@ -105,61 +72,43 @@ func restartCheck(text []byte, head string) bool {
 		fmt.Fprintf(os.Stderr, "[restart] metadata file is of another memory file\n")
 		return false
 	}
-	ctx := &restartCbCtx{text: text}
-	// The first line must be a tag, which sets the callback.
-	if _, _, ret := restartGetKv(ctx); ret != restartDone || ctx.cb == nil {
+	first, second, ok := strings.Cut(string(text), "Tslabs\n")
+	first, ok2 := strings.CutPrefix(first, "Tmain\n")
+	if !ok || !ok2 {
 		fmt.Fprintf(os.Stderr, "[restart] Failed to read a tag from metadata file\n")
 		return false
 	}
-	for !ctx.done {
-		if !ctx.cb.ccb(ctx) {
-			return false
-		}
-	}
-	return true
+	kvs, ok := restartGetKv(first)
+	pages, ok2 := restartGetKv(second)
+	return ok && ok2 && mcMetaLoadCb(kvs) && restartMetaLoad(pages)
 }
 
-// restartGetKv reads a line, for the callback whose turn it is. restartDone says
-// that it is another's turn, or that there is no more.
-func restartGetKv(ctx *restartCbCtx) (key, val string, ret restartGetKvRet) {
-	b, rest, ok := bytes.Cut(ctx.text, []byte("\n"))
-	if !ok {
-		ctx.done = true
-		return "", "", restartDone
-	}
-	ctx.text = rest
-	switch line := string(b); {
-	case strings.HasPrefix(line, "T"):
-		i := slices.IndexFunc(cbStack, func(cb restartDataCb) bool { return cb.tag == line[1:] })
-		if i < 0 {
-			fmt.Fprintf(os.Stderr, "[restart] internal handler for metadata tag not found: %s:\n", line[1:])
-			return "", "", restartNotag
+// restartGetKv reads the lines behind a tag.
+func restartGetKv(text string) (lines []restartKv, ok bool) {
+	for line := range strings.Lines(text) {
+		key, val, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if !strings.HasPrefix(key, "K") {
+			fmt.Fprintf(os.Stderr, "[restart] invalid metadata line:\n\n%s\n", line)
+			return nil, false
 		}
-		ctx.cb = &cbStack[i]
-		return "", "", restartDone
-	case strings.HasPrefix(line, "K"):
-		key, val, _ = strings.Cut(line[1:], " ")
-		return key, val, restartOk
-	default:
-		fmt.Fprintf(os.Stderr, "[restart] invalid metadata line:\n\n%s\n", line)
-		return "", "", restartBadline
+		lines = append(lines, restartKv{key[1:], val})
 	}
+	return lines, true
 }
 
 // restartSave returns the metadata.
 func restartSave(head string) []byte {
-	ctx := &restartCbCtx{text: []byte(head + "\n")}
-	for _, cb := range cbStack {
-		ctx.text = fmt.Appendf(ctx.text, "T%s\n", cb.tag)
-		cb.scb(ctx)
-	}
-	return append(ctx.text, restartSum(ctx.text)...)
+	text := []byte(head + "\nTmain\n")
+	mcMetaSaveCb(&text)
+	text = append(text, "Tslabs\n"...)
+	restartMetaSave(&text)
+	return append(text, restartSum(text)...)
 }
 
 // restartSetKv writes a line. Neither key nor value may contain blanks or
 // newlines.
-func restartSetKv(ctx *restartCbCtx, key, format string, args ...any) {
-	ctx.text = fmt.Appendf(ctx.text, "K"+key+" "+format+"\n", args...)
+func restartSetKv(text *[]byte, key, format string, args ...any) {
+	*text = fmt.Appendf(*text, "K"+key+" "+format+"\n", args...)
 }
 
 // metaFile is the name of the metadata file.
@@ -274,8 +223,8 @@ func restartMmapOpen(limit int) bool {
 
 var memFile *os.File // of memFd; must not be collected
 
-// restartMmapClose leaves everything to the next process, and reports whether it
-// could. Nobody may be at the store any more.
+// restartMmapClose saves everything for the next process, and reports whether it
+// could. Nobody may use the store any more.
 func restartMmapClose() bool {
 	err := restartWrite()
 	if err != nil {
@@ -286,7 +235,7 @@ func restartMmapClose() bool {
 	return err == nil
 }
 
-// restartUnlock lets others have the file. It must not be written to any more.
+// restartUnlock lets other processes use the file. Nobody may write to it after that.
 func restartUnlock() {
 	unix.Flock(memFd, unix.LOCK_UN) // closing is not enough while it is mapped
 	memFile.Close()
@@ -332,6 +281,163 @@ func fallocate(fd int, mode uint32, off, n int) error {
 			return err
 		}
 	}
+}
+
+// slabConfig returns what determines the chunk sizes, besides the settings that
+// mcMetaSettings lists.
+func slabConfig() string {
+	if options.slabSizesUnparsed != "" {
+		return options.slabSizesUnparsed
+	}
+	return strconv.FormatFloat(settings.slab.factor, 'g', -1, 64)
+}
+
+// bootTime returns the milliseconds since the machine booted, by a clock that
+// nobody can set.
+func bootTime() int64 {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
+	return ts.Nano() / 1e6
+}
+
+// bootId identifies this boot of the machine, to which bootTime belongs; "" if
+// there is none. It is read once, at start.
+var bootId = sync.OnceValue(func() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+})
+
+// What a process hands to the next one with -e.
+var mcMeta struct {
+	currentTime, stopTime, bootTime uint64
+	currentCas, loggerGid           uint64
+	hashpower, oldestLive           uint64
+	itemTime, flushedTime           uint64
+	bootId                          string
+}
+
+// mcMetaNumbers lists the numbers of mcMeta with their keys and limits.
+func mcMetaNumbers() []mcMetaNumber {
+	const second = math.MaxUint32 / 2 // of relTime
+	m := &mcMeta
+	return []mcMetaNumber{
+		{"current_time", &m.currentTime, second},
+		{"stop_time", &m.stopTime, math.MaxInt64 / 2},
+		{"boot_time", &m.bootTime, math.MaxInt64 / 2},
+		{"current_cas", &m.currentCas, math.MaxUint64},
+		{"logger_gid", &m.loggerGid, math.MaxUint64},
+		{"hashpower", &m.hashpower, hashpowerMax},
+		{"oldest_live", &m.oldestLive, math.MaxUint32},
+		{"item_time", &m.itemTime, math.MaxUint32},
+		{"flushed_time", &m.flushedTime, math.MaxUint32},
+	}
+}
+
+type mcMetaNumber struct {
+	key string
+	n   *uint64
+	max uint64
+}
+
+// mcMetaSettings lists the settings that must be the same in both processes.
+func mcMetaSettings() [][2]string {
+	_, shift := arenaSize(int(settings.maxbytes.Load()))
+	return [][2]string{
+		{"slab_config", slabConfig()},
+		{"chunk_size", strconv.Itoa(settings.slab.chunkSize)},
+		{"item_size_max", strconv.Itoa(settings.itemSizeMax)},
+		{"slab_chunk_size_max", strconv.Itoa(settings.slab.chunkSizeMax)},
+		{"slab_page_size", strconv.Itoa(settings.slab.pageSize)},
+		{"use_cas", strconv.FormatBool(settings.useCas)},
+		{"ref_shift", strconv.Itoa(int(shift))},
+	}
+}
+
+func mcMetaSaveCb(text *[]byte) {
+	for _, s := range mcMetaSettings() {
+		restartSetKv(text, s[0], "%s", s[1])
+	}
+	restartSetKv(text, "maxbytes", "%d", settings.maxbytes.Load())
+
+	m := &mcMeta
+	m.currentTime = uint64(currentTime.Load())
+	m.stopTime = uint64(time.Now().Unix())
+	m.bootTime = uint64(bootTime() - time.Since(clockBase).Milliseconds()%1000) // when the current second began
+	m.currentCas = getCasId()
+	m.loggerGid = loggerGetGid()
+	m.hashpower = uint64(hashpower)
+	m.oldestLive = uint64(settings.oldestLive.Load())
+	m.itemTime = uint64(itemTime())
+	m.flushedTime = uint64(flushedTime.Load())
+	for _, v := range mcMetaNumbers() {
+		restartSetKv(text, v.key, "%d", *v.n)
+	}
+	restartSetKv(text, "boot_id", "%s", bootId())
+}
+
+// mcMetaLoadCb fills mcMeta. It reports whether the settings match well enough
+// to reuse the items.
+func mcMetaLoadCb(lines []restartKv) bool {
+	vals := map[string]string{}
+	for _, l := range lines {
+		vals[l.key] = l.val
+	}
+	bad := func(key string) bool {
+		if val, ok := vals[key]; ok {
+			fmt.Fprintf(os.Stderr, "[restart] restart incompatible due to setting for [%s] [old value: %s]\n", key, val)
+		} else {
+			fmt.Fprintf(os.Stderr, "[restart] missing some metadata lines\n")
+		}
+		return false
+	}
+	for _, s := range mcMetaSettings() {
+		if vals[s[0]] != s[1] {
+			return bad(s[0])
+		}
+	}
+	// Unlike in C, there may be more memory than before.
+	if n, err := strconv.ParseUint(vals["maxbytes"], 10, 64); err != nil || n > settings.maxbytes.Load() {
+		return bad("maxbytes")
+	}
+	for _, v := range mcMetaNumbers() {
+		n, err := strconv.ParseUint(vals[v.key], 10, 64)
+		if err != nil || n > v.max {
+			return bad(v.key)
+		}
+		*v.n = n
+	}
+	mcMeta.bootId = vals["boot_id"]
+	if t := mcMetaElapsed(); t < 0 || t > math.MaxUint32/4 {
+		return bad("stop_time") // the clock was set back, or decades ahead
+	}
+	return true
+}
+
+// mcMetaElapsed returns the seconds since the previous process's clock stopped.
+// Unlike in C, the wall clock matters only if the machine has rebooted since.
+func mcMetaElapsed() int64 {
+	now := time.Now()
+	if bootId() == "" || bootId() != mcMeta.bootId {
+		return now.Unix() - int64(mcMeta.stopTime)
+	}
+	const slack = 50 // ms, as the two clocks are read one after the other
+	return (bootTime() - int64(now.Nanosecond()/1e6) - int64(mcMeta.bootTime) + slack) / 1000
+}
+
+// mcMetaUse restores what mcMeta holds, and returns the time at which the clock
+// begins.
+func mcMetaUse() relTime {
+	restartStopped = relTime(mcMeta.currentTime)
+	restartItemTime = relTime(mcMeta.itemTime)
+	restartFlushedTime = relTime(mcMeta.flushedTime)
+	settings.oldestLive.Store(uint32(mcMeta.oldestLive))
+	setCasId(max(mcMeta.currentCas, 2))
+	loggerSetGid(mcMeta.loggerGid)
+	// The hash table starts as large as it was, but no larger than for as many
+	// items as the pages have room for.
+	power := min(int(mcMeta.hashpower), max(bits.Len(uint(len(restartPages)*settings.slab.pageSize/itemSize)), hashpowerDefault))
+	settings.hashpowerInit = max(settings.hashpowerInit, power)
+	return restartStopped + relTime(mcMetaElapsed())
 }
 
 // A restartPage is what the metadata says of a page.
@@ -398,7 +504,7 @@ func restartWorks() int {
 }
 
 // restartMetaSave writes what each page is.
-func restartMetaSave(ctx *restartCbCtx) {
+func restartMetaSave(text *[]byte) {
 	restartPages = nil
 	for id := range slabclass {
 		for _, off := range slabclass[id].slabList {
@@ -411,29 +517,25 @@ func restartMetaSave(ctx *restartCbCtx) {
 		}
 	})
 	for _, p := range restartPages {
-		restartSetKv(ctx, "page", "%d:%d:%x", (p.off-slabsStart)/settings.slab.pageSize, p.id, p.sum)
+		restartSetKv(text, "page", "%d:%d:%x", (p.off-slabsStart)/settings.slab.pageSize, p.id, p.sum)
 	}
 }
 
 // restartMetaLoad reads what each page is. All pages must be there, each once,
 // and fit in the memory limit.
-func restartMetaLoad(ctx *restartCbCtx) bool {
+func restartMetaLoad(lines []restartKv) bool {
 	restartPages = nil
-	for {
-		key, val, ret := restartGetKv(ctx)
-		if ret != restartOk {
-			break
-		}
-		f := strings.Split(val, ":")
-		if key != "page" || len(f) != 3 {
-			fmt.Fprintf(os.Stderr, "[restart] unhandled key: %s\n", key)
+	for _, l := range lines {
+		f := strings.Split(l.val, ":")
+		if l.key != "page" || len(f) != 3 {
+			fmt.Fprintf(os.Stderr, "[restart] unhandled key: %s\n", l.key)
 			return false
 		}
 		n, err := strconv.ParseUint(f[0], 10, 32)
 		id, err2 := strconv.ParseUint(f[1], 10, 8)
 		sum, err3 := strconv.ParseUint(f[2], 16, 32)
 		if err != nil || err2 != nil || err3 != nil || id >= maxNumberOfSlabClasses {
-			fmt.Fprintf(os.Stderr, "[restart] failed to parse %s: %s\n", key, val)
+			fmt.Fprintf(os.Stderr, "[restart] failed to parse %s: %s\n", l.key, l.val)
 			return false
 		}
 		restartPages = append(restartPages, restartPage{slabsStart + int(n)*settings.slab.pageSize, int(id), uint32(sum)})
@@ -495,15 +597,15 @@ func restartConcat(head, tail *ref, b *restartList) {
 	*tail = b.tail
 }
 
-// A restartWork is what has been found by one processor.
+// A restartWork is what one processor has found.
 type restartWork struct {
 	free  [maxNumberOfSlabClasses]restartList
 	lrus  [powerLargest]*[restartAges]restartList
 	bytes [powerLargest]uint64
 
-	chunked    []*item // to be looked at when all their chunks are known
+	chunked    []*item // checked when all their chunks are known
 	chunkPages []*restartPage
-	damaged    int // items and chunks that are not what they should be
+	damaged    int // invalid items and chunks
 	lost       int // pages
 
 	table  assocFixup        // shared by all
@@ -533,7 +635,7 @@ func restartFlush(w *restartWork) {
 	w.nbatch = 0
 }
 
-// restartItemOk tells whether a linked item in a chunk of class id is whole, but
+// restartItemOk reports whether a linked item in a chunk of class id is whole, but
 // for the chain of a chunked one.
 func restartItemOk(it *item, id int) bool {
 	if it.itFlags&^itemMemoryFlags != 0 || it.itFlags&itemCas != 0 != settings.useCas || it.time == 0 ||
@@ -551,14 +653,14 @@ func restartItemOk(it *item, id int) bool {
 	return int(it.clsid()) == id && ntotal <= room && end[0] == '\r' && end[1] == '\n'
 }
 
-// restartGone tells whether an item has expired, or was flushed, meanwhile.
+// restartGone reports whether an item has expired, or was flushed, meanwhile.
 func restartGone(it *item) bool {
 	now, oldest := currentTime.Load(), settings.oldestLive.Load()
 	return itemIsExpired(it, now) || it.time <= restartFlushedTime || it.time > restartItemTime ||
 		restartStopped <= oldest && oldest < now // as in clockSet
 }
 
-// restartFixupPage takes up the items of a page, or gives it up.
+// restartFixupPage restores a page's items or discards the page.
 func restartFixupPage(w *restartWork, p *restartPage) {
 	if p.id == slabGlobalPagePool {
 		return
@@ -651,8 +753,8 @@ func restartChain(it *item, id int, ids []int) bool {
 	return false
 }
 
-// restartFixupChunked takes up the chunked items, and frees what chunks none of
-// them has.
+// restartFixupChunked restores the chunked items, and frees the chunks that
+// belong to none.
 func restartFixupChunked(works []restartWork) {
 	ids := make([]int, len(restartPages))
 	page := func(off int) int { return (off - slabsStart) / settings.slab.pageSize }
@@ -688,7 +790,7 @@ func restartFixupChunked(works []restartWork) {
 	}
 }
 
-// restartFixupLists joins what the processors have found.
+// restartFixupLists joins the lists that the processors have made.
 func restartFixupLists(works []restartWork) {
 	for id := range slabclass {
 		p, tail := &slabclass[id], ref(0)
@@ -720,8 +822,8 @@ func restartFixupLists(works []restartWork) {
 	}
 }
 
-// restartFixup takes up all that is in the pages that the metadata tells of. The
-// hash table and the LRUs are empty, and nobody else is at the store.
+// restartFixup restores the items of all pages that the metadata lists. The
+// hash table and the LRUs are empty, and nobody else uses the store.
 func restartFixup() {
 	start := time.Now()
 	memCurrent = slabsStart + len(restartPages)*settings.slab.pageSize

@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 )
 
@@ -44,7 +43,7 @@ const (
 )
 
 // Set from the command line. Fields that commands can change while workers read
-// them are atomic or guarded by tuneLock; the rest is fixed before workers start.
+// them are atomic; the rest is fixed before workers start.
 // They stand in groups: C's settings.ext_item_size is settings.ext.itemSize.
 var settings struct {
 	maxbytes          atomic.Uint64
@@ -75,8 +74,8 @@ var settings struct {
 		crawlsPersleep   int           // items crawled between two sleeps
 		hotLruPct        atomic.Int32
 		warmLruPct       atomic.Int32
-		hotMaxFactor     float64
-		warmMaxFactor    float64
+		hotMaxFactor     atomicFloat
+		warmMaxFactor    atomicFloat
 		tempLru          atomic.Bool
 		temporaryTtl     atomic.Uint32 // seconds
 		tailRepairTime   uint32        // seconds
@@ -89,9 +88,9 @@ var settings struct {
 		pageSize          int     // bytes
 		reassign          bool
 		automove          atomic.Int32
-		automoveRatio     float64
-		automoveFreeratio float64
-		automoveWindow    uint32 // seconds
+		automoveRatio     atomicFloat
+		automoveFreeratio atomicFloat
+		automoveWindow    atomic.Uint32 // seconds
 	}
 
 	ext struct {
@@ -103,7 +102,7 @@ var settings struct {
 		compactUnder  atomic.Uint32 // free pages
 		dropUnder     atomic.Uint32 // free pages
 		maxSleep      atomic.Uint32 // microseconds
-		maxFrag       float64       // part of a page that is in use, from which on it is not compacted
+		maxFrag       atomicFloat   // part of a page that is in use, from which on it is not compacted
 		dropUnread    atomic.Bool
 		globalPoolMin atomic.Uint32 // slab pages to keep free
 	}
@@ -136,9 +135,13 @@ var settings struct {
 		sasl bool
 	}
 	ssl sslSettings // tls.go
-
-	tuneLock sync.Mutex // guards what is neither atomic nor fixed
 }
+
+// An atomicFloat is to float64 as atomic.Uint64 is to uint64.
+type atomicFloat struct{ bits atomic.Uint64 }
+
+func (f *atomicFloat) Load() float64   { return math.Float64frombits(f.bits.Load()) }
+func (f *atomicFloat) Store(v float64) { f.bits.Store(math.Float64bits(v)) }
 
 // Options that only main uses; in C they are its local variables.
 var options struct {
@@ -208,13 +211,13 @@ func settingsInit() {
 	settings.lru.memory = true
 	settings.lru.hotLruPct.Store(-1) // see lruPcts
 	settings.lru.warmLruPct.Store(-1)
-	settings.lru.hotMaxFactor = 0 // see lruMaxFactors
-	settings.lru.warmMaxFactor = 0
+	settings.lru.hotMaxFactor.Store(0) // see lruMaxFactors
+	settings.lru.warmMaxFactor.Store(0)
 	settings.lru.temporaryTtl.Store(61)
 	settings.slab.reassign = true
 	settings.slab.automove.Store(1)
-	settings.slab.automoveRatio = 0.8
-	settings.slab.automoveWindow = 10
+	settings.slab.automoveRatio.Store(0.8)
+	settings.slab.automoveWindow.Store(10)
 	settings.flushEnabled = true
 	settings.dumpEnabled = true
 	settings.lru.crawlsPersleep = 1000
@@ -387,9 +390,9 @@ ext_path, it is memcached's (default: enabled)`, setFlag(&settings.lru.memory, t
 			setNumber(settings.lru.warmLruPct.Store, 1, 79, "warm_lru_pct must be > 1 and < 80")},
 		{"hot_max_factor", missingArgument, `items leave the hot LRU when older than the tail of the cold
 LRU times this (default: never; 0.20 without lru_memory)`,
-			setFactor(&settings.lru.hotMaxFactor, math.MaxFloat64, "hot_max_factor must be > 0")},
+			setFactor(settings.lru.hotMaxFactor.Store, math.MaxFloat64, "hot_max_factor must be > 0")},
 		{"warm_max_factor", missingArgument, "the same for the warm LRU (default: never, or 2.00)",
-			setFactor(&settings.lru.warmMaxFactor, math.MaxFloat64, "warm_max_factor must be > 0")},
+			setFactor(settings.lru.warmMaxFactor.Store, math.MaxFloat64, "warm_max_factor must be > 0")},
 		{"temporary_ttl", missingArgument, `items that expire within this many seconds have an LRU of
 their own and are never evicted (default: off)`, func(v string) {
 			settings.lru.tempLru.Store(true)
@@ -410,10 +413,10 @@ young items, 2 also on every eviction (default: %d)`, settings.slab.automove.Loa
 		}},
 		{"no_slab_automove", "", "", func(string) { settings.slab.automove.Store(0) }},
 		{"slab_automove_ratio", missingArgument, fmt.Sprintf(`young is an age below this fraction of the age in the class
-with the oldest items (default: %.2f)`, settings.slab.automoveRatio),
-			setFactor(&settings.slab.automoveRatio, 1, "slab_automove_ratio must be > 0 and < 1")},
-		{"slab_automove_window", missingArgument, fmt.Sprintf("seconds to watch before a move (default: %d)", settings.slab.automoveWindow),
-			setNumber(to(&settings.slab.automoveWindow), 3, 1800, "slab_automove_window must be > 2 and < 1800")},
+with the oldest items (default: %.2f)`, settings.slab.automoveRatio.Load()),
+			setFactor(settings.slab.automoveRatio.Store, 1, "slab_automove_ratio must be > 0 and < 1")},
+		{"slab_automove_window", missingArgument, fmt.Sprintf("seconds to watch before a move (default: %d)", settings.slab.automoveWindow.Load()),
+			setNumber(settings.slab.automoveWindow.Store, 3, 1800, "slab_automove_window must be > 2 and < 1800")},
 		{"watcher_logbuf_size", missingArgument, fmt.Sprintf("kilobytes of buffer for each watcher (default: %d)", settings.log.watcherBufSize>>10),
 			setBufSize("watcher_logbuf_size", &settings.log.watcherBufSize)},
 		{"worker_logbuf_size", missingArgument, fmt.Sprintf("kilobytes of log buffer for each worker (default: %d)", settings.log.bufSize>>10),
@@ -678,11 +681,13 @@ func setUint32(store func(uint32), complaint string) func(string) {
 }
 
 // setFactor takes numbers above 0, up to hi.
-func setFactor(p *float64, hi float64, complaint string) func(string) {
+func setFactor(store func(float64), hi float64, complaint string) func(string) {
 	return func(value string) {
-		if *p = atof(value); !(*p > 0 && *p <= hi) {
+		f := atof(value)
+		if !(f > 0 && f <= hi) {
 			sysfatal(1, "%s", complaint)
 		}
+		store(f)
 	}
 }
 

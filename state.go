@@ -379,9 +379,7 @@ func driveMachine(c *conn) {
 		case connWatch:
 			// c belongs to a side thread now: do not touch it. A TLS
 			// handshake begins, or goes on, with this event.
-			if tlsBuild && c.ssl != nil {
-				sslWake(c.ssl)
-			}
+			sslWake(c.ssl)
 			return
 
 		case connIoQueue:

@@ -681,9 +681,7 @@ func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, 
 	if st.pagesUsed == 0 || extstoreStalled(extStorage, pageBucketCompact) {
 		return 0, 0, flags, false
 	}
-	settings.tuneLock.Lock()
-	maxFrag := settings.ext.maxFrag
-	settings.tuneLock.Unlock()
+	maxFrag := settings.ext.maxFrag.Load()
 	fragLimit := uint64(max(float64(st.pageSize)*maxFrag, 0))
 	if loggerEflags.Load()&logSysevents != 0 {
 		loggerLogText(loggerCompactFraginfo, maxFrag, fragLimit)
@@ -1010,13 +1008,13 @@ func storageInitConfig() {
 	settings.ext.itemAge.Store(math.MaxUint32)
 	settings.ext.lowTtl.Store(0)
 	settings.ext.recacheRate.Store(2000)
-	settings.ext.maxFrag = 0.8
+	settings.ext.maxFrag.Store(0.8)
 	settings.ext.dropUnread.Store(false)
 	settings.ext.wbufSize = 4 << 20
 	settings.ext.compactUnder.Store(0)
 	settings.ext.dropUnder.Store(0)
 	settings.ext.maxSleep.Store(1000000)
-	settings.slab.automoveFreeratio = 0.01
+	settings.slab.automoveFreeratio.Store(0.01)
 	storageConf.file = nil
 	storageConf.ext = extstoreConf{
 		pageSize:      64 << 20,
@@ -1035,13 +1033,13 @@ func storageOptions() []option {
 		return setUint32(store, "could not parse argument to "+name)
 	}
 	count := func(p *int) func(uint32) { return func(n uint32) { *p = int(n) } }
-	part := func(name string, p *float64) func(string) {
+	part := func(name string, store func(float64)) func(string) {
 		return func(value string) {
 			f, err := strconv.ParseFloat(value, 64)
 			if err != nil || !(f >= 0 && f < math.MaxInt32) {
 				sysfatal(1, "could not parse argument to %s", name)
 			}
-			*p = f
+			store(f)
 		}
 	}
 	return []option{
@@ -1074,8 +1072,8 @@ may be repeated`, func(value string) {
 			number("ext_low_ttl", settings.ext.lowTtl.Store)},
 		{"ext_recache_rate", missingArgument, fmt.Sprintf("move a value back to memory on one fetch in so many, 0 for never\n(default: %d)", settings.ext.recacheRate.Load()),
 			number("ext_recache_rate", settings.ext.recacheRate.Store)},
-		{"ext_max_frag", missingArgument, fmt.Sprintf("compact a page if less than this part of it is in use\n(default: %.2f)", settings.ext.maxFrag),
-			part("ext_max_frag", &settings.ext.maxFrag)},
+		{"ext_max_frag", missingArgument, fmt.Sprintf("compact a page if less than this part of it is in use\n(default: %.2f)", settings.ext.maxFrag.Load()),
+			part("ext_max_frag", settings.ext.maxFrag.Store)},
 		{"ext_compact_under", missingArgument, "compact when fewer pages than this are free\n(default: 1 percent)",
 			number("ext_compact_under", settings.ext.compactUnder.Store)},
 		{"ext_drop_under", missingArgument, "when fewer than this are free, and none has holes, drop or move\ncold items of the oldest page (default: 1 percent)",
@@ -1083,8 +1081,8 @@ may be repeated`, func(value string) {
 		{"ext_drop_unread", "", "drop them, rather than compact or evict", func(string) { settings.ext.dropUnread.Store(true) }},
 		{"ext_max_sleep", missingArgument, fmt.Sprintf("longest sleep of the thread that writes, in microseconds\n(default: %d)", settings.ext.maxSleep.Load()),
 			number("ext_max_sleep", settings.ext.maxSleep.Store)},
-		{"slab_automove_freeratio", missingArgument, fmt.Sprintf("part of memory to keep free with ext_path (default: %.3f)", settings.slab.automoveFreeratio),
-			part("slab_automove_freeratio", &settings.slab.automoveFreeratio)},
+		{"slab_automove_freeratio", missingArgument, fmt.Sprintf("part of memory to keep free with ext_path (default: %.3f)", settings.slab.automoveFreeratio.Load()),
+			part("slab_automove_freeratio", settings.slab.automoveFreeratio.Store)},
 	}
 }
 

@@ -64,7 +64,7 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 //	lock of crawlerExpiredData
 //	locks of extstore, see there
 //	slabsLock
-//	statsLock, tuneLock, flushLock, or the lock of a logger, of a worker's
+//	statsLock, flushLock, or the lock of a logger, of a worker's
 //	stats, or of a connQueue
 //
 // and nobody waits for a second lock on the same line. loggerStack.lock is

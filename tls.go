@@ -242,9 +242,12 @@ func (s *sslConn) waited() {
 	s.left -= time.Since(s.waiting)
 }
 
-// sslWake queues the handshake at the first event and wakes it at later ones. A
-// stale event may arrive after the handshake.
+// sslWake queues the handshake, if there is one, at the first event and wakes it at
+// later ones. A stale event may arrive after the handshake.
 func sslWake(s *sslConn) {
+	if s == nil {
+		return
+	}
 	if s.begun.CompareAndSwap(false, true) {
 		s.waited()
 		sslAwaitTurn(s)
@@ -676,9 +679,9 @@ func sslCipherList(list string) (ids []uint16, unknown []string) {
 	return ids, unknown
 }
 
-// sslConnClose sends close_notify unless records are still unsent.
+// sslConnClose sends close_notify, if c has TLS, unless records are still unsent.
 func sslConnClose(c *conn) {
-	if s := c.ssl; s.tls != nil && len(s.out) == 0 {
+	if s := c.ssl; s != nil && s.tls != nil && len(s.out) == 0 {
 		s.tls.CloseWrite() // does nothing if the handshake failed
 	}
 	c.ssl = nil
