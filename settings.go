@@ -380,8 +380,8 @@ leak (default: never; dangerous)`,
 		{"[no_]lru_maintainer", "", `segmented LRUs, and a thread that maintains them; otherwise
 one plain LRU per class (default: enabled)`, setLruMaintainer(true)},
 		{"no_lru_maintainer", "", "", setLruMaintainer(false)},
-		{"[no_]lru_memory", "", `the LRU knows keys that it evicted lately; otherwise, and with
-ext_path, it is memcached's (default: enabled)`, setFlag(&settings.lru.memory, true)},
+		{"[no_]lru_memory", "", `the LRU remembers the keys that it evicted last; otherwise, and
+with ext_path or -M, it is memcached's (default: enabled)`, setFlag(&settings.lru.memory, true)},
 		{"no_lru_memory", "", "", setFlag(&settings.lru.memory, false)},
 		{"hot_lru_pct", missingArgument, `share of a class's memory for the hot LRU (default: 5 percent;
 20 without lru_memory, or if warm_lru_pct is given)`,
