@@ -229,7 +229,7 @@ func tryReadCommandBinary(c *conn) bool {
 	size := binHeaderSize + int(h.extlen) + int(h.keylen)
 	need := size
 	if h.opcode == protocolBinaryCmdSaslAuth || h.opcode == protocolBinaryCmdSaslStep {
-		// Wait for the value too, if the buffer can hold it; see
+		// Wait for the value as well, if the buffer can hold it; see
 		// processBinSaslAuth.
 		if n := binHeaderSize + int(h.bodylen); n <= len(c.in.rbuf) {
 			need = max(size, n)
@@ -582,7 +582,7 @@ func dispatchBinCommand(c *conn, ext []byte) {
 		handleBinaryProtocolError(c)
 		return
 	case b.body == 0, c.cmd == protocolBinaryCmdVerbosity && extlen != b.extlen:
-		// Not as in C, which swallows the key and the extras twice.
+		// C swallows the key and the extras twice.
 		writeBinError(c, protocolBinaryResponseUnknownCommand, "", vlen)
 		return
 	case extlen != b.extlen && !(c.cmd == protocolBinaryCmdFlush && extlen == 0),

@@ -90,7 +90,7 @@ type conn struct {
 	cmd int    // nreadSet and the like, or a binary opcode; -1 for none
 	cas uint64 // text: for the item to store, 0 for a new one; binary: of the reply
 
-	get getRequest // the get of which getRest is the rest
+	get getRequest // the get whose remaining keys getRest announces
 	udp *udpConn   // nil but over UDP
 }
 
@@ -113,8 +113,8 @@ type connSight struct {
 }
 
 // connTimeoutThread finds connections that have been idle for longer than
-// -o idle_timeout and tells their workers. It never ends. Not as in C, a client
-// that does not take its replies is idle, too.
+// -o idle_timeout and notifies their workers. It never ends. Unlike in C, a
+// client that does not take its replies is also idle.
 func connTimeoutThread() {
 	const connsPerSlice = 100
 	nslices := len(conns) / connsPerSlice
@@ -183,7 +183,7 @@ func rbufRelease(c *conn) {
 	c.in.rlooked = 0
 }
 
-// rbufAvailable tells whether rbufAlloc can lend c a buffer.
+// rbufAvailable reports whether rbufAlloc can lend c a buffer.
 func rbufAvailable(c *conn) bool {
 	t := c.thread
 	return c.in.rbuf != nil || len(t.bufs.rbufCache) > 0 || t.bufs.rbufLimit == 0 || t.bufs.rbufs < t.bufs.rbufLimit
@@ -216,8 +216,8 @@ const (
 )
 
 // rbufSwitchToMalloc gives c a read buffer of at least twice the size, for a get
-// with more keys than the one that it has can hold. It returns false if the line
-// is too long, or if that would exceed -o read_buf_mem_limit.
+// with more keys than the old buffer can hold. It returns false if the line is
+// too long, or if that would exceed -o read_buf_mem_limit.
 func rbufSwitchToMalloc(c *conn) bool {
 	n := 2 * len(c.in.rbuf)
 	if n > maxGetLine {
@@ -260,8 +260,8 @@ func rbufLong(t *thread, n int) []byte {
 	return b
 }
 
-// rbufTrim gives memory that t keeps for long lines back to the system: t has
-// nothing to do.
+// rbufTrim returns the memory that t keeps for long lines to the system. It is
+// called when t has nothing to do.
 func rbufTrim(t *thread) {
 	for _, b := range t.bufs.longBufs {
 		bufFree(b)
@@ -304,7 +304,7 @@ func connSeen(c *conn) connSight {
 	return connSight{connState(s >> 8 & 0xff), transport(s & 0xff), int(s >> 16 & 0x7fff), s>>31&1 != 0, relTime(s >> 32)}
 }
 
-// connOwes tells whether c waits until the client takes more of its replies.
+// connOwes reports whether c waits until the client takes more of its replies.
 func connOwes(c *conn) bool {
 	return c.resp != nil && (c.state == connMwrite || c.state == connNread || c.state == connSwallow)
 }
@@ -368,7 +368,7 @@ func sidethreadWrite(c *conn, b []byte) (int, error) {
 	return unix.Write(c.sfd, b)
 }
 
-// connEventReadd has epoll watch c for input. If that fails, c begins to close.
+// connEventReadd makes epoll watch c for input. If that fails, c begins to close.
 // Epoll still watches c after a TLS handshake; else c has been taken off.
 func connEventReadd(c *conn) {
 	op := unix.EPOLL_CTL_ADD
@@ -404,12 +404,12 @@ func connWorkerReadd(c *conn) {
 		connSetState(c, connNewCmd)
 		connEventReadd(c)
 	default:
-		// It is reading a value, or is to close.
+		// c is reading a value, or will close.
 	}
 	roundAdd(c.thread, c)
 }
 
-// threadIoQueueSubmit has what t's connections wait for read.
+// threadIoQueueSubmit submits the reads that t's connections wait for.
 func threadIoQueueSubmit(t *thread) {
 	t.ext.connsTosubmit = 0
 	if t.ext.ioQueue != nil {
@@ -522,7 +522,7 @@ func connClose(c *conn) {
 	connSetState(c, connClosed)
 	c.closeReason = errorClose
 	if c.thread != nil {
-		statsFold(c.thread) // whoever sees the close finds its commands counted
+		statsFold(c.thread) // a client that sees the close finds its commands counted
 	}
 	connPublish(c)
 	statsState.currConns.Add(-1)

@@ -9,8 +9,8 @@
 //
 // A write that fails is tried again a few times. From the first failure on the
 // page takes no more values; after the last it keeps what is in the file, and the
-// values in its buffers are evicted. All other pages go on, but the file rests:
-// see storeFile.
+// values in its buffers are evicted. All other pages go on, but for some time no
+// new page of the file is filled: see storeFile.
 
 package main
 
@@ -33,7 +33,7 @@ const (
 
 const (
 	writeTries  = 5 // of a buffer, a second apart
-	restLongest = 6 // a file rests for at most 1<<restLongest seconds
+	restLongest = 6 // a file is left alone for at most 1<<restLongest seconds
 )
 
 // What callers need to know of a page to choose one to compact. The index in
@@ -45,7 +45,7 @@ type extstorePageData struct {
 	freeBucket int
 	active     bool // still being filled: not to be evicted or compacted
 	failed     bool // a write failed in its current or latest use
-	usable     bool // can be filled once it is free: its file does not rest
+	usable     bool // can be filled once it is free: its file is not left alone
 }
 
 // Deleted values leave holes in a page, which stay unused until the whole page
@@ -95,7 +95,7 @@ type extstoreConfFile struct {
 // A storeFile is one of the files, with the recent failures of its two kinds of
 // pages: 0 for pages that were not written to the end in their previous use, or
 // had none; 1 for pages that were. A full disk fails the first kind, a broken disk
-// both. A failed kind rests for 2 seconds, 4, 8 and so on between attempts.
+// both. A failed kind is left alone for 2 seconds, 4, 8 and so on between attempts.
 type storeFile struct {
 	name  string
 	fd    int
@@ -421,7 +421,7 @@ func pageUsable(p *storePage) bool {
 	return currentTime.Load() >= p.file.tryAt[pageKind(p)].Load()
 }
 
-// fileRest lets one kind of f's pages rest, longer with each that failed in a row.
+// fileRest leaves one kind of f's pages alone, longer with each failure in a row.
 func fileRest(f *storeFile, kind int) {
 	f.tryAt[kind].Store(currentTime.Load() + 1<<min(f.fails[kind].Load(), restLongest))
 }
@@ -432,8 +432,8 @@ func extstoreStalled(e *storeEngine, bucket int) bool {
 }
 
 // evictPage evicts the oldest page that could serve the bucket, unless a page has
-// become free. If only pages of resting files could serve it, the bucket is stalled
-// for a second. evictPage is slow; the caller holds no lock.
+// become free. If only pages of files left alone could serve it, the bucket is
+// stalled for a second. evictPage is slow; the caller holds no lock.
 func evictPage(e *storeEngine, freeBucket int) {
 	const none = math.MaxUint64
 	lowVersion, lowPage := uint64(none), 0
@@ -569,9 +569,9 @@ func wbufCb(e *storeEngine, io *objIo, ret int) {
 	p.mutex.Unlock()
 }
 
-// wbufFailed handles a failed write to p and returns whether it will be tried
-// again. On p's first failure it submits the buffer being filled as well, and lets
-// the file rest; after the last try it discards p's buffers.
+// wbufFailed handles a failed write to p and reports whether it will be tried
+// again. On p's first failure it submits the buffer being filled as well, and
+// leaves the file alone for some time; after the last try it discards p's buffers.
 func wbufFailed(e *storeEngine, p *storePage, io *objIo) (again bool) {
 	f, kind := p.file, pageKind(p)
 	io.tries++

@@ -17,8 +17,8 @@ const (
 	dontUpdate = false
 )
 
-// Not as in C, there is no global count of items and bytes, for which each
-// link and unlink would take a lock: itemStatsCurr sums up the LRUs'.
+// Unlike C, we keep no global count of items and bytes, for which each link and
+// unlink would take a lock: itemStatsCurr sums up the counts of the LRUs.
 var (
 	casId atomic.Uint64
 
@@ -128,7 +128,7 @@ func doItemFlush() relTime {
 	now := itemTime()
 	flushedTime.Store(now)
 	// Only now may the clock advance. After a billion flushes it does not:
-	// items set later in the same second are then flushed, too.
+	// items set later in the same second are then flushed as well.
 	if flushes.Load() < math.MaxUint32/4 {
 		flushes.Add(1)
 	}
@@ -371,7 +371,7 @@ func unlinkWithValue(it *item, hv uint32, unlinkQ func(*item)) {
 	}
 }
 
-// unlinkItem unlinks an item. If its value is in a file it stays there.
+// unlinkItem unlinks an item. A value in a file stays there.
 func unlinkItem(it *item, hv uint32, unlinkQ func(*item)) {
 	it.itFlags &^= itemLinked
 	itemStatsSizesRemove(it)
@@ -392,7 +392,7 @@ func doItemRemove(it *item) {
 }
 
 // doItemReplace puts newIt in the place of it, which is linked. A value in a
-// file stays there, for newIt may tell where it is, too.
+// file stays there, as newIt may also refer to it.
 func doItemReplace(it, newIt *item, hv uint32, cas uint64) {
 	time := itemAccess(it)
 	if newIt.lruid() == hotLru && it.lruid() == warmLru && it.itFlags&itemActive != 0 {
@@ -434,7 +434,7 @@ func itemFlushExpired(flushed relTime) {
 }
 
 // itemCachedump lists the items of a class's COLD LRU, at most limit unless
-// that is 0, followed by END. Not as in C, it skips items that are locked.
+// that is 0, followed by END. Unlike C, it skips items that are locked.
 func itemCachedump(clsid, limit uint32) []byte {
 	const memlimit = 2 << 20 // max response size, bytes
 	var buf []byte

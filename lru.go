@@ -53,8 +53,8 @@ const (
 	numItemstats
 )
 
-// Not as in C, which has an array for each field and one for the locks: what
-// linking an item touches lies together.
+// C has an array for each field and one for the locks. Here all that linking an
+// item touches lies together.
 type lru struct {
 	lock       sync.Mutex // guards all of it, and next and prev of its items
 	head, tail ref
@@ -146,8 +146,8 @@ func doTailAge(l *lru) relTime {
 // items removed or moved. Background threads may call it, and workers, which
 // may hold the lock of another item. totalBytes is the size of the class's
 // HOT, WARM and COLD; items of HOT and WARM unused for more than maxAge
-// seconds go to COLD. With lruPullEvict it evicts one from any LRU, past those in
-// use, and returns -1 if it could not since items were locked. With
+// seconds go to COLD. With lruPullEvict it evicts one item from any LRU, skipping
+// items in use, and returns -1 if it could not since items were locked. With
 // lruPullReturnItem the last item of COLD stays there, and is returned in retIt,
 // locked and with a reference.
 func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTime, retIt **item) int {
@@ -215,8 +215,8 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 		// Someone else has a reference: the item can be unlinked, but its
 		// memory is not free yet.
 		l.n[itemsLrutailReflocked]++
-		// Not as in C, which resets refcount: memory with a leaked reference
-		// is not reused.
+		// C resets refcount; but memory with a leaked reference must not be
+		// reused.
 		if settings.lru.tailRepairTime != 0 && itemAge(it) > settings.lru.tailRepairTime {
 			l.n[itemsTailrepairs]++
 			doItemUnlinkNolock(it, hash(it.key()))
@@ -311,7 +311,7 @@ func doPullEvict(l *lru, it *item) {
 	doItemUnlinkNolock(it, hv)
 }
 
-// What an eviction policy is made of: doItemBump and doItemUpdate, what a hit does;
+// The parts of an eviction policy: doItemBump and doItemUpdate, what a hit does;
 // lruRemembers (called by doItemAlloc) and doItemReplace, where a new item starts;
 // doPullItem, what becomes of the last item of each LRU; lruPcts and
 // lruMaxFactors, how large and how old they may become; lruMaintainerJuggle, when
@@ -397,11 +397,10 @@ func lruClassSize(id int) (bytes uint64, items int, evicted uint64) {
 }
 
 // doItemAllocPull allocates a chunk of class id, evicting if need be. hv is
-// as for slabsAlloc. The caller may hold an item lock, but no LRU's. Not as in
-// C, which gives up after ten tries, it fails only if every item of the class
-// is in use, or with -M; not even then if it is must: then it evicts chunked
-// items, too, parts of which may fill the class, and takes a page beyond the
-// limit.
+// as for slabsAlloc. The caller may hold an item lock, but no LRU's. C stops
+// after ten tries; here it fails only if every item of the class is in use, or
+// with -M. With must it does not fail even then: it evicts chunked items as well,
+// whose parts may fill the class, and takes a page beyond the limit.
 //
 // The work is bounded: after ten tries there is one for each item at most, and
 // so many only if all are in use. A try looks at five items of each LRU of the
@@ -468,8 +467,8 @@ func lruMakeRoom(id, try int) bool {
 // which the newest is the lowest. So an item is forgotten after some four
 // evictions for each word. Half as many fingerprints as there are items do best.
 //
-// There is no lock: whoever reads a word while another writes it, or from a
-// table that has just been replaced, misses a fingerprint.
+// There is no lock: a thread that reads a word while another writes it, or reads
+// a table that has just been replaced, misses a fingerprint.
 var lruMemory struct {
 	table      atomic.Pointer[[]uint64] // a power of 2; nil before the first evictions
 	remembered atomic.Uint64            // new items whose key was there
@@ -614,8 +613,8 @@ func lruBumpAsync(b *lruBumpBuf, it *item, hv uint32) bool {
 	return ok
 }
 
-// lruMaintainerBumps does the bumps that the workers queued. It returns
-// whether there were any.
+// lruMaintainerBumps does the bumps that the workers queued. It reports whether
+// there were any.
 func lruMaintainerBumps() bool {
 	bumped := false
 	bumpBufLock.Lock()
@@ -664,8 +663,8 @@ func lruTotalBumpsDropped() uint64 {
 // and WARM goes to COLD, active items of COLD go to WARM. It returns the
 // number of rounds that moved something. lruMaintainer.lock is held.
 //
-// Not as in C, WARM keeps what it has as long as the class evicts nothing: items
-// that are much asked for would go to COLD and back all the time.
+// Unlike in C, WARM keeps what it has as long as the class evicts nothing:
+// otherwise popular items would go to COLD and back all the time.
 func lruMaintainerJuggle(clsid int) int {
 	didMoves := 0
 	if settings.lru.tempLru.Load() {

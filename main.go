@@ -154,9 +154,9 @@ func limitFiles() bool {
 }
 
 // reserveFiles ends the process if -c leaves no descriptor for a client, and
-// says how many it leaves if they are few. All files and sockets are open, but
-// those of the threads are not. The last descriptor stays free: whoever gets it
-// is refused.
+// says how many it leaves if they are few. All files and sockets are open, except
+// those of the threads. The last descriptor stays free: a client that gets it is
+// refused.
 func reserveFiles(limited bool) {
 	used := mainFds + workerFds*settings.numThreads
 	for fd := range min(settings.net.maxconns-1, math.MaxUint16) {
@@ -240,7 +240,7 @@ func spareThreads() int {
 }
 
 // getpwnam finds a user by name or number. It reads /etc/passwd itself, as
-// os/user trusts $USER. Not as in C: a number needs no entry, nor do root and
+// os/user trusts $USER. Unlike in C, a number needs no entry, nor do root and
 // nobody.
 func getpwnam(name string) (uid, gid int, ok bool) {
 	passwd, _ := os.ReadFile("/etc/passwd")
@@ -265,8 +265,8 @@ func getpwnam(name string) (uid, gid int, ok bool) {
 	return int(id), int(id), err == nil
 }
 
-// loseRoot switches from root to the user of -u. Not as in C: without -u, to
-// nobody.
+// loseRoot switches from root to the user of -u. Without -u, which C requires, it
+// switches to nobody.
 func loseRoot() {
 	if syscall.Getuid() != 0 && syscall.Geteuid() != 0 {
 		return
@@ -292,8 +292,8 @@ func loseRoot() {
 
 // daemonize detaches from the terminal. A Go program cannot fork, so it starts a
 // second mc9 with the same arguments, which inherits the sockets and the files for
-// TLS, and goes on from there. It returns once that mc9 serves. If that one exits instead, having
-// said why, so do we.
+// TLS, and goes on from there. It returns once the second mc9 serves. If that
+// exits instead, having said why, so do we.
 func daemonize(nochdir bool) error {
 	var ready [2]int
 	if err := syscall.Pipe2(ready[:], syscall.O_CLOEXEC); err != nil {
@@ -403,7 +403,7 @@ func main() {
 	authInit()
 
 	if options.lockMemory {
-		// Not as in C, memory that is never touched is not locked.
+		// Unlike C, we do not lock memory that is never touched.
 		if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 			fmt.Fprintf(os.Stderr, "warning: -k invalid, mlockall() failed: %s\n", strerror(err))
 		}
@@ -484,7 +484,7 @@ func memoryInit() {
 }
 
 // storageThreads is the number of threads of extstore: writing, compaction, the
-// I/O thread of both, and those that read.
+// I/O thread of both, and the I/O threads that read.
 func storageThreads() int {
 	if extStorage == nil {
 		return 0
@@ -509,7 +509,7 @@ func authInit() {
 func stopThreads() {
 	metricsLock.Lock()
 	pauseThreads(pauseAllThreads)
-	lruMaintainerBumps() // those that the workers have queued
+	lruMaintainerBumps() // the bumps that the workers have queued
 	for i := range itemLocks {
 		itemLocks[i].Lock() // stops the thread that grows the hash table
 	}

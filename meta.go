@@ -20,7 +20,7 @@ const (
 // metaFlagPreparse.
 const msetFlags = "Okcs"
 
-// metaFlags is what the flags of a command ask for.
+// metaFlags holds what the flags of a command ask for.
 type metaFlags struct {
 	noUpdate  bool // u
 	vivify    bool // N
@@ -40,11 +40,11 @@ type metaFlags struct {
 	recacheTime    relTime
 	key            []byte
 	reqCasId       uint64
-	casIdIn        uint64 // of E: the unique that the item is to get
+	casIdIn        uint64 // of E: the item's new unique
 	delta, initial uint64 // of ma
 }
 
-// A metaReply is what ms keeps until its value has been read.
+// A metaReply holds what ms keeps until its value has been read.
 type metaReply struct {
 	mset     bool // the command is an ms
 	setStale bool // the value may be stored as stale
@@ -89,7 +89,7 @@ func (of *metaFlags) casIn() uint64 {
 }
 
 // itFlags returns flags for an item that the command creates, so that replies
-// show its key as the client gave it. Not as in C, where only ms does so.
+// show its key as the client gave it. In C only ms does so.
 func (of *metaFlags) itFlags() uint16 {
 	if of.keyBinary {
 		return itemKeyBinary
@@ -239,8 +239,8 @@ func metaFinish(c *conn, b []byte, quiet bool) {
 	connSetState(c, connNewCmd)
 }
 
-// processMgetCmd serves mg. Not as in C, which locks the item for some flags
-// only: here the item stays locked until its value is in the reply.
+// processMgetCmd serves mg. The item stays locked until its value is in the reply;
+// C locks it for some flags only.
 func processMgetCmd(c *conn, pr *parser) {
 	var of metaFlags
 	if errstr := metaFlagPreparse(pr, 2, &of); errstr != "" {

@@ -276,7 +276,7 @@ func processRequestUpdate(c *conn, pr *parser, comm int) bool {
 	return true
 }
 
-// prcmp tells whether word i is s or a prefix of s: C compares only as many
+// prcmp reports whether word i is s or a prefix of s: C compares only as many
 // bytes as the word has.
 func (pr *parser) prcmp(i int, s string) bool {
 	tok := pr.token(i)

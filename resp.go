@@ -1,7 +1,7 @@
 // Replies: gathering them and sending them. From memcached.c: resp_*,
-// out_string, transmit. Not as in C, where each reply is an object with a
-// buffer of its own: all replies to one read form one resp, and all those of a
-// round lie back to back in the worker's buffers.
+// out_string, transmit. In C each reply is an object with a buffer of its own;
+// here all replies to one read form one resp, and all replies of a round lie
+// back to back in the worker's buffers.
 
 package main
 
@@ -50,19 +50,19 @@ const (
 	errNoMemoryGet     = "SERVER_ERROR out of memory writing get response"
 )
 
-// respBufs hold replies: those of a worker's round, or those of a connection
-// that waits until it can send them.
+// respBufs hold the replies of a worker's round, or of one connection that waits
+// until it can send them.
 type respBufs struct {
 	wbuf []byte
 	iov  []respIov
 }
 
-// A resp is what is to be sent to a client: the pieces iov[iovs:iovEnd] in order,
-// then wbuf[done:end].
+// A resp is what must still be sent to a client: the pieces iov[iovs:iovEnd] in
+// order, then wbuf[done:end].
 type resp struct {
 	*respBufs             // t.bufs.round, or its own; see respKeep
 	off          int      // where it begins in wbuf
-	done         int      // end of what is sent of wbuf, or that pieces cover
+	done         int      // the part of wbuf before it is sent, or covered by pieces
 	end          int      // respGrows while it is the last in wbuf
 	iovs, iovEnd int      // pieces not sent yet; iovEnd as end
 	count        int      // replies in it
@@ -78,7 +78,7 @@ type respIov struct {
 	it     *item // holds a reference but not the lock; nil for wbuf
 	value  itemParts
 	off, n int
-	io     *ioPending // the read that is to fill it; while there is one nothing is sent
+	io     *ioPending // the read that will fill it; until that is done nothing is sent
 }
 
 type respMark struct{ wbuf, iov, done, count int }
@@ -88,7 +88,7 @@ type transmitResult int
 const (
 	transmitComplete  transmitResult = iota // all is sent
 	transmitSoftError                       // the socket takes no more for now
-	transmitHardError                       // c is to close
+	transmitHardError                       // c must close
 )
 
 // respPieces returns the pieces of r that are not sent yet.
@@ -97,8 +97,8 @@ func respPieces(r *resp) []respIov { return r.iov[r.iovs:min(r.iovEnd, len(r.iov
 // respTail returns what follows the pieces.
 func respTail(r *resp) []byte { return r.wbuf[r.done:min(r.end, len(r.wbuf))] }
 
-// parts calls yield with what of r is not sent yet, part by part, until that
-// returns false.
+// parts calls yield with each part of r that is not sent yet, until yield returns
+// false.
 func (r *resp) parts(yield func([]byte) bool) {
 	for _, v := range respPieces(r) {
 		value := v.value
@@ -146,8 +146,7 @@ func respIovFree(v respIov) {
 	}
 }
 
-// respCut makes a piece of what wbuf has up to end, as far as iov does not cover
-// it.
+// respCut makes a piece of the bytes of wbuf up to end that no piece covers yet.
 func respCut(r *resp, end int) {
 	if end > r.done {
 		r.iov = append(r.iov, respIov{off: r.done, n: end - r.done})
@@ -181,7 +180,7 @@ func respAddValue(c *conn, it *item, hv uint32, n, head int, miss []byte) bool {
 	return true
 }
 
-// respAddIo appends the first n bytes of the value that p is to read. respFillIo
+// respAddIo appends the first n bytes of the value that p will read. respFillIo
 // completes it.
 func respAddIo(c *conn, p *ioPending, n, head int, miss []byte) {
 	r := c.resp
@@ -195,7 +194,7 @@ func respAddIo(c *conn, p *ioPending, n, head int, miss []byte) {
 	r.done = len(r.wbuf)
 }
 
-// respFillIo completes what respAddIo has begun: p has come back.
+// respFillIo completes what respAddIo has begun, once p has come back.
 func respFillIo(c *conn, p *ioPending) {
 	iov := respPieces(c.resp)[p.iov:]
 	iov[1].io = nil
@@ -207,7 +206,7 @@ func respFillIo(c *conn, p *ioPending) {
 	}
 }
 
-// respFull tells whether to send what is gathered before more is added.
+// respFull reports whether c must send its replies before it adds more.
 func respFull(c *conn) bool {
 	r := c.resp
 	return r != nil && (len(r.wbuf)-r.off > wbufSize-2*respCopyMax || len(r.iov)-r.iovs > respIovMax-4 ||
@@ -234,8 +233,8 @@ func respClose(c *conn) {
 	}
 }
 
-// respBufsReset empties t's buffers. A large reply may have made them grow; they
-// get their size back.
+// respBufsReset empties t's buffers. It replaces buffers that a large reply
+// has made grow.
 func respBufsReset(t *thread) {
 	t.bufs.round = respBufs{t.bufs.round.wbuf[:0], t.bufs.round.iov[:0]}
 	if cap(t.bufs.round.wbuf) != roundBufs*wbufSize {
@@ -254,7 +253,7 @@ func respLeave(t *thread, r *resp) {
 	}
 }
 
-// respKeep moves c's replies to buffers of their own, as c must wait before all
+// respKeep moves c's replies to buffers of their own, if c must wait before all
 // are sent: the next round needs the worker's buffers.
 func respKeep(c *conn) {
 	r := c.resp
@@ -292,8 +291,8 @@ func respOwn(t *thread) *respBufs {
 	return new(respBufs)
 }
 
-// respDisown keeps buffers for respOwn, unless there are enough or they are large:
-// then they are garbage.
+// respDisown keeps buffers for respOwn. If there are enough, or these are large,
+// it leaves them to the collector.
 func respDisown(t *thread, b *respBufs) {
 	if len(t.bufs.own) < bufsOwnMax && cap(b.wbuf) <= 2*wbufSize {
 		*b = respBufs{b.wbuf[:0], b.iov[:0]}
@@ -413,14 +412,14 @@ func transmitPost(r *resp, n int) bool {
 	return len(respTail(r)) == 0
 }
 
-// transmitCount counts all of c's replies as written, in advance, so that
-// whoever reads them finds them counted. What is not sent is subtracted later.
+// transmitCount counts all of c's replies as written, in advance, so that a
+// client that reads them finds them counted. What is not sent is subtracted later.
 func transmitCount(c *conn) {
 	c.thread.stats.pending.n[statBytesWritten] += uint64(respLen(c.resp))
 }
 
-// transmitOnce sends, with one system call, as much as that takes of c's replies.
-// If the socket does not take as much, the error is EAGAIN.
+// transmitOnce sends as many of c's replies as one system call takes. If the
+// socket takes fewer, the error is EAGAIN.
 func transmitOnce(c *conn) (n int, e unix.Errno) {
 	r, t := c.resp, c.thread
 	var want int

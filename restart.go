@@ -38,7 +38,7 @@ import (
 )
 
 // The first line of FILE and of FILE.meta is restartHead and a number drawn at
-// the stop: so each knows the other. While FILE is in use blanks stand for the
+// the stop, by which they match. While FILE is in use blanks stand for the
 // number. The name changes with the layout of items and pages.
 const (
 	restartHead    = "mc9 memory file 1 "
@@ -115,7 +115,7 @@ func restartSetKv(text *[]byte, key, format string, args ...any) {
 func metaFile() string { return settings.memoryFile + ".meta" }
 
 // restartRefuse ends the process if f is not a plain file of our own, to which
-// no other name leads. Whoever could write to it might write items.
+// no other name leads. Anybody who could write to it might write items.
 func restartRefuse(f *os.File) {
 	fi, err := f.Stat()
 	if err != nil {
@@ -134,8 +134,8 @@ func restartRefuse(f *os.File) {
 	}
 }
 
-// restartReadMeta returns what is in the metadata file, and whether there is
-// one. Of one that is too large it returns the beginning.
+// restartReadMeta returns the contents of the metadata file, and whether there is
+// one. Of a file that is too large it returns only the beginning.
 func restartReadMeta(limit int) (text []byte, found bool) {
 	f, err := os.OpenFile(metaFile(), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -176,7 +176,7 @@ func restartOpen(limit int) (f *os.File, head string, meta []byte, found bool) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		sysfatal(1, "[restart] %s is in use by another process", settings.memoryFile)
 	}
-	// Only now, as whoever has had the lock may have written it.
+	// Only now, as the process that had the lock may have written it.
 	if meta, found = restartReadMeta(limit); found && len(meta) == 0 {
 		sysfatal(1, "[restart] %s is empty: remove it", metaFile()) // as in C
 	}
@@ -185,11 +185,11 @@ func restartOpen(limit int) (f *os.File, head string, meta []byte, found bool) {
 	return f, string(b), meta, found
 }
 
-// restartMmapOpen opens the memory file for limit bytes of pages, and returns
-// whether those that are in it may be used.
+// restartMmapOpen opens the memory file for limit bytes of pages, and reports
+// whether the pages in it may be used.
 func restartMmapOpen(limit int) bool {
 	f, head, meta, found := restartOpen(limit)
-	err := f.Chmod(0o600) // whoever made it
+	err := f.Chmod(0o600) // even if somebody else made it
 	reuse := false
 	if !found {
 		fmt.Fprintf(os.Stderr, "[restart] no metadata save file, starting with a clean cache\n")
@@ -455,7 +455,7 @@ var (
 	restartFlushedTime relTime // its flushedTime
 )
 
-// restartPeek has the processor fetch b.
+// restartPeek makes the processor fetch b.
 //
 //go:noinline
 func restartPeek(b []byte) (sum byte) {

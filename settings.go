@@ -43,7 +43,7 @@ const (
 )
 
 // Set from the command line. Fields that commands can change while workers read
-// them are atomic; the rest is fixed before workers start.
+// them are atomic; all others are fixed before workers start.
 // They stand in groups: C's settings.ext_item_size is settings.ext.itemSize.
 var settings struct {
 	maxbytes          atomic.Uint64
@@ -137,7 +137,7 @@ var settings struct {
 	ssl sslSettings // tls.go
 }
 
-// An atomicFloat is to float64 as atomic.Uint64 is to uint64.
+// An atomicFloat is a float64 to load and store atomically.
 type atomicFloat struct{ bits atomic.Uint64 }
 
 func (f *atomicFloat) Load() float64   { return math.Float64frombits(f.bits.Load()) }
@@ -627,9 +627,9 @@ func parseSuboptions(list string) {
 	}
 }
 
-// parseListen adds arg to the list of addresses. Not as in C, where an empty
-// address makes a server that nobody can reach, and one that is a substring of
-// the list is dropped.
+// parseListen adds arg to the list of addresses. In C an empty address makes a
+// server that nobody can reach, and an address that is a substring of the list is
+// dropped.
 func parseListen(arg string) {
 	switch {
 	case strings.Trim(arg, ";,") == "":

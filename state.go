@@ -311,7 +311,7 @@ func driveMachine(c *conn) {
 		case connParseCmd:
 			if !tryReadCommand(c) {
 				if c.resp != nil {
-					// Not as in 1.5.12: send the replies so far in the meantime.
+					// Unlike 1.5.12, send the replies so far in the meantime.
 					connSetState(c, connMwrite)
 				} else {
 					connSetState(c, connWaiting)
@@ -330,8 +330,8 @@ func driveMachine(c *conn) {
 			default:
 				c.thread.stats.pending.n[statConnYields]++
 				if c.in.rbytes > 0 || sslPending(c) {
-					// Not as in C, which waits until the socket is writable:
-					// epoll does not report input that we have read already.
+					// C waits until the socket is writable instead. Epoll
+					// does not report input that we have read already.
 					roundAdd(c.thread, c)
 					stop = true
 				} else {
@@ -427,7 +427,7 @@ func driveNread(c *conn) bool {
 
 // waitForValue makes c wait for more of a value. Earlier replies are sent now:
 // the client may want to see them before it sends the rest. It returns false if
-// c is to close instead.
+// c must close instead.
 func waitForValue(c *conn) bool {
 	if c.transport == udpTransport {
 		// The rest of the value will not come in another datagram.
@@ -469,7 +469,7 @@ func driveReadNothing(c *conn, e unix.Errno) bool {
 }
 
 // driveNreadError answers that there is no memory for the rest of a chunked
-// item, and has the rest swallowed.
+// item, and makes c discard that rest.
 func driveNreadError(c *conn) {
 	if c.resp == nil && !respStart(c) {
 		connSetState(c, connClosing)

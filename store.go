@@ -77,8 +77,8 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 // is allocated. Until that succeeds it may read nothing but that field and the
 // links. While an LRU is locked, items on it can't be freed.
 //
-// An item that is not linked yet belongs to whoever allocated it. A reference
-// keeps a linked item from being freed, and its key and value from being
+// An item that is not linked yet belongs to the thread that allocated it. A
+// reference keeps a linked item from being freed, and its key and value from being
 // changed, so both may be read without the lock. Every other field needs the
 // lock, even itFlags and refcount; so do calls of data() and schunk(), but what
 // these return stays valid while a reference is held.
@@ -277,8 +277,8 @@ func storeItemCopyOut(b []byte, it *item) {
 	})
 }
 
-// doStoreItem stores an item as comm says. If the item has a unique, that is the
-// one the client expects; casIn becomes its new one. *nbytes is set to the value
+// doStoreItem stores an item as comm says. A unique that the item already has is
+// the one that the client expects; casIn becomes its new one. *nbytes is set to the value
 // size after an append or prepend, *cas to the unique of the stored item; both
 // pointers may be nil.
 func doStoreItem(it *item, comm int, t *thread, hv uint32, nbytes *int, cas *uint64, casIn uint64, casStale bool) storeItemType {
@@ -338,7 +338,7 @@ func casCompare(it, oldIt *item, casStale bool) casResult {
 }
 
 // doStoreOver is the part of doStoreItem for a key that exists. It returns
-// stored if oldIt is to be replaced: after an append or prepend by newIt,
+// stored if the caller must replace oldIt: after an append or prepend by newIt,
 // otherwise by it.
 func doStoreOver(it, oldIt *item, comm int, t *thread, hv uint32, casStale bool) (ret storeItemType, newIt *item) {
 	res := casCompare(it, oldIt, casStale)

@@ -10,8 +10,7 @@ import (
 )
 
 // For -R a get counts as one command more after every getKeysPerTurn keys, and
-// whenever its reply is full. Not as in C, where other connections wait for all
-// of its keys.
+// whenever its reply is full. In C other connections wait for all of its keys.
 const getKeysPerTurn = 1000
 
 // A getRequest is a get with keys still to be looked up.
@@ -59,7 +58,7 @@ func completeNreadAscii(c *conn) {
 	itemUnlock(hv)
 }
 
-// valueEnds tells whether the value just read ends with \r\n.
+// valueEnds reports whether the value just read ends with \r\n.
 func valueEnds(c *conn, it *item) bool {
 	ch := c.val.rchunk
 	if ch == nil {
@@ -132,14 +131,14 @@ func tooLongLine(c *conn, line []byte) bool {
 		return false // a datagram has no rest to wait for
 	}
 	c.in.rbufGrows = true
-	// Not as in C, which searches from the start of the line each time: the
-	// rest may arrive byte by byte.
+	// C searches from the start of the line each time; but the rest may arrive
+	// byte by byte.
 	c.in.rlooked = len(line)
 	return false
 }
 
-// isGet tells whether cmd takes any number of keys. Not as in C, which hangs up
-// on a long gat.
+// isGet reports whether cmd takes any number of keys. C does not count gat among
+// these: it hangs up on a long one.
 func isGet(cmd []byte) bool {
 	switch string(cmd) {
 	case "get", "gets", "gat", "gats":
@@ -175,7 +174,7 @@ func processGetCommand(c *conn, pr *parser, returnCas, shouldTouch bool) {
 	processGetKeys(c, keys)
 }
 
-// keysOk tells whether no key is too long. All are checked before the first is
+// keysOk reports whether no key is too long. All are checked before the first is
 // answered.
 func keysOk(keys []byte) bool {
 	for len(keys) > keyMaxLength {

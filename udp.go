@@ -54,9 +54,9 @@ func buildUdpHeader(hdr []byte, u *udpConn) {
 	binary.BigEndian.PutUint16(hdr[6:], 0)
 }
 
-// transmitUdp sends packets of the reply until the socket takes no more. Not
-// as in C 1.6, which numbers the packets for each key of a get separately:
-// here a request has one reply.
+// transmitUdp sends packets of the reply until the socket takes no more. C 1.6
+// numbers the packets for each key of a get separately; here a request has one
+// reply.
 func transmitUdp(c *conn) transmitResult {
 	const dataSize = udpMaxPayloadSize - udpHeaderSize
 	u, r := c.udp, c.resp

@@ -45,8 +45,8 @@ type connQueue struct {
 }
 
 // A thread is a worker (LIBEVENT_THREAD). Only the worker touches its fields,
-// except for napiId, the queue, whatever a lock guards, and what is set once
-// at the start.
+// except for napiId, the queue, the fields that a lock guards, and the fields
+// that are set once at the start.
 type thread struct {
 	id              int
 	napiId          int // NIC receive queue that it serves, 0 for none; main thread only
@@ -65,8 +65,8 @@ type thread struct {
 	round struct {
 		next   []*conn // to serve in the next round
 		served []*conn // those of this one
-		sends  []*conn // of these, those that have reached connMwrite
-		sent   []*conn // those that go on, as their replies are sent
+		sends  []*conn // the conns of these that have reached connMwrite
+		sent   []*conn // conns that go on, as their replies are sent
 		goOn   []*conn // scratch of roundServe
 	}
 
@@ -96,10 +96,10 @@ type thread struct {
 		ioQueueTail   *objIo
 		connsTosubmit int        // connections that have added to ioQueue
 		ioCache       *ioPending // free ones
-		ios           int        // those that have not come back
+		ios           int        // reads that have not come back
 
 		ionLock          sync.Mutex // guards the following
-		ionHead, ionTail *ioPending // those that have come back
+		ionHead, ionTail *ioPending // reads that have come back
 	}
 }
 
@@ -148,8 +148,8 @@ func registerThreadInitialized() {
 	workerHangLock.Unlock()
 }
 
-// pauseThreads pauses or resumes the workers, and with pauseAllThreads and
-// resumeAllThreads the background threads too. The caller may hold
+// pauseThreads pauses or resumes the workers; with pauseAllThreads and
+// resumeAllThreads also the background threads. The caller may hold
 // maintenanceLock but no other lock. While paused, none of these threads holds
 // a lock or looks at an item.
 func pauseThreads(kind pauseThreadTypes) {
@@ -287,8 +287,8 @@ func workerLibevent(me *thread) {
 	}
 }
 
-// threadLibeventIonotify adds the connections whose reads from extstore have all
-// come back to the round.
+// threadLibeventIonotify adds to the round each connection whose reads from
+// extstore have all come back.
 func threadLibeventIonotify(me *thread) {
 	me.ext.ionLock.Lock()
 	p := me.ext.ionHead
@@ -404,7 +404,7 @@ func redispatchConn(c *conn) {
 	notifyWorkerFd(c.thread, c.sfd, queueRedispatch)
 }
 
-// sidethreadConnClose is redispatchConn for a connection that is to be closed.
+// sidethreadConnClose is redispatchConn for a connection that must be closed.
 func sidethreadConnClose(c *conn) {
 	if settings.verbose.Load() > 1 {
 		fmt.Fprintf(os.Stderr, "<%d connection closing from side thread.\n", c.sfd)
