@@ -408,12 +408,7 @@ func extstorePages(e *storeEngine, fh []*extstoreConfFile) {
 }
 
 // pageKind returns the kind of p: see storeFile.
-func pageKind(p *storePage) int {
-	if p.filled {
-		return 1
-	}
-	return 0
-}
+func pageKind(p *storePage) int { return btoi(p.filled) }
 
 // pageUsable reports whether p can be filled once it is free. p must be locked
 // or free.
