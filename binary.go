@@ -299,12 +299,25 @@ func appendBinHeader(b []byte, opcode uint8, err protocolBinaryResponseStatus, h
 	return binary.BigEndian.AppendUint64(b, cas)
 }
 
+// The usual texts of errors.
+var binErrorTexts = [...]string{
+	protocolBinaryResponseEnomem:         "Out of memory",
+	protocolBinaryResponseUnknownCommand: "Unknown command",
+	protocolBinaryResponseKeyEnoent:      "Not found",
+	protocolBinaryResponseEinval:         "Invalid arguments",
+	protocolBinaryResponseKeyEexists:     "Data exists for key.",
+	protocolBinaryResponseE2big:          "Too large.",
+	protocolBinaryResponseDeltaBadval:    "Non-numeric server-side value for incr or decr",
+	protocolBinaryResponseNotStored:      "Not stored.",
+	protocolBinaryResponseAuthError:      "Auth failure.",
+}
+
 // writeBinError replies with an error, even to a quiet command, and makes c
 // discard the next swallow bytes of input. An errstr of "" stands for the
 // usual text.
 func writeBinError(c *conn, err protocolBinaryResponseStatus, errstr string, swallow int) {
 	if errstr == "" {
-		errstr = binErrorText(err)
+		errstr = binErrorTexts[err]
 	}
 	if settings.verbose.Load() > 1 {
 		fmt.Fprintf(os.Stderr, ">%d Writing an error: %s\n", c.sfd, errstr)
@@ -316,30 +329,6 @@ func writeBinError(c *conn, err protocolBinaryResponseStatus, errstr string, swa
 	} else {
 		connSetState(c, connMwrite)
 	}
-}
-
-func binErrorText(err protocolBinaryResponseStatus) string {
-	switch err {
-	case protocolBinaryResponseEnomem:
-		return "Out of memory"
-	case protocolBinaryResponseUnknownCommand:
-		return "Unknown command"
-	case protocolBinaryResponseKeyEnoent:
-		return "Not found"
-	case protocolBinaryResponseEinval:
-		return "Invalid arguments"
-	case protocolBinaryResponseKeyEexists:
-		return "Data exists for key."
-	case protocolBinaryResponseE2big:
-		return "Too large."
-	case protocolBinaryResponseDeltaBadval:
-		return "Non-numeric server-side value for incr or decr"
-	case protocolBinaryResponseNotStored:
-		return "Not stored."
-	case protocolBinaryResponseAuthError:
-		return "Auth failure."
-	}
-	panic("binErrorText: no error")
 }
 
 // binErrorClose replies with an error and hangs up: the next packet cannot be
@@ -467,10 +456,9 @@ func processBinGetOrTouch(c *conn, ext []byte) {
 	if settings.detailEnabled.Load() {
 		statsPrefixRecordGet(key, it != nil)
 	}
-	switch {
-	case found || c.noreply:
+	if found || c.noreply {
 		connSetState(c, connNewCmd)
-	default:
+	} else {
 		writeBinMissResponse(c, keyBack)
 	}
 }
@@ -502,7 +490,7 @@ func writeBinItem(c *conn, it *item, hv uint32, key []byte) bool {
 
 // binMiss returns the reply to a get of a value that is gone.
 func binMiss(c *conn, key []byte) []byte {
-	text := binErrorText(protocolBinaryResponseKeyEnoent)
+	text := binErrorTexts[protocolBinaryResponseKeyEnoent]
 	if key != nil {
 		text = string(key)
 	}
@@ -588,7 +576,7 @@ func dispatchBinCommand(c *conn, ext []byte) {
 	case extlen != b.extlen && !(c.cmd == protocolBinaryCmdFlush && extlen == 0),
 		keylen == 0 && (b.body == binKey || b.body == binKeyValue),
 		keylen != 0 && b.body == binNothing,
-		vlen != 0 && b.body != binKeyValue: // not as in C, which takes the value of a stat or touch for the next packet
+		vlen != 0 && b.body != binKeyValue: // C takes the value of a stat or touch for the next packet
 		handleBinaryProtocolError(c)
 		return
 	}

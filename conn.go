@@ -275,15 +275,7 @@ func rbufTrim(t *thread) {
 func connInit() { conns = make([]atomic.Pointer[conn], settings.net.maxconns) }
 
 func protText(p protocol) string {
-	switch p {
-	case asciiProt:
-		return "ascii"
-	case binaryProt:
-		return "binary"
-	case negotiatingProt:
-		return "auto-negotiate"
-	}
-	return "unknown"
+	return [...]string{asciiProt: "ascii", binaryProt: "binary", negotiatingProt: "auto-negotiate"}[p]
 }
 
 // connPublish lets other threads see c as it is now. A worker calls it whenever
@@ -356,16 +348,12 @@ func connHandOver(c *conn) {
 	connPublish(c)
 }
 
-// sidethreadWrite is write(2) for the side thread that has c.
-func sidethreadWrite(c *conn, b []byte) (int, error) {
+// sidethreadWrite is send(2) for the side thread that has c.
+func sidethreadWrite(c *conn, b []byte) (int, unix.Errno) {
 	if tlsBuild && c.ssl != nil {
-		n, e := sslWrite(c, b)
-		if e != 0 {
-			return n, e
-		}
-		return n, nil
+		return sslWrite(c, b)
 	}
-	return unix.Write(c.sfd, b)
+	return rawSend(c.sfd, b)
 }
 
 // connEventReadd makes epoll watch c for input. If that fails, c begins to close.

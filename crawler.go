@@ -232,11 +232,7 @@ func crawlerMetadumpEval(cm *crawlerModule, it *item, i int) {
 	}
 	b = strconv.AppendInt(append(b, " la="...), int64(currentTime.Load()-itemAge(it))+processStarted, 10)
 	b = strconv.AppendUint(append(b, " cas="...), it.cas(), 10)
-	if it.itFlags&itemFetched != 0 {
-		b = append(b, " fetch=yes"...)
-	} else {
-		b = append(b, " fetch=no"...)
-	}
+	b = logText(b, " fetch=", yesno(it.itFlags&itemFetched != 0))
 	b = strconv.AppendUint(append(b, " cls="...), uint64(it.clsid()), 10)
 	b = strconv.AppendInt(append(b, " size="...), int64(it.ntotal()), 10)
 	b = strconv.AppendUint(append(b, " flags="...), uint64(it.clientFlags()), 10)
@@ -281,13 +277,13 @@ func lruCrawlerWrite(c *crawlerClient) bool {
 // some is left.
 func lruCrawlerSend(c *crawlerClient) bool {
 	for c.c != nil && len(c.buf) > 0 {
-		n, err := sidethreadWrite(c.c, c.buf)
+		n, e := sidethreadWrite(c.c, c.buf)
 		switch {
 		case n > 0:
 			c.buf = c.buf[:copy(c.buf, c.buf[n:])]
-		case err == unix.EAGAIN:
+		case e == unix.EAGAIN:
 			return false
-		case err != unix.EINTR:
+		case e != unix.EINTR:
 			lruCrawlerCloseClient(c)
 		}
 	}

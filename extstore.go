@@ -408,12 +408,7 @@ func extstorePages(e *storeEngine, fh []*extstoreConfFile) {
 }
 
 // pageKind returns the kind of p: see storeFile.
-func pageKind(p *storePage) int {
-	if p.filled {
-		return 1
-	}
-	return 0
-}
+func pageKind(p *storePage) int { return btoi(p.filled) }
 
 // pageUsable reports whether p can be filled once it is free. p must be locked
 // or free.
@@ -468,9 +463,9 @@ func takeFree(head **storePage) *storePage {
 	return nil
 }
 
-// allocatePage opens a free page for the bucket if its current page is still full,
-// which may be nil. It returns the bucket's current page, maybe one that another
-// caller has opened, or nil if no page is free.
+// allocatePage opens a free page for the bucket and returns it. full is the
+// bucket's full page, or nil; if another caller has already replaced it,
+// allocatePage returns the bucket's current page. It returns nil if no page is free.
 func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *storePage {
 	e.mutex.Lock()
 	p := e.pageBuckets[bucket]

@@ -263,9 +263,9 @@ func itemSizeOk(nkey int, flags uint32, nbytes int) bool {
 	return slabsClsid(ntotal) != 0
 }
 
-// doItemLinkFixup makes an item public that was so before the restart. It
-// returns false if there is another with its key. Several processors may do so
-// at once, each with its own w, while no others are at the store.
+// doItemLinkFixup makes an item public again after a restart. It returns false
+// if there is another with its key. Several processors may call it at once, each
+// with its own w, while nobody else uses the store.
 func doItemLinkFixup(it *item, hv64 uint64, w *restartWork) bool {
 	it.lock = uint16(hv64 & lockMask)
 	it.refcount = 1
@@ -396,16 +396,16 @@ func doItemRemove(it *item) {
 func doItemReplace(it, newIt *item, hv uint32, cas uint64) {
 	time := itemAccess(it)
 	if newIt.lruid() == hotLru && it.lruid() == warmLru && it.itFlags&itemActive != 0 {
-		newIt.slabsClsid = newIt.clsid() | warmLru // not as in C: it is in use
+		newIt.slabsClsid = newIt.clsid() | warmLru // unlike in C, as it is in use
 	}
 	unlinkItem(it, hv, itemUnlinkQ)
 	linkItem(newIt, hv, cas, time)
 }
 
-// itemFlushExpired unlinks flushed items that were accessed last in the second
-// before flushed, when doItemFlush was called, or so: they are at the heads of
-// the LRUs. The others are unlinked when they are found: see itemIsFlushed. The
-// caller holds no locks.
+// itemFlushExpired unlinks the flushed items that were last accessed in the
+// second, or so, before the flush: they are at the heads of the LRUs. The others
+// are unlinked when they are found: see itemIsFlushed. flushed is doItemFlush's
+// result. The caller holds no locks.
 func itemFlushExpired(flushed relTime) {
 	for i := range lrus {
 		l := &lrus[i]

@@ -563,24 +563,23 @@ func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 	}
 	flushed := 0
 	for x, w := range loggerStack.watchers {
-		var err error
-		n := 1
+		n, e := 1, unix.Errno(0)
 		switch revents := loggerStack.pollfds[x].Revents; {
 		case revents == 0:
 			continue
 		case revents&unix.POLLIN != 0:
 			// Discard the watcher's input: only a hang-up matters.
 			var buf [512]byte
-			n, err = unix.Read(w.c.sfd, buf[:])
+			n, e = rawRecv(w.c.sfd, buf[:])
 		case revents&(unix.POLLHUP|unix.POLLERR) != 0:
 			n = 0
 		default:
-			if n, err = sidethreadWrite(w.c, bipbufPeekAll(&w.buf)); n > 0 {
+			if n, e = sidethreadWrite(w.c, bipbufPeekAll(&w.buf)); n > 0 {
 				bipbufPoll(&w.buf, n)
 				flushed += n
 			}
 		}
-		if n <= 0 && err != unix.EAGAIN && err != unix.EINTR {
+		if n <= 0 && e != unix.EAGAIN && e != unix.EINTR {
 			loggerThreadCloseWatcher(w)
 		}
 	}

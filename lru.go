@@ -239,7 +239,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 			doPullEvict(l, it)
 			return pullEvicted
 		}
-		return pullAside(l, it, curLru) // not as in C: its memory would not become free
+		return pullAside(l, it, curLru) // unlike C: its memory would not become free
 	}
 	switch curLru {
 	case hotLru, warmLru:
@@ -267,7 +267,7 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 }
 
 // pullAside moves an item that is in use to the head of WARM or, if it can't be
-// there, of its own LRU. An item that is in WARM already has one hit less then.
+// there, of its own LRU. An item that is already in WARM loses one hit.
 func pullAside(l *lru, it *item, curLru int) pullResult {
 	if curLru == hotLru || curLru == coldLru && settings.lru.segmented.Load() {
 		l.n[itemsMovesToWarm]++
@@ -323,7 +323,7 @@ func doPullEvict(l *lru, it *item) {
 //
 // In WARM hits are counted, and the tail decides what they are worth. An item in
 // COLD is moved to WARM. In HOT hits do not matter: they say that the item is
-// new, not that it will be used again. There the second sets the time, as in C.
+// new, not that it will be used again. There the second hit sets the time, as in C.
 //
 // Without the memory hits count as in C: in each LRU, once, and not the first in
 // the item's life.

@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"math"
 	"os"
@@ -271,10 +272,7 @@ func loseRoot() {
 	if syscall.Getuid() != 0 && syscall.Geteuid() != 0 {
 		return
 	}
-	username := options.username
-	if username == "" {
-		username = "nobody"
-	}
+	username := cmp.Or(options.username, "nobody")
 	uid, gid, ok := getpwnam(username)
 	if !ok {
 		sysfatal(exNouser, "can't find the user %s to switch to", username)

@@ -337,7 +337,7 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 		switch tok := pr.token(i); tok[0] {
 		case 'T':
 			it.exptime = of.exptime
-			if of.hasCasIn { // not as in C, where mg obeys E only with N
+			if of.hasCasIn { // in C mg obeys E only with N
 				it.setCas(of.casIdIn)
 			}
 		case 'N':
@@ -362,11 +362,7 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 		case 'l':
 			b = metaUint(b, 'l', uint64(itemAge(it)))
 		case 'h':
-			fetched := uint64(0)
-			if it.itFlags&itemFetched != 0 {
-				fetched = 1
-			}
-			b = metaUint(b, 'h', fetched)
+			b = metaUint(b, 'h', uint64(btoi(it.itFlags&itemFetched != 0)))
 		case 'O':
 			if b, ok = metaOpaque(b, tok); !ok {
 				return b, false

@@ -918,7 +918,7 @@ func (p *modelPacket) failed(status protocolBinaryResponseStatus, rest string) s
 }
 
 func (p *modelPacket) failedText(status protocolBinaryResponseStatus) string {
-	return p.failed(status, " value="+binErrorText(status))
+	return p.failed(status, " value="+binErrorTexts[status])
 }
 
 // binary returns a command of the binary protocol.

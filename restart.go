@@ -160,8 +160,8 @@ func restartRoom(limit int) int {
 	return min(64<<10+limit/settings.slab.pageSize*line, slabsStart)
 }
 
-// restartOpen opens and locks the memory file, and returns its first line and
-// what restartReadMeta does. It ends the process if others could write to the
+// restartOpen opens and locks the memory file, and returns its first line and the
+// results of restartReadMeta. It ends the process if others could write to the
 // file, and leaves it as it was.
 func restartOpen(limit int) (f *os.File, head string, meta []byte, found bool) {
 	const flags = os.O_RDWR | unix.O_NOFOLLOW | unix.O_NONBLOCK
@@ -440,7 +440,7 @@ func mcMetaUse() relTime {
 	return restartStopped + relTime(mcMetaElapsed())
 }
 
-// A restartPage is what the metadata says of a page.
+// A restartPage holds what the metadata says of a page.
 type restartPage struct {
 	off int // bytes from the start of the arena
 	id  int // its class
@@ -597,7 +597,7 @@ func restartConcat(head, tail *ref, b *restartList) {
 	*tail = b.tail
 }
 
-// A restartWork is what one processor has found.
+// A restartWork holds what one processor has found.
 type restartWork struct {
 	free  [maxNumberOfSlabClasses]restartList
 	lrus  [powerLargest]*[restartAges]restartList
@@ -850,7 +850,7 @@ func restartFixup() {
 			lost, len(restartPages), damaged)
 	}
 	for id := powerSmallest; id <= largestClsid; id++ {
-		if len(slabclass[id].slabList) == 0 { // it was among those
+		if len(slabclass[id].slabList) == 0 { // all its pages were lost
 			doSlabsNewslab(id, 0)
 		}
 	}

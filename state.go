@@ -319,25 +319,7 @@ func driveMachine(c *conn) {
 			}
 
 		case connNewCmd:
-			// A client may have -R commands served before the others
-			// have their turn.
-			c.nreqs--
-			switch {
-			case c.nreqs >= 0 && !respFull(c):
-				resetCmdHandler(c)
-			case c.resp != nil:
-				connSetState(c, connMwrite)
-			default:
-				c.thread.stats.pending.n[statConnYields]++
-				if c.in.rbytes > 0 || sslPending(c) {
-					// C waits until the socket is writable instead. Epoll
-					// does not report input that we have read already.
-					roundAdd(c.thread, c)
-					stop = true
-				} else {
-					connSetState(c, connWaiting)
-				}
-			}
+			stop = driveNewCmd(c)
 
 		case connNread:
 			stop = driveNread(c)
@@ -396,6 +378,30 @@ func driveMachine(c *conn) {
 		}
 	}
 	connPublish(c)
+}
+
+// driveNewCmd readies c for its next command or, once -R commands have been served,
+// sends its replies and lets the others have their turn. It returns true if c must
+// wait.
+func driveNewCmd(c *conn) bool {
+	c.nreqs--
+	switch {
+	case c.nreqs >= 0 && !respFull(c):
+		resetCmdHandler(c)
+		return false
+	case c.resp != nil:
+		connSetState(c, connMwrite)
+		return false
+	}
+	c.thread.stats.pending.n[statConnYields]++
+	if c.in.rbytes > 0 || sslPending(c) {
+		// C waits until the socket is writable instead. Epoll does not report
+		// input that we have read already.
+		roundAdd(c.thread, c)
+		return true
+	}
+	connSetState(c, connWaiting)
+	return false
 }
 
 // driveNread reads the remaining c.val.rlbytes bytes of a value, then runs its

@@ -278,9 +278,9 @@ func storeItemCopyOut(b []byte, it *item) {
 }
 
 // doStoreItem stores an item as comm says. A unique that the item already has is
-// the one that the client expects; casIn becomes its new one. *nbytes is set to the value
-// size after an append or prepend, *cas to the unique of the stored item; both
-// pointers may be nil.
+// the one that the client expects; casIn becomes its new one. *nbytes is set to
+// the value size after an append or prepend, *cas to the unique of the stored item;
+// both pointers may be nil.
 func doStoreItem(it *item, comm int, t *thread, hv uint32, nbytes *int, cas *uint64, casIn uint64, casStale bool) storeItemType {
 	oldIt := doItemGet(it.key(), hv, t, dontUpdate)
 	ret := notStored

@@ -271,10 +271,9 @@ func connReadValue(c *conn, it *item, comm int) {
 		c.val.rtail = 2 // binary values end without \r\n; see binValueEnd
 	}
 	c.val.rlbytes = int(it.nbytes) - c.val.rtail
+	c.val.rchunk = nil
 	if it.itFlags&itemChunked != 0 {
 		c.val.rchunk = it.schunk()
-	} else {
-		c.val.rchunk = nil
 	}
 	connSetState(c, connNread)
 }
@@ -286,11 +285,7 @@ func processFlushAllCommand(c *conn, pr *parser) {
 		return
 	}
 	var exptime int64
-	words := 1
-	if c.noreply {
-		words = 2
-	}
-	if pr.ntokens != words {
+	if pr.ntokens != 1+btoi(c.noreply) {
 		var ok bool
 		if exptime, ok = tokto64(pr.token(1)); !ok {
 			outString(c, errBadExptime)
@@ -340,11 +335,7 @@ func processCommandAscii(c *conn, line []byte) {
 	pr.ntokens = 0
 	pr.noreply = false
 	c.noreply = false
-	if len(line) < 4 {
-		outString(c, errBadFormat)
-		return
-	}
-	if !processRequest(c, pr) {
+	if len(line) < 4 || !processRequest(c, pr) {
 		outString(c, errBadFormat)
 	}
 }

@@ -12,6 +12,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/asn1"
@@ -608,11 +609,7 @@ func sslChain(file []byte) (chain []byte, err error) {
 // sslLoadKey returns the chain with its key. Without ssl_key the key is in the
 // chain's file. C's help says so, but C fails without ssl_key.
 func sslLoadKey(chain []byte) (tls.Certificate, error) {
-	name := settings.ssl.key
-	if name == "" {
-		name = settings.ssl.chainCert
-	}
-	key, err := sslReadFile(name)
+	key, err := sslReadFile(cmp.Or(settings.ssl.key, settings.ssl.chainCert))
 	if err != nil {
 		return tls.Certificate{}, err
 	}
@@ -776,33 +773,15 @@ func processRefreshCertsCommand(c *conn, pr *parser) bool {
 	return true
 }
 
-func sslProtoText(version uint16) string {
-	switch version {
-	case tls.VersionTLS10:
-		return "tlsv1.0"
-	case tls.VersionTLS11:
-		return "tlsv1.1"
-	case tls.VersionTLS12:
-		return "tlsv1.2"
-	case tls.VersionTLS13:
-		return "tlsv1.3"
-	}
-	return "unknown"
-}
+func sslProtoText(version uint16) string { return fmt.Sprintf("tlsv1.%d", version-tls.VersionTLS10) }
 
 func sslSetVerifyMode(verify int) bool {
-	switch verify {
-	case 0:
-		settings.ssl.verifyMode = 0
-	case 1:
-		settings.ssl.verifyMode = sslVerifyPeer
-	case 2:
-		settings.ssl.verifyMode = sslVerifyPeer | sslVerifyFailIfNoPeerCert
-	case 3:
-		settings.ssl.verifyMode = sslVerifyPeer | sslVerifyFailIfNoPeerCert | sslVerifyClientOnce
-	default:
+	modes := [...]int{0, sslVerifyPeer, sslVerifyPeer | sslVerifyFailIfNoPeerCert,
+		sslVerifyPeer | sslVerifyFailIfNoPeerCert | sslVerifyClientOnce}
+	if verify < 0 || verify >= len(modes) {
 		return false
 	}
+	settings.ssl.verifyMode = modes[verify]
 	return true
 }
 
@@ -896,15 +875,10 @@ func sslEnabled() bool { return settings.ssl.enabled }
 
 // sslStatSettings adds the TLS settings to stats settings.
 func sslStatSettings(c *conn) {
-	orNil := func(s string) string { // as C's printf prints NULL
-		if s == "" {
-			return "(null)"
-		}
-		return s
-	}
+	const null = "(null)" // as C's printf prints NULL
 	appendStat(c, "ssl_enabled", "%s", yesno(settings.ssl.enabled))
-	appendStat(c, "ssl_chain_cert", "%s", orNil(settings.ssl.chainCert))
-	appendStat(c, "ssl_key", "%s", orNil(settings.ssl.key))
+	appendStat(c, "ssl_chain_cert", "%s", cmp.Or(settings.ssl.chainCert, null))
+	appendStat(c, "ssl_key", "%s", cmp.Or(settings.ssl.key, null))
 	appendStat(c, "ssl_verify_mode", "%d", settings.ssl.verifyMode)
 	appendStat(c, "ssl_keyformat", "%d", settings.ssl.keyformat)
 	appendStat(c, "ssl_ciphers", "%s", orNull(settings.ssl.ciphers))

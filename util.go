@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -153,12 +154,7 @@ func onoff(b bool) string {
 	return "off"
 }
 
-func orNull(s string) string {
-	if s == "" {
-		return "NULL"
-	}
-	return s
-}
+func orNull(s string) string { return cmp.Or(s, "NULL") }
 
 func btoi(b bool) int {
 	if b {

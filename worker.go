@@ -64,7 +64,7 @@ type thread struct {
 	// The conns of this round and of the next.
 	round struct {
 		next   []*conn // to serve in the next round
-		served []*conn // those of this one
+		served []*conn // the conns of this round
 		sends  []*conn // the conns of these that have reached connMwrite
 		sent   []*conn // conns that go on, as their replies are sent
 		goOn   []*conn // scratch of roundServe
@@ -175,7 +175,7 @@ func pauseThreads(kind pauseThreadTypes) {
 		return
 	}
 	initLock.Lock()
-	for initCount > 0 { // workers have yet to leave the pause before; not as in C
+	for initCount > 0 { // unlike C: workers have yet to leave the previous pause
 		workerHangLock.Unlock()
 		initCond.Wait()
 		initLock.Unlock()
