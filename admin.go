@@ -96,6 +96,8 @@ func (n *adminNumber) set(pr *parser) string {
 		v.Store(int32(number))
 	case *atomic.Bool:
 		v.Store(number != 0)
+	default:
+		panic("adminNumbers: " + n.words[1])
 	}
 	return "OK"
 }

@@ -394,7 +394,7 @@ LRU times this (default: never; 0.20 without lru_memory)`,
 		{"warm_max_factor", missingArgument, "the same for the warm LRU (default: never, or 2.00)",
 			setFactor(settings.lru.warmMaxFactor.Store, math.MaxFloat64, "warm_max_factor must be > 0")},
 		{"temporary_ttl", missingArgument, `items that expire within this many seconds have an LRU of
-their own and are never evicted (default: off)`, func(v string) {
+their own and are evicted last (default: off)`, func(v string) {
 			settings.lru.tempLru.Store(true)
 			settings.lru.temporaryTtl.Store(uint32(atoi(v)))
 		}},

@@ -453,7 +453,7 @@ func (l *statLine) value(sums *statSums) any {
 }
 
 // processStatSettings appends the settings, in C's order. Settings of features
-// that mc9 lacks keep their place and are shown as off.
+// that mc9 lacks are left out, or shown as off.
 func processStatSettings(c *conn) {
 	appendStat(c, "maxbytes", "%d", settings.maxbytes.Load())
 	appendStat(c, "maxconns", "%d", settings.net.maxconns)
