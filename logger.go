@@ -661,14 +661,13 @@ func loggerLog(l *logger, e *logentry) {
 // false if there are too many watchers, or no memory.
 func loggerAddWatcher(c *conn, f uint32) bool {
 	loggerStack.lock.Lock()
+	defer loggerStack.lock.Unlock()
 	x := slices.Index(loggerStack.watchers[:], nil)
 	if x < 0 {
-		loggerStack.lock.Unlock()
 		return false
 	}
 	data, err := bufAlloc(max(settings.log.watcherBufSize, 1)) // a mapping is never empty
 	if err != nil {
-		loggerStack.lock.Unlock()
 		return false
 	}
 	w := &loggerWatcher{
@@ -683,7 +682,6 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 	loggerStack.count++
 	statsState.logWatchers.Add(1)
 	loggerSetFlags()
-	loggerStack.lock.Unlock()
 	select {
 	case loggerWake <- struct{}{}:
 	default: // a wake-up is in flight

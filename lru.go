@@ -311,12 +311,15 @@ func doPullEvict(l *lru, it *item) {
 	doItemUnlinkNolock(it, hv)
 }
 
-// The parts of an eviction policy: doItemBump and doItemUpdate, what a hit does;
-// lruRemembers (called by doItemAlloc) and doItemReplace, where a new item starts;
-// doPullItem, what becomes of the last item of each LRU; lruPcts and
-// lruMaxFactors, how large and how old they may become; lruMaintainerJuggle, when
-// they are made so; lruMakeRoom, which item is evicted; lruRemember, what is left
-// of it.
+// These functions make the eviction policy:
+//
+//	doItemBump, doItemUpdate       what a hit does
+//	lruRemembers, doItemReplace    where a new item starts
+//	doPullItem                     what happens to the last item of each LRU
+//	lruPcts, lruMaxFactors         how large and how old LRUs may become
+//	lruMaintainerJuggle            when they are cut back to that
+//	lruMakeRoom                    which item is evicted
+//	lruRemember                    what remains of an evicted item
 
 // doItemBump marks a hit. Separate from doItemGet, so that mg can show the item
 // before bumping it.
@@ -465,7 +468,7 @@ func lruMakeRoom(id, try int) bool {
 // The keys evicted last, so that an item that comes back is known. Each leaves a
 // fingerprint of 16 bits in the word of its hash; a word has room for four, of
 // which the newest is the lowest. So an item is forgotten after some four
-// evictions for each word. Half as many fingerprints as there are items do best.
+// evictions for each word. Half as many fingerprints as items work best.
 //
 // There is no lock: a thread that reads a word while another writes it, or reads
 // a table that has just been replaced, misses a fingerprint.
@@ -485,7 +488,7 @@ func lruHasMemory() bool {
 	return settings.lru.memory && settings.lru.segmented.Load() && extStorage == nil && settings.evictToFree
 }
 
-// lruFingerprint returns where in table hv's fingerprint belongs, and what it is.
+// lruFingerprint returns the word of table for hv's fingerprint, and the fingerprint.
 func lruFingerprint(table []uint64, hv uint32) (*uint64, uint64) {
 	h := uint64(hv) * 0x9e3779b97f4a7c15
 	return &table[h>>32&uint64(len(table)-1)], h>>16&0xffff | 1
@@ -524,8 +527,8 @@ func lruForget() {
 	}
 }
 
-// lruMemoryGrow makes the table as large as items in memory ask for. The old
-// one is not unmapped, as it may be in use, but its memory is returned.
+// lruMemoryGrow makes the table large enough for that many items in memory. The
+// old table is not unmapped, as it may be in use, but its memory is returned.
 func lruMemoryGrow(items int) {
 	old, n := lruMemory.table.Load(), lruMemoryMin
 	if old != nil {

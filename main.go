@@ -1,6 +1,6 @@
 // The start and the end of mc9. From memcached.c: main, save_pid,
 // remove_pidfile, sig_handler, enable_large_pages; daemon.c; perror(3). The
-// process exits only here, and in what is called from here before mc9 serves.
+// process exits only here, and in functions called from here before mc9 serves.
 
 package main
 

@@ -703,12 +703,8 @@ func processMetaCommand(c *conn, pr *parser) {
 		if it.exptime != 0 {
 			exp = int64(it.exptime) - int64(currentTime.Load())
 		}
-		fetch := "no"
-		if it.itFlags&itemFetched != 0 {
-			fetch = "yes"
-		}
 		c.resp.wbuf = fmt.Appendf(b, " exp=%d la=%d cas=%d fetch=%s cls=%d size=%d\r\n",
-			exp, itemAge(it), it.cas(), fetch, it.clsid(), it.ntotal())
+			exp, itemAge(it), it.cas(), yesno(it.itFlags&itemFetched != 0), it.clsid(), it.ntotal())
 		doItemRemove(it)
 		connSetState(c, connNewCmd)
 	} else {

@@ -433,8 +433,8 @@ func mcMetaUse() relTime {
 	settings.oldestLive.Store(uint32(mcMeta.oldestLive))
 	setCasId(max(mcMeta.currentCas, 2))
 	loggerSetGid(mcMeta.loggerGid)
-	// The hash table starts as large as it was, but no larger than for as many
-	// items as the pages have room for.
+	// The hash table starts at its previous size, or smaller if the pages cannot
+	// hold so many items.
 	power := min(int(mcMeta.hashpower), max(bits.Len(uint(len(restartPages)*settings.slab.pageSize/itemSize)), hashpowerDefault))
 	settings.hashpowerInit = max(settings.hashpowerInit, power)
 	return restartStopped + relTime(mcMetaElapsed())

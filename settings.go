@@ -174,7 +174,7 @@ var license string
 // An option is a row of optionTable, or of suboptionTable for -o.
 type option struct {
 	head string             // as -h shows it; a row of the same letter that follows only is text
-	arg  string             // the value that it takes, as -h shows it; of a suboption, what is said if it is missing
+	arg  string             // the value that it takes, as -h shows it; of a suboption, the complaint if it is missing
 	help string             // "" if -h does not show it
 	set  func(value string) // applies the value
 }

@@ -365,7 +365,7 @@ func driveMachine(c *conn) {
 			return
 
 		case connIoQueue:
-			// Woken up, but not by what we wait for.
+			// An event, but the reads that we wait for have not come back.
 			connEventDel(c)
 			connSetState(c, connIoPending)
 			stop = true

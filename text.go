@@ -161,8 +161,8 @@ func processGetCommand(c *conn, pr *parser, returnCas, shouldTouch bool) {
 		c.get.exptime = realtime(exptime)
 	}
 	keys := pr.request[pr.tokens[pr.keytoken].start:]
-	// With extstore processGetCmd checks each key in its turn, as in C: reads
-	// for those before are aborted, and counted.
+	// With extstore processGetCmd checks each key when it comes to it, as in C:
+	// reads for the keys before a bad one are aborted, and counted.
 	c.get.unchecked = extStorage != nil
 	if !c.get.unchecked && !keysOk(lineText(keys)) {
 		outString(c, errBadKey)

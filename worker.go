@@ -105,7 +105,7 @@ type thread struct {
 
 var (
 	threads    []*thread
-	lastThread = -1 // index of the one that got the latest connection; main thread only
+	lastThread = -1 // index of the worker that got the latest connection; main thread only
 
 	// While it is held, workers that have reported in hang.
 	workerHangLock sync.Mutex
