@@ -1,6 +1,7 @@
 // The LRUs: pulling their tails, the maintainer thread and its bump buffers,
-// and the links of the crawlers. From items.c, lru_pull_tail to the end, and
-// the static variables at its head.
+// and the links of the crawlers. From items.c, lru_pull_tail to the end, the
+// static variables at its head, and do_item_alloc_pull, do_item_bump and
+// do_item_update, as the whole policy is here.
 
 package main
 

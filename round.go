@@ -14,7 +14,7 @@ const roundMax = 64
 func driveRound(me *thread) {
 	// Wait, unless the last round left conns to serve.
 	msec := -1
-	if len(me.round.next) > 0 {
+	if len(me.round.ready) > 0 {
 		msec = 0
 	}
 	events, err := pollWait(&me.poll, msec)
@@ -68,7 +68,7 @@ func eventHandler(t *thread, fd int) {
 func roundAdd(t *thread, c *conn) {
 	if !c.inRound {
 		c.inRound = true
-		t.round.next = append(t.round.next, c)
+		t.round.ready = append(t.round.ready, c)
 	}
 }
 
@@ -76,7 +76,7 @@ func roundAdd(t *thread, c *conn) {
 // the whole batch, serves it, then sends to all of it, so that clients wake up
 // together.
 func roundServe(me *thread) {
-	me.round.served, me.round.next = me.round.next, me.round.served[:0]
+	me.round.served, me.round.ready = me.round.ready, me.round.served[:0]
 	for _, c := range me.round.served {
 		c.inRound = false
 		c.nreqs = settings.net.reqsPerEvent

@@ -94,7 +94,7 @@ func TestRoundReplies(t *testing.T) {
 			unix.Write(clients[i], []byte(strings.Repeat(get[i], 3)))
 			roundAdd(th, c)
 		}
-		for len(th.round.next) > 0 {
+		for len(th.round.ready) > 0 {
 			roundServe(th)
 		}
 		for i, client := range clients {
@@ -235,7 +235,7 @@ func TestRoundKeep(t *testing.T) {
 	if got != 100*len(reply) {
 		t.Errorf("have %d bytes, want %d", got, 100*len(reply))
 	}
-	for len(th.round.next) > 0 {
+	for len(th.round.ready) > 0 {
 		roundServe(th)
 	}
 	checkStore(t)

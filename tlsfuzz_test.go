@@ -74,7 +74,7 @@ func fuzzEvents(th *thread, msec int) bool {
 			eventHandler(th, fd)
 		}
 	}
-	did := len(events)+len(th.round.next) > 0
+	did := len(events)+len(th.round.ready) > 0
 	roundServe(th)
 	threadLibeventProcess(th)
 	roundServe(th)

@@ -63,10 +63,10 @@ type thread struct {
 
 	// The conns of this round and of the next.
 	round struct {
-		next   []*conn // to serve in the next round
-		served []*conn // the conns of this round
+		ready  []*conn // to be served next: those with events, and those left over
+		served []*conn // those that roundServe serves
 		sends  []*conn // the conns of these that have reached connMwrite
-		sent   []*conn // conns that go on, as their replies are sent
+		sent   []*conn // conns that go on, as their replies are sent or cannot be
 		goOn   []*conn // scratch of roundServe
 	}
 
@@ -331,7 +331,7 @@ func threadLibeventProcess(me *thread) {
 				roundAdd(me, c) // at once: C waits for an event, and then for a second
 			}
 		case queuePause:
-			for stopMainLoop.Load() == int32(graceStop) && (len(me.round.next) > 0 || me.ext.ios > 0) {
+			for stopMainLoop.Load() == int32(graceStop) && (len(me.round.ready) > 0 || me.ext.ios > 0) {
 				// Answer what has been read.
 				roundServe(me)
 				threadIoQueueSubmit(me)
