@@ -930,16 +930,21 @@ func TestExtstoreUnreadablePage(t *testing.T) {
 	}
 }
 
-// A value that waits to be moved by compaction is on its page, once: a set
-// meanwhile must not strike off another one.
-func TestExtstoreCompactStrikes(t *testing.T) {
+// extSixty files 60 values of n bytes, k0 to k59, and ends the first page.
+func extSixty(t *testing.T, n int) {
 	storeInit(t, 64, nil)
 	extInit(t, false)
-	const n = 100000
 	for i := range 60 {
 		extFiled(t, fmt.Sprintf("k%d", i), extValue(i, n))
 	}
 	extInactive(t, 0)
+}
+
+// A value that waits to be moved by compaction is on its page, once: a set
+// meanwhile must not strike off another one.
+func TestExtstoreCompactStrikes(t *testing.T) {
+	const n = 100000
+	extSixty(t, n)
 	p := &extStorage.pages[0]
 	it := assocFind([]byte("k2"), hash([]byte("k2")))
 	hdr, hv := it.hdr(), hash([]byte("k2"))
@@ -1002,13 +1007,8 @@ func TestExtstoreCompactLast(t *testing.T) {
 // If the disk loses a write, an earlier record is at its place. Even if that is
 // of the same key and as long, its checksum tells.
 func TestExtstoreLostWrite(t *testing.T) {
-	storeInit(t, 64, nil)
-	extInit(t, false)
 	const n = 100000
-	for i := range 60 {
-		extFiled(t, fmt.Sprintf("k%d", i), extValue(i, n))
-	}
-	extInactive(t, 0)
+	extSixty(t, n)
 	it := assocFind([]byte("k0"), hash([]byte("k0")))
 	hdr, rec := it.hdr(), make([]byte, storageLen(it))
 	fd, off := extStorage.files[0].fd, int64(it.hdr().offset)

@@ -261,9 +261,7 @@ func appendStats(c *conn, key, val string) {
 		c.resp.wbuf = append(c.resp.wbuf, "END\r\n"...)
 		return
 	}
-	b := append(append(c.resp.wbuf, "STAT "...), key...)
-	c.resp.wbuf = append(append(append(b, ' '), val...), "\r\n"...)
-	gcAllocated(len(val) + 32)
+	appendStat(c, key, "%s", val)
 }
 
 func appendStat(c *conn, name, format string, args ...any) {
@@ -271,8 +269,9 @@ func appendStat(c *conn, name, format string, args ...any) {
 		appendStats(c, name, fmt.Sprintf(format, args...))
 		return
 	}
-	b := append(append(append(c.resp.wbuf, "STAT "...), name...), ' ') // no garbage
+	b := append(append(append(c.resp.wbuf, "STAT "...), name...), ' ') // without a string for the value
 	c.resp.wbuf = append(fmt.Appendf(b, format, args...), "\r\n"...)
+	gcAllocated(32) // what fmt makes of args
 }
 
 func processStatsDetail(c *conn, pr *parser) {
