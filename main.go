@@ -171,7 +171,7 @@ func reserveFiles(limited bool) {
 		}
 	}
 	if options.metrics != "" {
-		used += 2 + metricsConns // see metricsInit
+		used += 2 + metricsConns // see metricsStart
 	}
 	if options.daemonize {
 		used-- // daemonReady closes the pipe
