@@ -89,9 +89,8 @@ func activationSockets() bool {
 	if pid != strconv.Itoa(os.Getpid()) || atoi(fds) <= 0 {
 		return false
 	}
-	if options.tcpSpecified || options.udpSpecified || settings.net.inter != "" || settings.net.socketpath != "" {
-		sysfatal(exUsage, "LISTEN_FDS: -p, -U, -l and -s cannot be used with inherited sockets")
-	}
+	refuse(options.tcpSpecified || options.udpSpecified || settings.net.inter != "" || settings.net.socketpath != "",
+		exUsage, "LISTEN_FDS: -p, -U, -l and -s cannot be used with inherited sockets")
 	settings.net.port, settings.net.udpport = 0, 0
 	for sfd := 3; sfd < 3+atoi(fds); sfd++ {
 		l := listener{sfd, tcpTransport, settings.net.bindingProtocol, sslListen()}
@@ -107,9 +106,7 @@ func activationSockets() bool {
 		case (domain == unix.AF_INET || domain == unix.AF_INET6) && socktype == unix.SOCK_STREAM && listening != 0:
 			settings.net.port = socketPort(sfd)
 		case (domain == unix.AF_INET || domain == unix.AF_INET6) && socktype == unix.SOCK_DGRAM:
-			if settings.auth.sasl || settings.auth.file != "" {
-				sysfatal(exUsage, "LISTEN_FDS: descriptor %d: no UDP with authentication", sfd)
-			}
+			refuse(settings.auth.sasl || settings.auth.file != "", exUsage, "LISTEN_FDS: descriptor %d: no UDP with authentication", sfd)
 			l.transport = udpTransport
 			settings.net.udpport = socketPort(sfd)
 		default:
@@ -537,9 +534,7 @@ func serverConns() {
 			continue
 		}
 		c := connNew(l.sfd, connListening, l.transport, nil, l.bproto)
-		if c == nil {
-			sysfatal(1, "failed to create listening connection")
-		}
+		refuse(c == nil, 1, "failed to create listening connection")
 		c.sslEnabled = l.ssl
 		c.next = listenConn
 		listenConn = c
