@@ -515,7 +515,6 @@ func startThreads() {
 	maxprocs(settings.numThreads, backgroundThreads+sslThreads()+storageThreads())
 	memcachedThreadInit(settings.numThreads)
 	go gcThread()
-	initLruCrawler()
 	if options.startAssocMaint {
 		startAssocMaintenanceThread()
 	}

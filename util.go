@@ -84,6 +84,14 @@ func perror(what string, err error) {
 	fmt.Fprintf(os.Stderr, "%s: %s\n", what, strerror(err))
 }
 
+// verbosef prints a line if -v was given level times, or more. It is not for the
+// way of a request: args may be allocated.
+func verbosef(level int32, format string, args ...any) {
+	if settings.verbose.Load() >= level {
+		fmt.Fprintf(os.Stderr, format+"\n", args...)
+	}
+}
+
 // strerror returns an error's text in C's form: only the system's words,
 // capitalized.
 func strerror(err error) string {
