@@ -364,7 +364,7 @@ func mcMetaSaveCb(text *[]byte) {
 	m.stopTime = uint64(time.Now().Unix())
 	m.bootTime = uint64(bootTime() - time.Since(clockBase).Milliseconds()%1000) // when the current second began
 	m.currentCas = getCasId()
-	m.loggerGid = loggerGetGid()
+	m.loggerGid = loggerGid.Add(1)
 	m.hashpower = uint64(hashpower)
 	m.oldestLive = uint64(settings.oldestLive.Load())
 	m.itemTime = uint64(itemTime())
@@ -432,7 +432,7 @@ func mcMetaUse() relTime {
 	restartFlushedTime = relTime(mcMeta.flushedTime)
 	settings.oldestLive.Store(uint32(mcMeta.oldestLive))
 	setCasId(max(mcMeta.currentCas, 2))
-	loggerSetGid(mcMeta.loggerGid)
+	loggerGid.Store(mcMeta.loggerGid)
 	// The hash table starts at its previous size, or smaller if the pages cannot
 	// hold so many items.
 	power := min(int(mcMeta.hashpower), max(bits.Len(uint(len(restartPages)*settings.slab.pageSize/itemSize)), hashpowerDefault))
