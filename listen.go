@@ -1,14 +1,11 @@
 // Listening sockets. From memcached.c: new_socket, maximize_sndbuf,
 // server_socket, server_sockets, new_socket_unix, server_socket_unix, and
-// main's port-number file; getaddrinfo(3).
+// main's port-number file.
 
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -49,8 +46,6 @@ var (
 
 const socketsName = "MC9_SOCKETS"
 
-var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
-
 // socketsEnv returns the environment variable that tells the daemon what its
 // descriptors are.
 func socketsEnv() string {
@@ -67,8 +62,8 @@ func inheritSockets() bool {
 	env, ok := os.LookupEnv(socketsName)
 	os.Unsetenv(socketsName)
 	for i, s := range strings.Fields(env) {
-		l := listener{sfd: 3 + i}
-		fmt.Sscanf(s, "%d:%d:%d", &l.transport, &l.bproto, &l.ssl)
+		f := append(strings.Split(s, ":"), "", "")
+		l := listener{3 + i, transport(atoi(f[0])), protocol(atoi(f[1])), sslMode(atoi(f[2]))}
 		unix.CloseOnExec(l.sfd)
 		listeners = append(listeners, l)
 	}
@@ -158,71 +153,17 @@ func maximizeSndbuf(sfd int) {
 	}
 }
 
-// getaddrinfo returns the addresses of host. "*" stands for the wildcard
-// addresses, in the order of C's library.
-func getaddrinfo(host string) ([]netip.Addr, error) {
-	if host == "*" {
-		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, nil
-	}
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{addr}, nil
-	}
-	if addr, ok := inetAton(host); ok {
-		return []netip.Addr{addr}, nil
-	}
-	addrs, err := net.DefaultResolver.LookupNetIP(context.Background(), "ip", host)
-	var dns *net.DNSError
-	switch {
-	case err != nil && host == "localhost": // works without /etc/hosts
-		return loopback, nil
-	case errors.As(err, &dns) && dns.IsNotFound:
-		return nil, errors.New("name or service not known")
-	case errors.As(err, &dns) && dns.IsTemporary:
-		return nil, errors.New("temporary failure in name resolution")
-	}
-	return addrs, err
-}
-
-// inetAton is inet_aton(3): one to four numbers separated by dots, each decimal,
-// octal with a leading 0, or hexadecimal with a leading 0x. The last number fills
-// the remaining bytes: 127.1 is 127.0.0.1, and 0 is 0.0.0.0.
-func inetAton(host string) (netip.Addr, bool) {
-	parts := strings.Split(host, ".")
-	if len(parts) > 4 {
-		return netip.Addr{}, false
-	}
-	var ip uint64
-	for i, part := range parts {
-		base, digits := 10, part
-		if hex, ok := strings.CutPrefix(strings.ToLower(part), "0x"); ok {
-			base, digits = 16, hex
-		} else if strings.HasPrefix(part, "0") {
-			base = 8
-		}
-		bits := 8
-		if i == len(parts)-1 {
-			bits = 32 - 8*i
-		}
-		n, err := strconv.ParseUint(digits, base, bits)
-		if err != nil {
-			return netip.Addr{}, false
-		}
-		ip = ip<<bits | n
-	}
-	return netip.AddrFrom4([4]byte{byte(ip >> 24), byte(ip >> 16), byte(ip >> 8), byte(ip)}), true
-}
-
 // sockaddr returns addr in the form that bind takes.
 func sockaddr(addr netip.Addr, port int) (family int, sa unix.Sockaddr) {
 	if addr = addr.Unmap(); addr.Is4() {
 		return unix.AF_INET, &unix.SockaddrInet4{Port: port, Addr: addr.As4()}
 	}
 	sa6 := &unix.SockaddrInet6{Port: port, Addr: addr.As16()}
-	if ifi, err := net.InterfaceByName(addr.Zone()); err == nil {
-		sa6.ZoneId = uint32(ifi.Index)
-	} else {
-		sa6.ZoneId = uint32(atoi(addr.Zone()))
+	index, err := os.ReadFile("/sys/class/net/" + addr.Zone() + "/ifindex")
+	if err != nil { // a number
+		index = []byte(addr.Zone())
 	}
+	sa6.ZoneId = uint32(atoi(string(index)))
 	return unix.AF_INET6, sa6
 }
 

@@ -270,10 +270,7 @@ func optionTable() []option {
 			func(v string) { settings.net.udpport, options.udpSpecified = atoi(v), true }},
 		{"-s, --unix-socket", "=<file>", "listen on this Unix socket instead of the network",
 			setText(&settings.net.socketpath, "No socket specified")},
-		{"-a, --unix-mask", "=<mask>", fmt.Sprintf("permissions of the Unix socket, in octal (default: %o)", settings.net.access), func(v string) {
-			settings.net.access = 0
-			fmt.Sscanf(v, "%o", &settings.net.access)
-		}},
+		{"-a, --unix-mask", "=<mask>", fmt.Sprintf("permissions of the Unix socket, in octal (default: %o)", settings.net.access), func(v string) { settings.net.access = atoiBase(v, 8) }},
 		{"-A, --enable-shutdown", "", `allow the command "shutdown"`, setFlag(&settings.shutdownCommand, true)},
 		{"-l, --listen", "=<addr>", `addresses to listen on (default: all), separated by commas; the
 option may be repeated. Each is host, host:port, [ipv6]:port

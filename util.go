@@ -105,13 +105,16 @@ func strerror(err error) string {
 
 // atoi is C's: white space may precede the number, anything may follow it;
 // without a number it returns 0.
-func atoi(s string) int {
+func atoi(s string) int { return atoiBase(s, 10) }
+
+// atoiBase is atoi for a base up to 10.
+func atoiBase(s string, base int) int {
 	s = strings.TrimLeft(s, blanks)
 	n := 0
-	for n < len(s) && (s[n] >= '0' && s[n] <= '9' || n == 0 && (s[n] == '-' || s[n] == '+')) {
+	for n < len(s) && (s[n] >= '0' && s[n] < '0'+byte(base) || n == 0 && (s[n] == '-' || s[n] == '+')) {
 		n++
 	}
-	v, _ := strconv.ParseInt(s[:n], 10, 32)
+	v, _ := strconv.ParseInt(s[:n], base, 32)
 	return int(v)
 }
 
