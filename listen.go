@@ -115,13 +115,20 @@ func activationSockets() bool {
 }
 
 func socketPort(sfd int) int {
-	switch sa, _ := unix.Getsockname(sfd); sa := sa.(type) {
+	sa, _ := unix.Getsockname(sfd)
+	return int(addrPort(sa).Port())
+}
+
+// addrPort returns the address and port of a socket of the network; of others it
+// returns one that is not valid.
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
-		return sa.Port
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
 	case *unix.SockaddrInet6:
-		return sa.Port
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
 	}
-	return 0
+	return netip.AddrPort{}
 }
 
 func newSocket(family, socktype int) (int, error) {
@@ -133,9 +140,7 @@ func newSocket(family, socktype int) (int, error) {
 func maximizeSndbuf(sfd int) {
 	oldSize, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	if err != nil {
-		if settings.verbose.Load() > 0 {
-			perror("getsockopt(SO_SNDBUF)", err)
-		}
+		verbosef(1, "getsockopt(SO_SNDBUF): %s", strerror(err))
 		return
 	}
 	lastGood := 0
@@ -148,9 +153,7 @@ func maximizeSndbuf(sfd int) {
 			hi = avg - 1
 		}
 	}
-	if settings.verbose.Load() > 1 {
-		fmt.Fprintf(os.Stderr, "<%d send buffer was %d, now %d\n", sfd, oldSize, lastGood)
-	}
+	verbosef(2, "<%d send buffer was %d, now %d", sfd, oldSize, lastGood)
 }
 
 // sockaddr returns addr in the form that bind takes.
@@ -183,53 +186,61 @@ func serverSocket(host string, port int, transport transport, bproto protocol, s
 		perror("getaddrinfo()", err)
 		return unix.EADDRNOTAVAIL
 	}
-	socktype := unix.SOCK_STREAM
-	if transport == udpTransport {
-		socktype = unix.SOCK_DGRAM
-	}
 	success := false
 	for _, addr := range addrs {
 		family, sa := sockaddr(addr, port)
-		sfd, e := newSocket(family, socktype)
-		if e != nil {
-			if e == unix.EMFILE {
-				sysfatal(exOserr, "server_socket: %s", strerror(e))
-			}
-			err = e // this machine may not have IPv6
+		what, e := bindSocket(family, sa, transport, bproto, ssl)
+		switch {
+		case e == nil:
+			success = true
 			continue
+		case e == unix.EMFILE:
+			sysfatal(exOserr, "server_socket: %s", strerror(e))
+		case what == "socket()": // this machine may not have IPv6
+		case what == "setsockopt":
+			perror(what, e)
+		case what == "bind()" && e == unix.EADDRNOTAVAIL && len(addrs) > 1:
+			fmt.Fprintf(os.Stderr, "WARNING: %s is skipped, an address of %s: %s\n", addr.Unmap(), host, strerror(e))
+		case what == "bind()" && e == unix.EADDRINUSE:
+		default:
+			perror(what, e)
+			return e
 		}
-		if e := serverSocketOptions(sfd, family, transport); e != nil {
-			perror("setsockopt", e)
-			unix.Close(sfd)
-			err = e
-			continue
-		}
-		if e := unix.Bind(sfd, sa); e != nil {
-			unix.Close(sfd)
-			switch {
-			case e == unix.EADDRNOTAVAIL && len(addrs) > 1:
-				fmt.Fprintf(os.Stderr, "WARNING: %s is skipped, an address of %s: %s\n", addr.Unmap(), host, strerror(e))
-			case e != unix.EADDRINUSE:
-				perror("bind()", e)
-				return e
-			}
-			err = e
-			continue
-		}
-		if transport != udpTransport {
-			if e := unix.Listen(sfd, settings.net.backlog); e != nil {
-				perror("listen()", e)
-				unix.Close(sfd)
-				return e
-			}
-		}
-		success = true
-		listeners = append(listeners, listener{sfd, transport, bproto, ssl})
+		err = e
 	}
 	if success {
 		return nil
 	}
 	return err
+}
+
+// bindSocket makes a socket with this address. If it fails it also returns what
+// failed.
+func bindSocket(family int, sa unix.Sockaddr, transport transport, bproto protocol, ssl sslMode) (what string, err error) {
+	socktype := unix.SOCK_STREAM
+	if transport == udpTransport {
+		socktype = unix.SOCK_DGRAM
+	}
+	sfd, err := newSocket(family, socktype)
+	if err != nil {
+		return "socket()", err
+	}
+	what = "setsockopt"
+	err = serverSocketOptions(sfd, family, transport)
+	if err == nil {
+		what = "bind()"
+		err = unix.Bind(sfd, sa)
+	}
+	if err == nil && transport != udpTransport {
+		what = "listen()"
+		err = unix.Listen(sfd, settings.net.backlog)
+	}
+	if err != nil {
+		unix.Close(sfd)
+		return what, err
+	}
+	listeners = append(listeners, listener{sfd, transport, bproto, ssl})
+	return "", nil
 }
 
 // serverSocketOptions fails only if the socket cannot be used.
@@ -239,20 +250,19 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 			perror("setsockopt", err)
 		}
 	}
-	if settings.net.numNapiIds != 0 {
-		if _, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_INCOMING_NAPI_ID); err != nil {
-			sysfatal(1, "-N <num_napi_ids> option not supported")
-		}
+	set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if transport != localTransport && settings.net.numNapiIds != 0 {
+		_, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_INCOMING_NAPI_ID)
+		refuse(err != nil, 1, "-N <num_napi_ids> option not supported")
+	}
+	if transport != localTransport && settings.net.sockCookieId != 0 {
+		set(unix.SOL_SOCKET, unix.SO_MARK, int(settings.net.sockCookieId))
 	}
 	if family == unix.AF_INET6 {
 		if err := unix.SetsockoptInt(sfd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
 			return err
 		}
 	}
-	if settings.net.sockCookieId != 0 {
-		set(unix.SOL_SOCKET, unix.SO_MARK, int(settings.net.sockCookieId))
-	}
-	set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	if transport == udpTransport {
 		maximizeSndbuf(sfd)
 		// The system lowers this to what it allows. C leaves it alone; a burst of
@@ -264,7 +274,9 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 	if err := unix.SetsockoptLinger(sfd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{}); err != nil {
 		perror("setsockopt", err)
 	}
-	set(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if transport != localTransport {
+		set(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	}
 	return nil
 }
 
@@ -378,32 +390,18 @@ func splitListen(p string, port int) (host string, thePort int, bproto protocol,
 
 // serverSocketUnix makes the Unix socket of -s.
 func serverSocketUnix(path string, accessMask int) error {
-	sfd, err := newSocket(unix.AF_UNIX, unix.SOCK_STREAM)
-	if err != nil {
-		perror("socket()", err)
-		return err
-	}
 	// Remove a stale socket.
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK {
 		unix.Unlink(path)
 	}
-	unix.SetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-	unix.SetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
-	unix.SetsockoptLinger(sfd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
 	oldUmask := unix.Umask(^(accessMask & 0777) & 0777)
-	err = unix.Bind(sfd, &unix.SockaddrUnix{Name: path})
+	what, err := bindSocket(unix.AF_UNIX, &unix.SockaddrUnix{Name: path}, localTransport, settings.net.bindingProtocol, sslDisabled)
 	unix.Umask(oldUmask)
 	if err != nil {
-		perror("bind()", err)
-		return err
+		perror(what, err)
 	}
-	if err := unix.Listen(sfd, settings.net.backlog); err != nil {
-		perror("listen()", err)
-		return err
-	}
-	listeners = append(listeners, listener{sfd, localTransport, settings.net.bindingProtocol, sslDisabled})
-	return nil
+	return err
 }
 
 // openSockets makes the TCP and UDP sockets.
@@ -436,11 +434,12 @@ func savePortnumbers() {
 	var ports []byte
 	for _, l := range listeners {
 		proto := [...]string{tcpTransport: "TCP", udpTransport: "UDP", metricsTransport: "HTTP"}[l.transport]
-		switch sa, _ := unix.Getsockname(l.sfd); sa := sa.(type) {
-		case *unix.SockaddrInet4:
-			ports = fmt.Appendf(ports, "%s INET: %d\n", proto, sa.Port)
-		case *unix.SockaddrInet6:
-			ports = fmt.Appendf(ports, "%s INET6: %d\n", proto, sa.Port)
+		sa, _ := unix.Getsockname(l.sfd)
+		switch addr := addrPort(sa); {
+		case addr.Addr().Is4():
+			ports = fmt.Appendf(ports, "%s INET: %d\n", proto, addr.Port())
+		case addr.Addr().Is6():
+			ports = fmt.Appendf(ports, "%s INET6: %d\n", proto, addr.Port())
 		}
 	}
 	tmp := name + ".lck"

@@ -267,12 +267,7 @@ func loggerLogConnEvent(c *conn, event logEntryType) {
 	var addr netip.AddrPort
 	if c.transport == tcpTransport {
 		sa, _ := unix.Getpeername(c.sfd)
-		switch sa := sa.(type) {
-		case *unix.SockaddrInet4:
-			addr = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-		case *unix.SockaddrInet6:
-			addr = netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
-		}
+		addr = addrPort(sa)
 	}
 	data, _ := addr.MarshalBinary()
 	loggerLog(c.thread.l, &logentry{

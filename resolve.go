@@ -17,17 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	dnsPort     = 53
-	dnsPatience = 5 * time.Second // for an answer
-	dnsTries    = 2
-)
+const dnsPatience = 5 * time.Second // for an answer
 
-// Types of records.
-const (
-	dnsA    = 1
-	dnsAaaa = 28
-)
+const dnsA, dnsAaaa = 1, 28 // types of records
 
 var (
 	errNoName  = errors.New("name or service not known")
@@ -108,32 +100,20 @@ func configLines(file string) (lines [][]string) {
 // dnsLookup asks the name servers of resolv.conf(5).
 func dnsLookup(host string) (addrs []netip.Addr, err error) {
 	var servers []netip.Addr
-	var search []string
-	ndots := 1
+	names := []string{host}
 	for _, f := range configLines("/etc/resolv.conf") {
-		switch f[0] {
-		case "nameserver":
-			if addr, err := netip.ParseAddr(f[1]); err == nil {
-				servers = append(servers, addr)
-			}
-		case "search", "domain":
-			search = f[1:]
-		case "options":
-			for _, o := range f[1:] {
-				if n, ok := strings.CutPrefix(o, "ndots:"); ok {
-					ndots = atoi(n)
-				}
+		addr, err := netip.ParseAddr(f[1])
+		switch {
+		case f[0] == "nameserver" && err == nil:
+			servers = append(servers, addr)
+		case (f[0] == "search" || f[0] == "domain") && !strings.HasSuffix(host, "."):
+			for _, domain := range f[1:] {
+				names = append(names, host+"."+domain)
 			}
 		}
 	}
-	names := []string{host}
-	if !strings.HasSuffix(host, ".") {
-		for _, domain := range search {
-			names = append(names, host+"."+domain)
-		}
-		if strings.Count(host, ".") < ndots {
-			names = append(names[1:], host)
-		}
+	if !strings.Contains(host, ".") { // last, as it stands
+		names = append(names[1:], host)
 	}
 	err = errNoName
 	for _, name := range names {
@@ -161,17 +141,11 @@ func dnsQuery(servers []netip.Addr, name string, kind uint16) (addrs []netip.Add
 		query = append(append(query, byte(len(label))), label...)
 	}
 	query = append(query, 0, 0, byte(kind), 0, 1)
-	for range dnsTries {
-		for _, server := range servers {
-			unix.Getrandom(query[:2], 0)
-			reply := dnsExchange(server, query)
-			if reply == nil {
-				continue
-			}
-			switch rcode := reply[3] & 15; rcode {
-			case 0, 3: // 3: no such name
-				return dnsAnswers(reply, len(query), kind), true
-			}
+	for _, server := range slices.Concat(servers, servers) { // a second time if none answers
+		unix.Getrandom(query[:2], 0)
+		reply := dnsExchange(server, query)
+		if reply != nil && (reply[3]&15 == 0 || reply[3]&15 == 3) { // 3: no such name
+			return dnsAnswers(reply, len(query), kind), true
 		}
 	}
 	return nil, false
@@ -179,7 +153,7 @@ func dnsQuery(servers []netip.Addr, name string, kind uint16) (addrs []netip.Add
 
 // dnsExchange returns the server's reply to query, or nil.
 func dnsExchange(server netip.Addr, query []byte) []byte {
-	family, sa := sockaddr(server, dnsPort)
+	family, sa := sockaddr(server, 53)
 	fd, err := newSocket(family, unix.SOCK_DGRAM)
 	if err != nil {
 		return nil
@@ -187,13 +161,13 @@ func dnsExchange(server netip.Addr, query []byte) []byte {
 	f := os.NewFile(uintptr(fd), "DNS")
 	defer f.Close()
 	f.SetDeadline(time.Now().Add(dnsPatience))
-	if unix.Connect(fd, sa) != nil {
+	unix.Connect(fd, sa)
+	if _, err := f.Write(query); err != nil {
 		return nil
 	}
-	f.Write(query)
-	reply := make([]byte, 4096)
+	var reply [4096]byte
 	for {
-		n, err := f.Read(reply)
+		n, err := f.Read(reply[:])
 		if err != nil {
 			return nil
 		}

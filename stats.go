@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"fmt"
 	"math/bits"
-	"net/netip"
 	"os"
 	"strconv"
 	"sync"
@@ -561,15 +560,15 @@ func getConnText(sa unix.Sockaddr, tr transport) string {
 	if tr == udpTransport {
 		proto = "udp"
 	}
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return fmt.Sprintf("%s:%s:%d", proto, netip.AddrFrom4(sa.Addr), sa.Port)
-	case *unix.SockaddrInet6:
-		return fmt.Sprintf("%s6:[%s]:%d", proto, netip.AddrFrom16(sa.Addr), sa.Port)
-	case *unix.SockaddrUnix:
-		if sa.Name != "@" {
-			return "unix:" + sa.Name
-		}
+	addr := addrPort(sa)
+	local, ok := sa.(*unix.SockaddrUnix)
+	switch {
+	case addr.Addr().Is4():
+		return proto + ":" + addr.String()
+	case addr.Addr().Is6():
+		return proto + "6:" + addr.String()
+	case ok && local.Name != "@":
+		return "unix:" + local.Name
 	}
 	return "?:<AF 0>" // the client's end of a Unix socket, which has no name
 }
