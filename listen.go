@@ -425,7 +425,7 @@ func openSockets() {
 }
 
 // savePortnumbers writes the ports that we listen on to the file named by
-// MEMCACHED_PORT_FILENAME, atomically.
+// MEMCACHED_PORT_FILENAME.
 func savePortnumbers() {
 	name := os.Getenv("MEMCACHED_PORT_FILENAME")
 	if name == "" {
@@ -442,12 +442,9 @@ func savePortnumbers() {
 			ports = fmt.Appendf(ports, "%s INET6: %d\n", proto, addr.Port())
 		}
 	}
-	tmp := name + ".lck"
-	if err := os.WriteFile(tmp, ports, 0666); err != nil {
-		fmt.Fprintf(os.Stderr, "Failed to open \"%s\": %s\n", tmp, strerror(err))
-		return
+	if err := replaceFile(name, name+".lck", ports); err != nil {
+		fmt.Fprintf(os.Stderr, "Failed to open \"%s.lck\": %s\n", name, strerror(err))
 	}
-	os.Rename(tmp, name)
 }
 
 // serverConns makes conns for the sockets, once there are threads. A listening
