@@ -59,6 +59,13 @@ func refuse(bad bool, code int, format string, args ...any) {
 	}
 }
 
+// refuseErr is sysfatal if there is an error, which it adds to the text.
+func refuseErr(err error, code int, format string, args ...any) {
+	if err != nil {
+		sysfatal(code, format+": %s", append(args, strerror(err))...)
+	}
+}
+
 // savePid writes our process id to pidFile.
 func savePid(pidFile string) {
 	if old, err := os.ReadFile(pidFile); err == nil {
@@ -345,9 +352,7 @@ func openListeners() {
 		savePortnumbers()
 	}
 	if !activated && settings.net.socketpath != "" {
-		if err := serverSocketUnix(settings.net.socketpath, settings.net.access); err != nil {
-			sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.net.socketpath, strerror(err))
-		}
+		refuseErr(serverSocketUnix(settings.net.socketpath, settings.net.access), exOserr, "failed to listen on UNIX socket: %s", settings.net.socketpath)
 	}
 }
 
@@ -385,9 +390,7 @@ func main() {
 	} else {
 		openListeners()
 		if options.daemonize {
-			if err := daemonize(options.maxcore); err != nil {
-				sysfatal(1, "failed to daemon() in order to daemonize: %s", strerror(err))
-			}
+			refuseErr(daemonize(options.maxcore), 1, "failed to daemon() in order to daemonize")
 			return
 		}
 	}
@@ -487,9 +490,8 @@ func authInit() {
 		initSasl()
 	}
 	if settings.auth.file != "" {
-		if problem := authfileLoad(settings.auth.file); problem != "" {
-			sysfatal(1, "%s", problem)
-		}
+		problem := authfileLoad(settings.auth.file)
+		refuse(problem != "", 1, "%s", problem)
 	}
 }
 
