@@ -37,58 +37,31 @@ const (
 	sslModes
 )
 
-// The sockets, in order of creation. With -d the daemon inherits them as descriptors
-// from 3 on. Then come a pipe, to which it writes once it serves, and the files for
-// TLS.
-var (
-	listeners     []listener
-	daemonReadyFd int
-)
+var listeners []listener // in order of creation
 
-const socketsName = "MC9_SOCKETS"
-
-// socketsEnv returns the environment variable that tells the daemon what its
-// descriptors are.
-func socketsEnv() string {
-	s := socketsName + "="
-	for _, l := range listeners {
-		s += fmt.Sprintf("%d:%d:%d ", l.transport, l.bproto, l.ssl)
+// activationFds returns how many sockets systemd opened for us, or for the mc9 that
+// started us as a daemon. They are the descriptors from 3 on.
+func activationFds() int {
+	pid := atoi(os.Getenv("LISTEN_PID"))
+	if pid != os.Getpid() && (daemonReadyFd == 0 || pid != os.Getppid()) {
+		return 0
 	}
-	return s
+	return max(atoi(os.Getenv("LISTEN_FDS")), 0)
 }
 
-// inheritSockets takes over the sockets that socketsEnv describes, and
-// reports whether we are the daemon.
-func inheritSockets() bool {
-	env, ok := os.LookupEnv(socketsName)
-	os.Unsetenv(socketsName)
-	for i, s := range strings.Fields(env) {
-		f := append(strings.Split(s, ":"), "", "")
-		l := listener{3 + i, transport(atoi(f[0])), protocol(atoi(f[1])), sslMode(atoi(f[2]))}
-		unix.CloseOnExec(l.sfd)
-		listeners = append(listeners, l)
-	}
-	if ok {
-		daemonReadyFd = 3 + len(listeners)
-		unix.CloseOnExec(daemonReadyFd)
-	}
-	return ok
-}
-
-// activationSockets takes over the sockets that systemd opened for us, and
-// reports whether there are any. With them -p, -U, -l and -s are refused.
+// activationSockets takes over the sockets of activationFds, and reports whether there are any. With them -p, -U, -l and -s are refused.
 func activationSockets() bool {
-	pid, fds := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
+	fds := activationFds()
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
 		os.Unsetenv(name)
 	}
-	if pid != strconv.Itoa(os.Getpid()) || atoi(fds) <= 0 {
+	if fds == 0 {
 		return false
 	}
 	refuse(options.tcpSpecified || options.udpSpecified || settings.net.inter != "" || settings.net.socketpath != "",
 		exUsage, "LISTEN_FDS: -p, -U, -l and -s cannot be used with inherited sockets")
 	settings.net.port, settings.net.udpport = 0, 0
-	for sfd := 3; sfd < 3+atoi(fds); sfd++ {
+	for sfd := 3; sfd < 3+fds; sfd++ {
 		l := listener{sfd, tcpTransport, settings.net.bindingProtocol, sslListen()}
 		socktype, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_TYPE)
 		refuseErr(err, exOserr, "LISTEN_FDS: descriptor %d", sfd)
