@@ -230,13 +230,6 @@ func settingsInit() {
 	storageInitConfig()
 }
 
-func flagEnabledDisabled(flag bool) string {
-	if flag {
-		return "enabled"
-	}
-	return "disabled"
-}
-
 // banner returns one line that tells two builds apart. It begins as
 // memcached's does, for the scripts that take the second word as the version.
 func banner(info *debug.BuildInfo, ok bool) string {
@@ -351,7 +344,7 @@ port of 127.0.0.1, or on addr:port`, setText(&options.metrics, "")},
 func suboptionTable() []option {
 	none := func(string) {}
 	rows := slices.Concat([]option{
-		{"[no_]maxconns_fast", "", fmt.Sprintf("refuse connections over the limit at once (default: %s)", flagEnabledDisabled(settings.net.maxconnsFast)),
+		{"[no_]maxconns_fast", "", "refuse connections over the limit at once (default: enabled)",
 			setFlag(&settings.net.maxconnsFast, true)},
 		{"hashpower", missingNumeric, "size of the hash table at start, as a power of two\n(default: 16)", setHashpower},
 		{"tail_repair_time", missingNumeric, `seconds without use after which an item that is still
@@ -390,7 +383,7 @@ their own and are evicted last (default: off)`, func(v string) {
 		{"slab_sizes", missingArgument, "the chunk sizes of all classes in bytes, separated by -",
 			setText(&options.slabSizesUnparsed, "Missing slab_sizes argument")},
 		{"no_chunked_items", "", "let chunks be as large as a page", func(string) { settings.slab.chunkSizeMax = settings.slab.pageSize }},
-		{"[no_]slab_reassign", "", fmt.Sprintf("pages can move from one class to another (default: %s)", flagEnabledDisabled(settings.slab.reassign)),
+		{"[no_]slab_reassign", "", "pages can move from one class to another (default: enabled)",
 			setFlag(&settings.slab.reassign, true)},
 		{"[no_]slab_automove", "", fmt.Sprintf(`move pages automatically: 0 never, 1 to a class that evicts
 young items, 2 also on every eviction (default: %d)`, settings.slab.automove.Load()), setAutomove},

@@ -463,7 +463,7 @@ func processStatSettings(c *conn) {
 		{"inter", orNull(settings.net.inter)},
 		{"verbosity", settings.verbose.Load()},
 		{"oldest", settings.oldestLive.Load()},
-		{"evictions", onoff(settings.evictToFree)},
+		{"evictions", map[bool]string{true: "on", false: "off"}[settings.evictToFree]},
 		{"domain_socket", orNull(settings.net.socketpath)},
 		{"umask", fmt.Sprintf("%o", settings.net.access)},
 		{"shutdown_command", settings.shutdownCommand},
