@@ -166,10 +166,13 @@ func limitFiles() bool {
 // refused.
 func reserveFiles(limited bool) {
 	used := mainFds + workerFds*settings.numThreads
-	for fd := range min(settings.net.maxconns-1, math.MaxUint16) {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
-			used++
-		}
+	fds := make([]unix.PollFd, min(settings.net.maxconns-1, math.MaxUint16))
+	for i := range fds {
+		fds[i].Fd = int32(i)
+	}
+	unix.Poll(fds, 0) // says of all at once whether they are open
+	for i := range fds {
+		used += btoi(fds[i].Revents&unix.POLLNVAL == 0)
 	}
 	for _, l := range listeners {
 		if l.transport == udpTransport {
