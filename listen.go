@@ -1,6 +1,5 @@
-// Listening sockets. From memcached.c: new_socket, maximize_sndbuf,
-// server_socket, server_sockets, new_socket_unix, server_socket_unix, and
-// main's port-number file.
+// Listening sockets. From memcached.c: new_socket, server_socket, server_sockets,
+// new_socket_unix, server_socket_unix, and main's port-number file.
 
 package main
 
@@ -105,27 +104,6 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 
 func newSocket(family, socktype int) (int, error) {
 	return unix.Socket(family, socktype|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-}
-
-// maximizeSndbuf makes the send buffer as large as the system allows, which it finds
-// out by trying.
-func maximizeSndbuf(sfd int) {
-	oldSize, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_SNDBUF)
-	if err != nil {
-		verbosef(1, "getsockopt(SO_SNDBUF): %s", strerror(err))
-		return
-	}
-	lastGood := 0
-	for lo, hi := oldSize, maxSendbufSize; lo <= hi; {
-		avg := (lo + hi) / 2
-		if unix.SetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_SNDBUF, avg) == nil {
-			lastGood = avg
-			lo = avg + 1
-		} else {
-			hi = avg - 1
-		}
-	}
-	verbosef(2, "<%d send buffer was %d, now %d", sfd, oldSize, lastGood)
 }
 
 // sockaddr returns addr in the form that bind takes.
@@ -236,9 +214,9 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 		}
 	}
 	if transport == udpTransport {
-		maximizeSndbuf(sfd)
-		// The system lowers this to what it allows. C leaves it alone; a burst of
-		// requests waits in this buffer until the workers wake up.
+		// The system lowers this to what it allows. C leaves the second alone; a burst
+		// of requests waits in that buffer until the workers wake up.
+		set(unix.SOL_SOCKET, unix.SO_SNDBUF, maxSendbufSize)
 		set(unix.SOL_SOCKET, unix.SO_RCVBUF, maxSendbufSize)
 		return nil
 	}

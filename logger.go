@@ -38,10 +38,12 @@ const (
 	logProxyuser
 )
 
-var watchNames = [...]struct {
+type watchName struct {
 	name string
 	flag uint32
-}{
+}
+
+var watchNames = []watchName{
 	{"rawcmds", logRawcmds},
 	{"evictions", logEvictions},
 	{"fetchers", logFetchers},
@@ -640,11 +642,8 @@ func processWatchCommand(c *conn, pr *parser) {
 	}
 	f := uint32(0)
 	for i := 1; i < pr.ntokens; i++ {
-		n := 0
-		for n < len(watchNames) && !pr.prcmp(i, watchNames[n].name) {
-			n++
-		}
-		if n == len(watchNames) {
+		n := slices.IndexFunc(watchNames, func(w watchName) bool { return pr.prcmp(i, w.name) })
+		if n < 0 {
 			outString(c, "ERROR")
 			return
 		}
