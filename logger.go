@@ -163,7 +163,6 @@ var loggerStack struct {
 	loggers  []*logger
 	watchers [watcherLimit]*loggerWatcher
 	pollfds  [watcherLimit]unix.PollFd
-	count    int // number of watchers
 }
 
 var transportText = [...]string{"local", "tcp", "udp"}
@@ -412,7 +411,6 @@ func loggerThreadWriteEntry(e *logentry, line []byte) {
 // closed.
 func loggerThreadCloseWatcher(w *loggerWatcher) {
 	loggerStack.watchers[w.id] = nil
-	loggerStack.count--
 	statsState.logWatchers.Add(-1)
 	loggerSetFlags()
 	bufFree(w.buf[:cap(w.buf)])
@@ -459,7 +457,7 @@ func loggerThreadRead() (found int) {
 		}
 		rest := &first.unread
 		e := &rest.entries[0]
-		if loggerStack.count > 0 {
+		if loggerEflags.Load() != 0 {
 			loggerThreadWriteEntry(e, loggerThreadParseEntry(scratch[:0], e, rest.data[:e.ndata]))
 		}
 		rest.entries, rest.data = rest.entries[1:], rest.data[e.ndata:]
@@ -538,10 +536,10 @@ func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 // it sleeps until one is added.
 func loggerThread() {
 	toSleep := minLoggerSleep
-	watching := 0
+	watching := false
 	for {
 		switch {
-		case watching == 0:
+		case !watching:
 			<-loggerWake
 		case toSleep > minLoggerSleep:
 			select {
@@ -553,7 +551,7 @@ func loggerThread() {
 		loggerStack.lock.Lock()
 		found := loggerThreadRead()
 		loggerThreadPollWatchers(true, watcherAll)
-		watching = loggerStack.count
+		watching = loggerEflags.Load() != 0
 		loggerStack.lock.Unlock()
 
 		if found == 0 {
@@ -607,7 +605,7 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 	if x < 0 {
 		return false
 	}
-	buf, err := bufAlloc(max(settings.log.watcherBufSize, 1)) // a mapping is never empty
+	buf, err := bufAlloc(max(settings.log.watcherBufSize, len("OK\r\n")))
 	if err != nil {
 		return false
 	}
@@ -619,7 +617,6 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 		buf:    append(buf[:0], "OK\r\n"...),
 	}
 	loggerStack.watchers[x] = w
-	loggerStack.count++
 	statsState.logWatchers.Add(1)
 	loggerSetFlags()
 	select {
