@@ -226,6 +226,7 @@ func doItemAllocFor(key []byte, hv uint32, flags uint32, exptime relTime, nbytes
 	case !settings.lru.segmented.Load():
 		id |= coldLru // without segments there is only COLD
 	case lruRemembers(hv):
+		lruComesBack(id, ntotal)
 		id |= warmLru
 	default:
 		id |= hotLru
@@ -532,7 +533,7 @@ func itemStatsTotals(c *conn) {
 		}
 	}
 	if settings.lru.maintainerThread {
-		appendStat(c, "lru_bumps_dropped", "%d", lruTotalBumpsDropped())
+		appendStat(c, "lru_bumps_dropped", "0")
 		appendStat(c, "lru_remembered", "%d", lruMemory.remembered.Load())
 	}
 }
@@ -670,7 +671,7 @@ func doItemGet(key []byte, hv uint32, t *thread, doUpdate bool) *item {
 			t.stats.pending.n[statGetExpired]++
 		}
 	case wasFound == itemFound && doUpdate:
-		doItemBump(t, it, hv)
+		doItemBump(it)
 	}
 	if settings.verbose.Load() > 2 {
 		itemGetPrint(key, wasFound)

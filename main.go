@@ -507,7 +507,6 @@ func authInit() {
 func stopThreads() {
 	metricsLock.Lock()
 	pauseThreads(pauseAllThreads)
-	lruMaintainerBumps() // the bumps that the workers have queued
 	for i := range itemLocks {
 		itemLocks[i].Lock() // stops the thread that grows the hash table
 	}

@@ -50,7 +50,7 @@ const (
 	itemFlagsEnd
 )
 
-// itemActive is the number of hits since the item's last bump, counted up to 3.
+// itemActive is the number of hits since the item came to its LRU, counted up to 3.
 const itemActive = 3 * itemHit
 
 // Flags that an item may have if its value is in memory.

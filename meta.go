@@ -289,7 +289,7 @@ func processMgetCmd(c *conn, pr *parser) {
 	head := len(c.resp.wbuf)
 	c.resp.wbuf = b
 	if !of.noUpdate {
-		doItemBump(t, it, hv) // not earlier: h and l report the state before
+		doItemBump(it) // not earlier: h and l report the state before
 	}
 	if of.newTtl {
 		n[statTouchCmds]++

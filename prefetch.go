@@ -121,18 +121,3 @@ func assocPrefetch(keys [][]byte, links int) (sum byte) {
 	}
 	return sum
 }
-
-// lruBumpPrefetch loads, as assocPrefetch does, the LRU neighbours of the items in n
-// entries of b, starting at i.
-//
-//go:noinline
-func lruBumpPrefetch(b *lruBumpBuf, i, n int) (sum byte) {
-	if !memPeek {
-		return 0
-	}
-	for range n {
-		sum += b.ring[i%lruBumpBufSize].it.item().peekLinks()
-		i++
-	}
-	return sum
-}

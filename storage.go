@@ -455,7 +455,9 @@ func storageReturnCb(p *ioPending) {
 // whether it wrote one.
 func storageWrite(clsid int, age uint32) bool {
 	var it *item
-	lruPullTail(clsid, coldLru, 0, lruPullReturnItem, 0, &it)
+	for it == nil && lruPullTail(clsid, coldLru, 0, lruPullReturnItem, 0, &it) > 0 {
+		// it was active or expired
+	}
 	if it == nil {
 		return false
 	}

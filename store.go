@@ -58,9 +58,9 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 //	storageWritePlock
 //	workerHangLock
 //	initLock (pauseThreads takes all down to here)
-//	lruCrawler.lock, or bumpBufLock
+//	lruCrawler.lock
 //	item lock
-//	lock of an LRU, or of a bump buffer
+//	lock of an LRU
 //	lock of crawlerExpiredData
 //	locks of extstore, see there
 //	slabsLock
