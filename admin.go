@@ -4,9 +4,10 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
-	"math"
 	"os"
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -14,80 +15,65 @@ import (
 
 // An adminNumber is a command that only sets a number: its words, then the number.
 type adminNumber struct {
-	words    [3]string
-	v        any // atomic
-	min, max uint32
-	bad      string // the answer if that is not a number
+	words    string
+	v        any    // atomic
+	bad      string // the answer if that is not a number; "" for ERROR
+	min, max uint32 // a max of 0 is no limit
 	limit    string // the answer if it is out of range
 }
 
-const noLimit = math.MaxUint32
-
 var adminNumbers = [...]adminNumber{
-	{[3]string{"slabs", "automove", "ratio"}, &settings.slab.automoveRatio, 0, 0, "ERROR", ""},
-	{[3]string{"slabs", "automove", "freeratio"}, &settings.slab.automoveFreeratio, 0, 0, "ERROR", ""},
-	{[3]string{"slabs", "automove", "window"}, &settings.slab.automoveWindow, 3, 1800,
-		errBadFormat, "CLIENT_ERROR automove window too low or too high"},
-	{[3]string{"slabs", "automove"}, &settings.slab.automove, 0, 2, errBadFormat, "ERROR"},
-	{[3]string{"lru_crawler", "tocrawl"}, &settings.lru.crawlerTocrawl, 0, noLimit, errBadFormat, ""},
-	{[3]string{"lru_crawler", "sleep"}, &settings.lru.crawlerSleep, 0, 1000000,
-		errBadFormat, "CLIENT_ERROR sleep must be one second or less"},
-	{[3]string{"extstore", "item_size"}, &settings.ext.itemSize, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "item_age"}, &settings.ext.itemAge, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "low_ttl"}, &settings.ext.lowTtl, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "recache_rate"}, &settings.ext.recacheRate, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "compact_under"}, &settings.ext.compactUnder, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "drop_under"}, &settings.ext.dropUnder, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "max_sleep"}, &settings.ext.maxSleep, 0, noLimit, "ERROR", ""},
-	{[3]string{"extstore", "max_frag"}, &settings.ext.maxFrag, 0, 0, "ERROR", ""},
-	{[3]string{"extstore", "drop_unread"}, &settings.ext.dropUnread, 0, noLimit, "ERROR", ""},
+	{words: "slabs automove ratio", v: &settings.slab.automoveRatio},
+	{words: "slabs automove freeratio", v: &settings.slab.automoveFreeratio},
+	{"slabs automove window", &settings.slab.automoveWindow, errBadFormat, 3, 1800, "CLIENT_ERROR automove window too low or too high"},
+	{"slabs automove", &settings.slab.automove, errBadFormat, 0, 2, "ERROR"},
+	{words: "lru_crawler tocrawl", v: &settings.lru.crawlerTocrawl, bad: errBadFormat},
+	{"lru_crawler sleep", &settings.lru.crawlerSleep, errBadFormat, 0, 1000000, "CLIENT_ERROR sleep must be one second or less"},
+	{words: "extstore item_size", v: &settings.ext.itemSize},
+	{words: "extstore item_age", v: &settings.ext.itemAge},
+	{words: "extstore low_ttl", v: &settings.ext.lowTtl},
+	{words: "extstore recache_rate", v: &settings.ext.recacheRate},
+	{words: "extstore compact_under", v: &settings.ext.compactUnder},
+	{words: "extstore drop_under", v: &settings.ext.dropUnder},
+	{words: "extstore max_sleep", v: &settings.ext.maxSleep},
+	{words: "extstore max_frag", v: &settings.ext.maxFrag},
+	{words: "extstore drop_unread", v: &settings.ext.dropUnread},
 }
 
-// processNumber serves the commands of adminNumbers.
-func processNumber(c *conn, pr *parser) {
-	for i := range adminNumbers {
-		if n := &adminNumbers[i]; n.match(pr) {
-			outString(c, n.set(pr))
-			return
+// Commands return their answer, or "" if c gets none, or has got it.
+
+// processNumber serves the commands of adminNumbers. All their words but the first
+// may be abbreviated.
+func processNumber(c *conn, pr *parser) string {
+	for _, n := range adminNumbers {
+		words := strings.Fields(n.words)
+		matches := pr.ntokens >= 3 && string(pr.token(commandToken)) == words[0]
+		for i := 1; i < len(words) && matches; i++ {
+			matches = pr.prcmp(i, words[i])
+		}
+		if matches {
+			return n.set(pr.token(len(words)))
 		}
 	}
-	outString(c, "ERROR")
+	return "ERROR"
 }
 
-// match reports whether the line begins with n's words. All but the first may be
-// abbreviated.
-func (n *adminNumber) match(pr *parser) bool {
-	if pr.ntokens < 3 || string(pr.token(commandToken)) != n.words[0] {
-		return false
+// set takes the number and returns the answer.
+func (n *adminNumber) set(tok []byte) string {
+	number, ok := toktou32(tok)
+	f, isFloat := n.v.(*atomicFloat)
+	float := 0.0
+	if isFloat {
+		float, ok = toktod(tok)
 	}
-	for i, word := range n.words[1:] {
-		if word != "" && !pr.prcmp(i+1, word) {
-			return false
-		}
-	}
-	return true
-}
-
-// set takes the number from the line and returns the answer.
-func (n *adminNumber) set(pr *parser) string {
-	at := 2
-	if n.words[2] != "" {
-		at = 3
-	}
-	if v, ok := n.v.(*atomicFloat); ok {
-		f, ok := toktod(pr.token(at))
-		if !ok {
-			return n.bad
-		}
-		v.Store(f)
-		return "OK"
-	}
-	number, ok := toktou32(pr.token(at))
 	switch {
 	case !ok:
-		return n.bad
-	case number < n.min || number > n.max:
+		return cmp.Or(n.bad, "ERROR")
+	case number < n.min || n.max != 0 && number > n.max:
 		return n.limit
+	case isFloat:
+		f.Store(float)
+		return "OK"
 	}
 	switch v := n.v.(type) {
 	case *atomic.Uint32:
@@ -97,252 +83,223 @@ func (n *adminNumber) set(pr *parser) string {
 	case *atomic.Bool:
 		v.Store(number != 0)
 	default:
-		panic("adminNumbers: " + n.words[1])
+		panic("adminNumbers: " + n.words)
 	}
 	return "OK"
 }
 
-func processVerbosityCommand(c *conn, pr *parser) {
+func processVerbosityCommand(c *conn, pr *parser) string {
 	level, ok := toktou32(pr.token(1))
 	if !ok {
-		outString(c, errBadFormat)
-		return
+		return errBadFormat
 	}
 	settings.verbose.Store(int32(min(level, maxVerbosityLevel)))
-	outString(c, "OK")
+	return "OK"
 }
 
-func processMemlimitCommand(c *conn, pr *parser) {
+func processMemlimitCommand(c *conn, pr *parser) string {
 	memlimit, ok := toksize(pr.token(1), 1<<20)
 	switch {
 	case !ok:
-		outString(c, "ERROR")
+		return "ERROR"
 	case memlimit < 8<<20:
-		outString(c, "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m")
+		return "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m"
 	case memlimit > 1000000000<<20:
-		outString(c, "MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes")
-	case slabsAdjustMemLimit(memlimit):
-		if settings.verbose.Load() > 0 {
-			fmt.Fprintf(os.Stderr, "maxbytes adjusted to %dm\n", memlimit>>20)
-		}
-		outString(c, "OK")
-	default:
-		outString(c, "MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust")
+		return "MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes"
+	case !slabsAdjustMemLimit(memlimit):
+		return "MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust"
 	}
+	if settings.verbose.Load() > 0 {
+		fmt.Fprintf(os.Stderr, "maxbytes adjusted to %dm\n", memlimit>>20)
+	}
+	return "OK"
 }
 
-func processLruCommand(c *conn, pr *parser) {
-	switch {
-	case pr.prcmp(subcommandToken, "tune") && pr.ntokens >= 6:
-		processLruTune(c, pr)
-	case pr.prcmp(subcommandToken, "mode") && pr.ntokens >= 3 && settings.lru.maintainerThread:
-		switch {
-		case pr.prcmp(2, "flat"):
-			settings.lru.segmented.Store(false)
-			outString(c, "OK")
-		case pr.prcmp(2, "segmented"):
-			settings.lru.segmented.Store(true)
-			outString(c, "OK")
-		default:
-			outString(c, "ERROR")
-		}
-	case pr.prcmp(subcommandToken, "temp_ttl") && pr.ntokens >= 3 && settings.lru.maintainerThread:
+func processLruCommand(c *conn, pr *parser) string {
+	switch sub := subcommandToken; {
+	case pr.prcmp(sub, "tune") && pr.ntokens >= 6:
+		return processLruTune(pr)
+	case pr.ntokens < 3 || !settings.lru.maintainerThread:
+	case pr.prcmp(sub, "mode") && pr.prcmp(2, "flat"):
+		settings.lru.segmented.Store(false)
+		return "OK"
+	case pr.prcmp(sub, "mode") && pr.prcmp(2, "segmented"):
+		settings.lru.segmented.Store(true)
+		return "OK"
+	case pr.prcmp(sub, "temp_ttl"):
 		ttl, ok := tokto32(pr.token(2))
 		if !ok {
-			outString(c, "ERROR")
-			return
+			break
 		}
 		if ttl >= 0 {
 			settings.lru.temporaryTtl.Store(uint32(ttl))
 		}
 		settings.lru.tempLru.Store(ttl >= 0)
-		outString(c, "OK")
-	default:
-		outString(c, "ERROR")
+		return "OK"
 	}
+	return "ERROR"
 }
 
 // processLruTune: lru tune <hot %> <warm %> <hot age factor> <warm age factor>
-func processLruTune(c *conn, pr *parser) {
+func processLruTune(pr *parser) string {
 	pctHot, ok := toktou32(pr.token(2))
 	pctWarm, ok2 := toktou32(pr.token(3))
 	hotFactor, ok3 := toktod(pr.token(4))
 	factor, ok4 := toktod(pr.token(5))
 	switch {
 	case !ok || !ok2 || !ok3 || !ok4:
-		outString(c, "ERROR")
+		return "ERROR"
 	case uint64(pctHot)+uint64(pctWarm) > 80:
-		outString(c, "ERROR hot and warm pcts must not exceed 80")
+		return "ERROR hot and warm pcts must not exceed 80"
 	case !(factor > 0) || !(hotFactor > 0):
-		outString(c, "ERROR hot/warm age factors must be greater than 0")
-	default:
-		settings.lru.hotLruPct.Store(int32(pctHot))
-		settings.lru.warmLruPct.Store(int32(pctWarm))
-		settings.lru.hotMaxFactor.Store(hotFactor)
-		settings.lru.warmMaxFactor.Store(factor)
-		outString(c, "OK")
+		return "ERROR hot/warm age factors must be greater than 0"
 	}
+	settings.lru.hotLruPct.Store(int32(pctHot))
+	settings.lru.warmLruPct.Store(int32(pctWarm))
+	settings.lru.hotMaxFactor.Store(hotFactor)
+	settings.lru.warmMaxFactor.Store(factor)
+	return "OK"
 }
 
 // processExtstoreCommand: extstore <setting> <value>
-func processExtstoreCommand(c *conn, pr *parser) {
+func processExtstoreCommand(c *conn, pr *parser) string {
 	if pr.ntokens > 3 && pr.prcmp(subcommandToken, "free_memchunks") {
 		// A setting of former versions, which is ignored.
 		clsid, ok := toktou32(pr.token(2))
 		if _, ok2 := toktou32(pr.token(3)); ok && ok2 && clsid < maxNumberOfSlabClasses {
-			outString(c, "OK")
-			return
+			return "OK"
 		}
 	}
-	processNumber(c, pr)
+	return processNumber(c, pr)
 }
 
-func processShutdownCommand(c *conn, pr *parser) {
+func processShutdownCommand(c *conn, pr *parser) string {
 	sig := unix.SIGINT
 	switch {
 	case !settings.shutdownCommand:
-		outString(c, "SERVER_ERROR: shutdown not enabled")
-		return
+		return "SERVER_ERROR: shutdown not enabled"
 	case pr.ntokens == 1:
 	case pr.ntokens == 2 && pr.prcmp(subcommandToken, "graceful"):
 		sig = unix.SIGUSR1
 	default:
-		outString(c, "CLIENT_ERROR invalid shutdown mode")
-		return
+		return "CLIENT_ERROR invalid shutdown mode"
 	}
 	c.closeReason = shutdownClose
 	connSetState(c, connClosing)
 	unix.Kill(os.Getpid(), sig)
+	return ""
 }
 
-func processSlabsCommand(c *conn, pr *parser) {
-	switch {
-	case pr.ntokens == 4 && pr.prcmp(subcommandToken, "reassign"):
-		if !settings.slab.reassign {
-			outString(c, "CLIENT_ERROR slab reassignment disabled")
-			return
-		}
-		src, ok := tokto32(pr.token(2))
-		dst, ok2 := tokto32(pr.token(3))
-		if !ok || !ok2 {
-			outString(c, errBadFormat)
-			return
-		}
-		switch slabsReassign(int(src), int(dst), slabsReassignAllowEvictions) {
-		case reassignOk:
-			outString(c, "OK")
-		case reassignRunning:
-			outString(c, "BUSY currently processing reassign request")
-		case reassignBadclass:
-			outString(c, "BADCLASS invalid src or dst class id")
-		case reassignNospare:
-			outString(c, "NOSPARE source class has no spare pages")
-		case reassignSrcDstSame:
-			outString(c, "SAME src and dst class are identical")
-		}
-	default: // slabs automove; C: process_slabs_automove_command
-		processNumber(c, pr)
+var reassignTexts = [...]string{
+	reassignOk:         "OK",
+	reassignRunning:    "BUSY currently processing reassign request",
+	reassignBadclass:   "BADCLASS invalid src or dst class id",
+	reassignNospare:    "NOSPARE source class has no spare pages",
+	reassignSrcDstSame: "SAME src and dst class are identical",
+}
+
+// processSlabsCommand: slabs reassign <from> <to>, or slabs automove, which is C's
+// process_slabs_automove_command.
+func processSlabsCommand(c *conn, pr *parser) string {
+	if pr.ntokens != 4 || !pr.prcmp(subcommandToken, "reassign") {
+		return processNumber(c, pr)
 	}
+	if !settings.slab.reassign {
+		return "CLIENT_ERROR slab reassignment disabled"
+	}
+	src, ok := tokto32(pr.token(2))
+	dst, ok2 := tokto32(pr.token(3))
+	if !ok || !ok2 {
+		return errBadFormat
+	}
+	return reassignTexts[slabsReassign(int(src), int(dst), slabsReassignAllowEvictions)]
 }
 
-func processLruCrawlerCommand(c *conn, pr *parser) {
-	sub := subcommandToken
-	switch {
+func processLruCrawlerCommand(c *conn, pr *parser) string {
+	switch sub := subcommandToken; {
 	case pr.ntokens == 3 && pr.prcmp(sub, "crawl"):
 		if !settings.lru.crawler.Load() {
-			outString(c, errCrawlerDisabled)
-			return
+			return errCrawlerDisabled
 		}
-		outCrawl(c, lruCrawlerCrawl(string(pr.token(2)), crawlerExpired, nil, settings.lru.crawlerTocrawl.Load()))
+		return crawlTexts[lruCrawlerCrawl(string(pr.token(2)), crawlerExpired, nil, settings.lru.crawlerTocrawl.Load())]
 	case pr.ntokens == 3 && pr.prcmp(sub, "metadump"):
-		processLruCrawlerDump(c, pr, crawlerMetadump, "metadump")
+		return processLruCrawlerDump(c, pr, crawlerMetadump, "metadump", "metadump")
 	case pr.ntokens == 3 && pr.prcmp(sub, "mgdump"):
-		processLruCrawlerDump(c, pr, crawlerMgdump, "mgdump")
+		return processLruCrawlerDump(c, pr, crawlerMgdump, "mgdump", "key dump")
 	case pr.ntokens == 3:
-		processNumber(c, pr)
+		return processNumber(c, pr)
 	case pr.ntokens == 2 && pr.prcmp(sub, "enable"):
-		if startItemCrawlerThread() == 0 {
-			outString(c, "OK")
-		} else {
-			outString(c, "ERROR failed to start lru crawler thread")
+		if startItemCrawlerThread() != 0 {
+			return "ERROR failed to start lru crawler thread"
 		}
+		return "OK"
 	case pr.ntokens == 2 && pr.prcmp(sub, "disable"):
 		stopItemCrawlerThread()
-		outString(c, "OK")
-	default:
-		outString(c, "ERROR")
+		return "OK"
 	}
+	return "ERROR"
 }
 
 // processLruCrawlerDump hands c to the crawler thread, which owns c until the
-// dump is done.
-func processLruCrawlerDump(c *conn, pr *parser, kind crawlerRunType, name string) {
+// dump is done. what is the dump's name in a refusal.
+func processLruCrawlerDump(c *conn, pr *parser, kind crawlerRunType, name, what string) string {
 	switch {
 	case !settings.lru.crawler.Load():
-		outString(c, errCrawlerDisabled)
-		return
-	case !settings.dumpEnabled && kind == crawlerMgdump:
-		outString(c, "ERROR key dump not allowed")
-		return
+		return errCrawlerDisabled
 	case !settings.dumpEnabled:
-		outString(c, "ERROR metadump not allowed")
-		return
+		return "ERROR " + what + " not allowed"
 	case c.resp.count > 1:
-		outString(c, "ERROR cannot pipeline other commands before "+name)
-		return
+		return "ERROR cannot pipeline other commands before " + name
 	}
 	res := lruCrawlerCrawl(string(pr.token(2)), kind, c, lruCrawlerCapRemaining)
 	if res != crawlerOk {
-		outCrawl(c, res)
-		return
+		return crawlTexts[res]
 	}
 	connHandOver(c)
+	return ""
 }
 
-// outCrawl answers with the result of a request to the crawler.
-func outCrawl(c *conn, res crawlerResultType) {
-	switch res {
-	case crawlerOk:
-		outString(c, "OK")
-	case crawlerRunning:
-		outString(c, "BUSY currently processing crawler request")
-	case crawlerBadclass:
-		outString(c, "BADCLASS invalid class id")
-	case crawlerNotstarted:
-		outString(c, "NOTSTARTED no items to crawl")
-	default:
-		outString(c, "ERROR an unknown error happened")
-	}
+// The answers to a request to the crawler.
+var crawlTexts = [...]string{
+	crawlerOk:         "OK",
+	crawlerRunning:    "BUSY currently processing crawler request",
+	crawlerBadclass:   "BADCLASS invalid class id",
+	crawlerNotstarted: "NOTSTARTED no items to crawl",
+	crawlerError:      "ERROR an unknown error happened",
+}
+
+var adminCommands = [...]struct {
+	name    string
+	process func(c *conn, pr *parser) string
+}{
+	{"shutdown", processShutdownCommand},
+	{"slabs", processSlabsCommand},
+	{"cache_memlimit", processMemlimitCommand},
+	{"lru_crawler", processLruCrawlerCommand},
+	{"verbosity", processVerbosityCommand},
+	{"lru", processLruCommand},
+	{"extstore", processExtstoreCommand},
 }
 
 // processAdminCommand serves the rare commands. Unlike the common ones, they may
 // follow spaces. (C: text_cmd_entries)
 func processAdminCommand(c *conn, pr *parser) {
-	switch string(pr.token(commandToken)) {
-	case "shutdown":
-		processShutdownCommand(c, pr)
-	case "slabs":
-		processSlabsCommand(c, pr)
-	case "cache_memlimit":
-		processMemlimitCommand(c, pr)
-	case "flush_all":
+	name := string(pr.token(commandToken))
+	for _, a := range adminCommands {
+		if a.name == name {
+			if answer := a.process(c, pr); answer != "" {
+				outString(c, answer)
+			}
+			return
+		}
+	}
+	switch {
+	case name == "flush_all":
 		processFlushAllCommand(c, pr)
-	case "lru_crawler":
-		processLruCrawlerCommand(c, pr)
-	case "verbosity":
-		processVerbosityCommand(c, pr)
-	case "lru":
-		processLruCommand(c, pr)
-	case "extstore":
-		processExtstoreCommand(c, pr)
+	case processDebugCommand(c, pr), processRefreshCertsCommand(c, pr):
+	case pr.ntokens > 1 && bytes.HasPrefix(pr.token(pr.ntokens-1), []byte("HTTP/")):
+		closeAfterReplies(c)
 	default:
-		if processDebugCommand(c, pr) || processRefreshCertsCommand(c, pr) {
-			return
-		}
-		if pr.ntokens > 1 && bytes.HasPrefix(pr.token(pr.ntokens-1), []byte("HTTP/")) {
-			closeAfterReplies(c)
-			return
-		}
 		outString(c, "ERROR")
 	}
 }

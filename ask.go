@@ -4,7 +4,7 @@
 package main
 
 import (
-	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -21,11 +21,10 @@ import (
 
 const askPatience = 2 * time.Second // until the first answer
 
-// How to talk to a server.
-type askWay struct{ tls, binary bool }
-
 // Answers that begin with these make the exit code 1.
 var askErrors = []string{"ERROR", "CLIENT_ERROR", "SERVER_ERROR", "BUSY"}
+
+var errAsk = errors.New("the answer, which has been printed, is an error")
 
 // ask sends command to the server at addr, and prints the answer as it comes. An
 // addr of "" stands for the address at which the other options would make a server
@@ -35,10 +34,10 @@ func ask(command, addr string) int {
 	limit := time.AfterFunc(askPatience, func() {
 		sysfatal(1, "no answer within %v", askPatience)
 	})
-	way, err := askHow(addr)
+	conn, send, err := askOpen(addr)
 	if command != "" && err == nil {
 		limit.Stop()
-		err = askCommand(addr, way, command)
+		err = send(conn, command)
 	}
 	switch {
 	case err == nil:
@@ -49,110 +48,84 @@ func ask(command, addr string) int {
 	return 1
 }
 
-var errAsk = errors.New("the answer, which has been printed, is an error")
-
-// askHow finds out how to talk to the server. A demand for a login counts as an
-// answer.
-func askHow(addr string) (way askWay, err error) {
-	var hello [48]byte // binary: two headers
-	askHeader(hello[:0], protocolBinaryCmdVersion, 0, 0, 0)
-	askHeader(hello[:24], protocolBinaryCmdQuit, 0, 0, 0)
+// askOpen connects to the server, and finds out how to talk to it: with TLS or
+// without, by askText or askBinary. A demand for a login counts as an answer.
+func askOpen(addr string) (conn io.ReadWriteCloser, send func(io.ReadWriter, string) error, err error) {
+	// The text is as long as a binary header, so that a server of that protocol
+	// only answers with an error.
+	text := fmt.Appendf(nil, "%-22s\r\n", "version")
+	header := askHeader(nil, protocolBinaryCmdVersion, 0, 0, 0)
 	secure := sslListen() != sslDisabled
-	for _, way = range []askWay{{secure, false}, {secure, true}, {!secure, false}, {!secure, true}} {
-		if way.tls && !tlsBuild || way.binary && err != nil && err != unix.ECONNRESET {
-			continue
-		}
-		// The text is as long as a binary header, so that a server of that
-		// protocol only answers with an error.
-		request := []byte("version\r\nversion\r\nquit\r\n")
-		if way.binary {
-			request = hello[:]
-		}
-		var reply []byte
-		reply, err = askOnce(addr, way, request)
-		switch {
-		case way.binary && len(reply) >= 24 && reply[0] == protocolBinaryRes && reply[6]|reply[7] == 0,
-			!way.binary && bytes.HasPrefix(reply, []byte("VERSION ")),
-			!way.binary && bytes.HasPrefix(reply, []byte(errUnauthenticated)):
-			return way, nil
-		case err == nil && way.binary:
-			err = fmt.Errorf("unexpected answer %q", reply)
+	for _, withTls := range []bool{secure, !secure} {
+		for _, hello := range [][]byte{text, header} {
+			if withTls && !tlsBuild {
+				continue
+			}
+			if conn, err = askDial(addr, withTls); err != nil {
+				continue
+			}
+			reply, e := askOnce(conn, hello)
+			switch {
+			case strings.HasPrefix(reply, "VERSION "), strings.HasPrefix(reply, errUnauthenticated):
+				return conn, askText, nil
+			case len(reply) >= len(header) && reply[0] == protocolBinaryRes && reply[6]|reply[7] == 0:
+				return conn, askBinary, nil
+			}
+			conn.Close()
+			if err = e; e == nil || e == io.EOF {
+				err = fmt.Errorf("unexpected answer %q", reply)
+			}
 		}
 	}
-	return way, err
+	return nil, nil, err
 }
 
-// askOnce sends request on a new connection and returns the start of the reply.
-func askOnce(addr string, way askWay, request []byte) ([]byte, error) {
-	conn, err := askDial(addr, way)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
+// askOnce sends request and returns the start of the reply.
+func askOnce(conn io.ReadWriter, request []byte) (string, error) {
 	if _, err := conn.Write(request); err != nil {
-		return nil, err
+		return "", err
 	}
-	reply := make([]byte, 256)
-	n, err := conn.Read(reply)
-	if err == io.EOF {
-		err = nil
-	}
-	return reply[:max(n, 0)], err
+	return askRead(conn)
 }
 
-// askCommand sends command and prints everything that comes. The server closes the
+func askRead(conn io.Reader) (string, error) {
+	var b [16 << 10]byte
+	n, err := conn.Read(b[:])
+	return string(b[:max(n, 0)]), err
+}
+
+// askText sends command and prints everything that comes. The server closes the
 // connection after its answer, because a quit follows the command; watch and
 // shutdown end in other ways.
-func askCommand(addr string, way askWay, command string) error {
-	conn, err := askDial(addr, way)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if way.binary {
-		return askBinary(conn, command)
-	}
-	command += "\r\n"
-	if !strings.HasPrefix(command, "watch") && !strings.HasPrefix(command, "shutdown") {
-		command += "quit\r\n"
-	}
-	login := ""
+func askText(conn io.ReadWriter, command string) error {
 	if settings.auth.file != "" {
 		user, pass, err := askUser(settings.auth.file)
 		if err != nil {
 			return err
 		}
-		login = "STORED\r\n"
-		command = fmt.Sprintf("set auth 0 0 %d\r\n%s %s\r\n%s", len(user)+1+len(pass), user, pass, command)
+		reply, err := askOnce(conn, fmt.Appendf(nil, "set auth 0 0 %d\r\n%s %s\r\n", len(user)+1+len(pass), user, pass))
+		if reply != "STORED\r\n" {
+			os.Stdout.WriteString(reply)
+			return cmp.Or(err, errAsk)
+		}
 	}
-	if _, err := io.WriteString(conn, command); err != nil {
+	command += "\r\n"
+	if !strings.HasPrefix(command, "watch") && !strings.HasPrefix(command, "shutdown") {
+		command += "quit\r\n"
+	}
+	reply, err := askOnce(conn, []byte(command))
+	failed := slices.ContainsFunc(askErrors, func(s string) bool { return strings.HasPrefix(reply, s) })
+	for ; err == nil; reply, err = askRead(conn) {
+		os.Stdout.WriteString(reply)
+	}
+	os.Stdout.WriteString(reply)
+	switch {
+	case err != io.EOF:
 		return err
+	case failed:
+		return errAsk
 	}
-	return askPrint(conn, login)
-}
-
-// askPrint prints what comes from conn. If that begins with login, the answer to our
-// login, login is left out. If it begins with one of askErrors, askPrint returns
-// errAsk.
-func askPrint(conn io.Reader, login string) error {
-	var buf [16 << 10]byte
-	var failed error
-	begun := false
-	for {
-		n, err := conn.Read(buf[:])
-		b := bytes.TrimPrefix(buf[:max(n, 0)], []byte(login))
-		login = ""
-		if !begun && slices.ContainsFunc(askErrors, func(s string) bool { return bytes.HasPrefix(b, []byte(s)) }) {
-			failed = errAsk
-		}
-		begun = begun || len(b) > 0
-		os.Stdout.Write(b)
-		if err == io.EOF {
-			return failed
-		} else if err != nil {
-			return err
-		}
-	}
+	return nil
 }
 
 // askUser returns the first user in a file of -Y or -S.
@@ -172,8 +145,8 @@ func askHeader(b []byte, cmd byte, extlen, keylen, bodylen int) []byte {
 	return append(b, make([]byte, 12)...)
 }
 
-// askBinary is the second half of askCommand for the binary protocol. It knows only
-// version, stats and flush_all, and prints the answers as in text.
+// askBinary is askText for the binary protocol. It knows only version, stats and
+// flush_all, and prints the answers as in text.
 func askBinary(conn io.ReadWriter, command string) error {
 	var b []byte
 	if settings.auth.sasl {
@@ -191,8 +164,7 @@ func askBinary(conn io.ReadWriter, command string) error {
 	case "stats":
 		b = append(askHeader(b, protocolBinaryCmdStat, 0, len(key), len(key)), key...)
 	case "flush_all":
-		delay := binary.BigEndian.AppendUint32(nil, uint32(atoi(key)))
-		b = append(askHeader(b, protocolBinaryCmdFlush, len(delay), 0, len(delay)), delay...)
+		b = binary.BigEndian.AppendUint32(askHeader(b, protocolBinaryCmdFlush, 4, 0, 4), uint32(atoi(key)))
 	default:
 		return errors.New("this server speaks the binary protocol only: ask for version, stats or flush_all")
 	}
@@ -225,7 +197,7 @@ func askBinary(conn io.ReadWriter, command string) error {
 }
 
 // askDial connects to the server.
-func askDial(addr string, way askWay) (io.ReadWriteCloser, error) {
+func askDial(addr string, withTls bool) (io.ReadWriteCloser, error) {
 	family, sa, err := askAddr(addr)
 	if err != nil {
 		return nil, err
@@ -234,12 +206,12 @@ func askDial(addr string, way askWay) (io.ReadWriteCloser, error) {
 	if err != nil {
 		return nil, err
 	}
+	f := os.NewFile(uintptr(fd), addr)
 	if err := unix.Connect(fd, sa); err != nil {
-		unix.Close(fd)
+		f.Close()
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), addr)
-	if tlsBuild && way.tls {
+	if withTls {
 		return sslAsk(f)
 	}
 	return f, nil
@@ -249,26 +221,25 @@ func askDial(addr string, way askWay) (io.ReadWriteCloser, error) {
 // "" stands for the socket of -s, or else for the first address of -l with
 // the port of -p. A wildcard address becomes loopback.
 func askAddr(addr string) (family int, sa unix.Sockaddr, err error) {
-	if addr == "" && settings.net.socketpath != "" {
-		return unix.AF_UNIX, &unix.SockaddrUnix{Name: settings.net.socketpath}, nil
-	}
-	if strings.Contains(addr, "/") {
-		return unix.AF_UNIX, &unix.SockaddrUnix{Name: addr}, nil
-	}
-	if addr == "" {
+	path := ""
+	switch {
+	case strings.Contains(addr, "/"):
+		path = addr
+	case addr == "":
+		path = settings.net.socketpath
 		addr = strings.FieldsFunc(settings.net.inter+",*", isListSeparator)[0]
 	}
+	if path != "" {
+		return unix.AF_UNIX, &unix.SockaddrUnix{Name: path}, nil
+	}
 	host, port, _, _, err := splitListen(addr, settings.net.port)
+	if err == nil && port <= 0 {
+		err = errors.New("no port to connect to")
+	}
 	if err != nil {
 		return 0, nil, err
 	}
-	if port <= 0 {
-		return 0, nil, errors.New("no port to connect to")
-	}
-	if host == "" {
-		host = "*"
-	}
-	addrs, err := getaddrinfo(host)
+	addrs, err := getaddrinfo(cmp.Or(host, "*"))
 	if err != nil {
 		return 0, nil, err
 	}

@@ -26,6 +26,10 @@ const (
 	crawlerMgdump
 )
 
+// dumps reports whether a crawl of this kind is for a client. Other crawls look at
+// items with the LRU locked.
+func (kind crawlerRunType) dumps() bool { return kind >= crawlerMetadump }
+
 type crawlerResultType int
 
 const (
@@ -75,47 +79,13 @@ type crawlerClient struct {
 	mem []byte // where buf begins, for bufFree
 }
 
-type crawlerModuleReg struct {
-	init        func(cm *crawlerModule)
-	eval        func(cm *crawlerModule, it *item, i int) // of LRU i; the item is locked
-	doneclass   func(cm *crawlerModule, i int)           // or nil
-	finalize    func(cm *crawlerModule)                  // or nil
-	needsClient bool                                     // for dumps; otherwise eval runs with the LRU locked
-}
-
+// The crawl in progress.
 type crawlerModule struct {
-	mod  *crawlerModuleReg // nil if idle
-	kind crawlerRunType
-	hash bool // walk the hash table, not LRUs
-	data *crawlerExpiredData
-	c    crawlerClient
-}
-
-var crawlerModRegs = [...]*crawlerModuleReg{
-	crawlerAutoexpire: &crawlerExpiredMod,
-	crawlerExpired:    &crawlerExpiredMod,
-	crawlerMetadump:   &crawlerMetadumpMod,
-	crawlerMgdump:     &crawlerMgdumpMod,
-}
-
-var crawlerExpiredMod = crawlerModuleReg{
-	init:      crawlerExpiredInit,
-	eval:      crawlerExpiredEval,
-	doneclass: crawlerExpiredDoneclass,
-}
-
-var crawlerMetadumpMod = crawlerModuleReg{
-	init:        crawlerMetadumpInit,
-	eval:        crawlerMetadumpEval,
-	finalize:    crawlerMetadumpFinalize,
-	needsClient: true,
-}
-
-var crawlerMgdumpMod = crawlerModuleReg{
-	init:        crawlerMetadumpInit,
-	eval:        crawlerMgdumpEval,
-	finalize:    crawlerMgdumpFinalize,
-	needsClient: true,
+	running bool
+	kind    crawlerRunType
+	hash    bool // walk the hash table, not LRUs
+	data    *crawlerExpiredData
+	c       crawlerClient
 }
 
 // A crawler walks one LRU, from the tail. Its place there is crawlerItem.
@@ -138,7 +108,7 @@ var lruCrawler struct {
 
 	lock         sync.Mutex // guards the rest; comes before an LRU's
 	cond         sync.Cond
-	mod          crawlerModule // active_crawler_mod
+	mod          crawlerModule
 	crawlers     [powerLargest]crawler
 	crawling     []int // LRUs with an active crawler
 	blockAeUntil relTime
@@ -217,7 +187,7 @@ func crawlerMetadumpInit(cm *crawlerModule) {
 	cm.c.buf = append(cm.c.mem[:0], "OK\r\n"...)
 }
 
-func crawlerMetadumpEval(cm *crawlerModule, it *item, i int) {
+func crawlerMetadumpEval(cm *crawlerModule, it *item) {
 	// Ignore expired content.
 	if itemIsExpired(it, currentTime.Load()) || itemIsFlushed(it) ||
 		it.itFlags&itemHdr != 0 && !storageValidateItem(it) {
@@ -225,28 +195,25 @@ func crawlerMetadumpEval(cm *crawlerModule, it *item, i int) {
 	}
 	b := append(cm.c.buf, "key="...)
 	b = uriencode(b, it.key())
-	if it.exptime == 0 {
-		b = append(b, " exp=-1"...)
-	} else {
-		b = strconv.AppendInt(append(b, " exp="...), int64(it.exptime)+processStarted, 10)
+	exp := int64(-1)
+	if it.exptime != 0 {
+		exp = int64(it.exptime) + processStarted
 	}
-	b = strconv.AppendInt(append(b, " la="...), int64(currentTime.Load()-itemAge(it))+processStarted, 10)
+	b = logNumber(b, " exp=", exp)
+	b = logNumber(b, " la=", int64(currentTime.Load()-itemAge(it))+processStarted)
 	b = strconv.AppendUint(append(b, " cas="...), it.cas(), 10)
 	b = logText(b, " fetch=", yesno(it.itFlags&itemFetched != 0))
-	b = strconv.AppendUint(append(b, " cls="...), uint64(it.clsid()), 10)
-	b = strconv.AppendInt(append(b, " size="...), int64(it.ntotal()), 10)
-	b = strconv.AppendUint(append(b, " flags="...), uint64(it.clientFlags()), 10)
+	b = logNumber(b, " cls=", int64(it.clsid()))
+	b = logNumber(b, " size=", int64(it.ntotal()))
+	b = logNumber(b, " flags=", int64(it.clientFlags()))
 	if it.itFlags&itemHdr != 0 {
-		hdr := it.hdr()
-		b = strconv.AppendUint(append(b, " ext_page="...), uint64(hdr.pageId), 10)
-		b = strconv.AppendUint(append(b, " ext_offset="...), uint64(hdr.offset), 10)
+		b = logNumber(b, " ext_page=", int64(it.hdr().pageId))
+		b = logNumber(b, " ext_offset=", int64(it.hdr().offset))
 	}
 	cm.c.buf = append(b, " \n"...)
 }
 
-func crawlerMetadumpFinalize(cm *crawlerModule) { cm.c.buf = append(cm.c.buf, "END\r\n"...) }
-
-func crawlerMgdumpEval(cm *crawlerModule, it *item, i int) {
+func crawlerMgdumpEval(cm *crawlerModule, it *item) {
 	// Ignore expired content.
 	if itemIsExpired(it, currentTime.Load()) || itemIsFlushed(it) {
 		return
@@ -260,7 +227,27 @@ func crawlerMgdumpEval(cm *crawlerModule, it *item, i int) {
 	cm.c.buf = append(b, "\r\n"...)
 }
 
-func crawlerMgdumpFinalize(cm *crawlerModule) { cm.c.buf = append(cm.c.buf, "EN\r\n"...) }
+// crawlerFinalize ends a dump.
+func crawlerFinalize(cm *crawlerModule) {
+	switch cm.kind {
+	case crawlerMetadump:
+		cm.c.buf = append(cm.c.buf, "END\r\n"...)
+	case crawlerMgdump:
+		cm.c.buf = append(cm.c.buf, "EN\r\n"...)
+	}
+}
+
+// crawlerEval looks at an item of LRU i. The item is locked.
+func crawlerEval(cm *crawlerModule, it *item, i int) {
+	switch cm.kind {
+	case crawlerMetadump:
+		crawlerMetadumpEval(cm, it)
+	case crawlerMgdump:
+		crawlerMgdumpEval(cm, it)
+	default:
+		crawlerExpiredEval(cm, it, i)
+	}
+}
 
 // lruCrawlerWrite sends the whole buffer, and releases lruCrawler.moves while it
 // waits for the client. It returns false if the client is gone.
@@ -317,7 +304,7 @@ func lruCrawlerRoom(cm *crawlerModule) bool {
 	if c.c != nil && cap(c.buf)-len(c.buf) < lruCrawlerMinbufspace {
 		return lruCrawlerWrite(c)
 	}
-	return c.c != nil || !cm.mod.needsClient
+	return c.c != nil || !cm.kind.dumps()
 }
 
 // lruCrawlerRest briefly releases lruCrawler.moves for other threads: on every call
@@ -343,7 +330,7 @@ func itemCrawlHash(cm *crawlerModule) {
 	crawls := settings.lru.crawlsPersleep
 	for pos, more := uint32(0), true; more && lruCrawlerRoom(cm); more = pos != 0 {
 		pos = assocWalk(pos, func(it *item) {
-			cm.mod.eval(cm, it, 0)
+			crawlerEval(cm, it, 0)
 			crawls--
 		})
 		crawls = lruCrawlerRest(crawls)
@@ -382,20 +369,18 @@ func itemCrawlLru(cm *crawlerModule, i int) bool {
 	l.lock.Lock()
 	it := crawlerItem(i).prev.item()
 	if it == nil || cr.remaining == 1 || !wanted {
-		if settings.verbose.Load() > 2 {
-			fmt.Fprintf(os.Stderr, "Nothing left to crawl for %d\n", i)
-		}
+		verbosef(3, "Nothing left to crawl for %d", i)
 		doItemUnlinktailQ(crawlerItem(i))
 		doItemStatsAddCrawl(i, cr.reclaimed, cr.unfetched, cr.checked)
 		l.lock.Unlock()
-		if cm.mod.doneclass != nil {
-			cm.mod.doneclass(cm, i)
+		if !cm.kind.dumps() {
+			crawlerExpiredDoneclass(cm, i)
 		}
 		return true
 	}
 	lock := uint32(it.lock)
 	hold := itemTrylock(lock)
-	if hold == nil && cm.mod.needsClient {
+	if hold == nil && cm.kind.dumps() {
 		// Unlike C, wait for a locked item: a dump should not miss it.
 		l.lock.Unlock()
 		itemLock(lock)
@@ -406,15 +391,15 @@ func itemCrawlLru(cm *crawlerModule, i int) bool {
 	if cr.remaining > 0 {
 		cr.remaining--
 	}
-	if cm.mod.needsClient {
+	if cm.kind.dumps() {
 		l.lock.Unlock()
 		cr.checked++
-		cm.mod.eval(cm, it, i)
+		crawlerEval(cm, it, i)
 	} else {
 		// Skip an item that is locked or referenced.
 		if hold != nil && it.refcount == 1 {
 			cr.checked++
-			cm.mod.eval(cm, it, i)
+			crawlerEval(cm, it, i)
 		}
 		l.lock.Unlock()
 	}
@@ -425,14 +410,12 @@ func itemCrawlLru(cm *crawlerModule, i int) bool {
 }
 
 func itemCrawlerThread() {
-	if settings.verbose.Load() > 2 {
-		fmt.Fprintf(os.Stderr, "Starting LRU crawler background thread\n")
-	}
+	verbosef(3, "Starting LRU crawler background thread")
 	cm := &lruCrawler.mod
 	lruCrawler.lock.Lock()
-	for lruCrawler.runThread || cm.mod != nil {
+	for lruCrawler.runThread || cm.running {
 		switch {
-		case cm.mod == nil:
+		case !cm.running:
 			lruCrawler.cond.Wait()
 
 		case cm.hash || len(lruCrawler.crawling) > 0:
@@ -444,9 +427,7 @@ func itemCrawlerThread() {
 				itemCrawlLrus(cm)
 			}
 			lruCrawler.moves.Unlock()
-			if cm.mod.finalize != nil {
-				cm.mod.finalize(cm)
-			}
+			crawlerFinalize(cm)
 			lruCrawler.lock.Lock()
 
 		case !lruCrawlerSend(&cm.c):
@@ -457,9 +438,7 @@ func itemCrawlerThread() {
 		default:
 			// lruCrawler.lock is held until the module is cleared, so that a
 			// client that has read the end of its dump finds the crawler idle.
-			if settings.verbose.Load() > 2 {
-				fmt.Fprintf(os.Stderr, "LRU crawler thread sleeping\n")
-			}
+			verbosef(3, "LRU crawler thread sleeping")
 			statsState.lruCrawlerRunning.Store(false)
 			if cm.c.c != nil {
 				lruCrawlerReleaseClient(&cm.c)
@@ -469,9 +448,7 @@ func itemCrawlerThread() {
 	}
 	settings.lru.crawler.Store(false)
 	lruCrawler.lock.Unlock()
-	if settings.verbose.Load() > 2 {
-		fmt.Fprintf(os.Stderr, "LRU crawler thread stopping\n")
-	}
+	verbosef(3, "LRU crawler thread stopping")
 }
 
 // stopItemCrawlerThread makes the thread end after the crawl in progress.
@@ -493,6 +470,7 @@ func startItemCrawlerThread() int {
 	lruCrawler.runThread = true
 	if !settings.lru.crawler.Load() {
 		settings.lru.crawler.Store(true)
+		lruCrawler.cond.L = &lruCrawler.lock
 		go itemCrawlerThread()
 	}
 	return 0
@@ -505,9 +483,7 @@ func doLruCrawlerStart(sid int, remaining uint32) int {
 	if cr.active {
 		return 0
 	}
-	if settings.verbose.Load() > 2 {
-		fmt.Fprintf(os.Stderr, "Kicking LRU crawler off for LRU %d\n", sid)
-	}
+	verbosef(3, "Kicking LRU crawler off for LRU %d", sid)
 	l := &lrus[sid]
 	l.lock.Lock()
 	if remaining == lruCrawlerCapRemaining {
@@ -535,22 +511,17 @@ func lruCrawlerStart(ids *[powerLargest]bool, remaining uint32, kind crawlerRunT
 		return crawlerError
 	}
 	cm := &lruCrawler.mod
-	isRunning := cm.mod != nil
 	now := currentTime.Load()
 	// The maintainer may restart LRUs before all are done.
-	if isRunning && !(kind == crawlerAutoexpire && cm.kind == crawlerAutoexpire) {
+	if cm.running && !(kind == crawlerAutoexpire && cm.kind == crawlerAutoexpire) {
 		lruCrawler.blockAeUntil = now + 60
 		return crawlerRunning
 	}
 	if kind == crawlerAutoexpire && lruCrawler.blockAeUntil > now {
 		return crawlerRunning
 	}
-	mod := crawlerModRegs[kind]
-	if mod.needsClient {
-		if c.transport == udpTransport { // no connection to write to
-			return crawlerError
-		}
-	} else if ids == nil { // eval needs an LRU to lock
+	if kind.dumps() && c.transport == udpTransport || // no connection to write to
+		!kind.dumps() && ids == nil { // crawlerExpiredEval needs an LRU to lock
 		return crawlerError
 	}
 
@@ -565,9 +536,13 @@ func lruCrawlerStart(ids *[powerLargest]bool, remaining uint32, kind crawlerRunT
 			return crawlerNotstarted
 		}
 	}
-	if !isRunning {
-		*cm = crawlerModule{mod: mod, kind: kind, hash: ids == nil, data: data, c: crawlerClient{c: c}}
-		mod.init(cm)
+	if !cm.running {
+		*cm = crawlerModule{running: true, kind: kind, hash: ids == nil, data: data, c: crawlerClient{c: c}}
+		if kind.dumps() {
+			crawlerMetadumpInit(cm)
+		} else {
+			crawlerExpiredInit(cm)
+		}
 	}
 	statsState.lruCrawlerRunning.Store(true)
 	stats.lruCrawlerStarts.Add(1)
@@ -608,10 +583,6 @@ func lruCrawlerCrawl(slabs string, kind crawlerRunType, c *conn, remaining uint3
 func lruCrawlerPause() { lruCrawler.moves.Lock() }
 
 func lruCrawlerResume() { lruCrawler.moves.Unlock() }
-
-func initLruCrawler() {
-	lruCrawler.cond.L = &lruCrawler.lock
-}
 
 // lruMaintainerCrawlerCheck starts the crawlers that are due. It is called
 // once a second.

@@ -1,14 +1,11 @@
 // Listening sockets. From memcached.c: new_socket, maximize_sndbuf,
 // server_socket, server_sockets, new_socket_unix, server_socket_unix, and
-// main's port-number file; getaddrinfo(3).
+// main's port-number file.
 
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -49,8 +46,6 @@ var (
 
 const socketsName = "MC9_SOCKETS"
 
-var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
-
 // socketsEnv returns the environment variable that tells the daemon what its
 // descriptors are.
 func socketsEnv() string {
@@ -67,8 +62,8 @@ func inheritSockets() bool {
 	env, ok := os.LookupEnv(socketsName)
 	os.Unsetenv(socketsName)
 	for i, s := range strings.Fields(env) {
-		l := listener{sfd: 3 + i}
-		fmt.Sscanf(s, "%d:%d:%d", &l.transport, &l.bproto, &l.ssl)
+		f := append(strings.Split(s, ":"), "", "")
+		l := listener{3 + i, transport(atoi(f[0])), protocol(atoi(f[1])), sslMode(atoi(f[2]))}
 		unix.CloseOnExec(l.sfd)
 		listeners = append(listeners, l)
 	}
@@ -89,9 +84,8 @@ func activationSockets() bool {
 	if pid != strconv.Itoa(os.Getpid()) || atoi(fds) <= 0 {
 		return false
 	}
-	if options.tcpSpecified || options.udpSpecified || settings.net.inter != "" || settings.net.socketpath != "" {
-		sysfatal(exUsage, "LISTEN_FDS: -p, -U, -l and -s cannot be used with inherited sockets")
-	}
+	refuse(options.tcpSpecified || options.udpSpecified || settings.net.inter != "" || settings.net.socketpath != "",
+		exUsage, "LISTEN_FDS: -p, -U, -l and -s cannot be used with inherited sockets")
 	settings.net.port, settings.net.udpport = 0, 0
 	for sfd := 3; sfd < 3+atoi(fds); sfd++ {
 		l := listener{sfd, tcpTransport, settings.net.bindingProtocol, sslListen()}
@@ -107,9 +101,7 @@ func activationSockets() bool {
 		case (domain == unix.AF_INET || domain == unix.AF_INET6) && socktype == unix.SOCK_STREAM && listening != 0:
 			settings.net.port = socketPort(sfd)
 		case (domain == unix.AF_INET || domain == unix.AF_INET6) && socktype == unix.SOCK_DGRAM:
-			if settings.auth.sasl || settings.auth.file != "" {
-				sysfatal(exUsage, "LISTEN_FDS: descriptor %d: no UDP with authentication", sfd)
-			}
+			refuse(settings.auth.sasl || settings.auth.file != "", exUsage, "LISTEN_FDS: descriptor %d: no UDP with authentication", sfd)
 			l.transport = udpTransport
 			settings.net.udpport = socketPort(sfd)
 		default:
@@ -123,13 +115,20 @@ func activationSockets() bool {
 }
 
 func socketPort(sfd int) int {
-	switch sa, _ := unix.Getsockname(sfd); sa := sa.(type) {
+	sa, _ := unix.Getsockname(sfd)
+	return int(addrPort(sa).Port())
+}
+
+// addrPort returns the address and port of a socket of the network; of others it
+// returns one that is not valid.
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
-		return sa.Port
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
 	case *unix.SockaddrInet6:
-		return sa.Port
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
 	}
-	return 0
+	return netip.AddrPort{}
 }
 
 func newSocket(family, socktype int) (int, error) {
@@ -141,9 +140,7 @@ func newSocket(family, socktype int) (int, error) {
 func maximizeSndbuf(sfd int) {
 	oldSize, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	if err != nil {
-		if settings.verbose.Load() > 0 {
-			perror("getsockopt(SO_SNDBUF)", err)
-		}
+		verbosef(1, "getsockopt(SO_SNDBUF): %s", strerror(err))
 		return
 	}
 	lastGood := 0
@@ -156,63 +153,7 @@ func maximizeSndbuf(sfd int) {
 			hi = avg - 1
 		}
 	}
-	if settings.verbose.Load() > 1 {
-		fmt.Fprintf(os.Stderr, "<%d send buffer was %d, now %d\n", sfd, oldSize, lastGood)
-	}
-}
-
-// getaddrinfo returns the addresses of host. "*" stands for the wildcard
-// addresses, in the order of C's library.
-func getaddrinfo(host string) ([]netip.Addr, error) {
-	if host == "*" {
-		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, nil
-	}
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{addr}, nil
-	}
-	if addr, ok := inetAton(host); ok {
-		return []netip.Addr{addr}, nil
-	}
-	addrs, err := net.DefaultResolver.LookupNetIP(context.Background(), "ip", host)
-	var dns *net.DNSError
-	switch {
-	case err != nil && host == "localhost": // works without /etc/hosts
-		return loopback, nil
-	case errors.As(err, &dns) && dns.IsNotFound:
-		return nil, errors.New("name or service not known")
-	case errors.As(err, &dns) && dns.IsTemporary:
-		return nil, errors.New("temporary failure in name resolution")
-	}
-	return addrs, err
-}
-
-// inetAton is inet_aton(3): one to four numbers separated by dots, each decimal,
-// octal with a leading 0, or hexadecimal with a leading 0x. The last number fills
-// the remaining bytes: 127.1 is 127.0.0.1, and 0 is 0.0.0.0.
-func inetAton(host string) (netip.Addr, bool) {
-	parts := strings.Split(host, ".")
-	if len(parts) > 4 {
-		return netip.Addr{}, false
-	}
-	var ip uint64
-	for i, part := range parts {
-		base, digits := 10, part
-		if hex, ok := strings.CutPrefix(strings.ToLower(part), "0x"); ok {
-			base, digits = 16, hex
-		} else if strings.HasPrefix(part, "0") {
-			base = 8
-		}
-		bits := 8
-		if i == len(parts)-1 {
-			bits = 32 - 8*i
-		}
-		n, err := strconv.ParseUint(digits, base, bits)
-		if err != nil {
-			return netip.Addr{}, false
-		}
-		ip = ip<<bits | n
-	}
-	return netip.AddrFrom4([4]byte{byte(ip >> 24), byte(ip >> 16), byte(ip >> 8), byte(ip)}), true
+	verbosef(2, "<%d send buffer was %d, now %d", sfd, oldSize, lastGood)
 }
 
 // sockaddr returns addr in the form that bind takes.
@@ -221,11 +162,11 @@ func sockaddr(addr netip.Addr, port int) (family int, sa unix.Sockaddr) {
 		return unix.AF_INET, &unix.SockaddrInet4{Port: port, Addr: addr.As4()}
 	}
 	sa6 := &unix.SockaddrInet6{Port: port, Addr: addr.As16()}
-	if ifi, err := net.InterfaceByName(addr.Zone()); err == nil {
-		sa6.ZoneId = uint32(ifi.Index)
-	} else {
-		sa6.ZoneId = uint32(atoi(addr.Zone()))
+	index, err := os.ReadFile("/sys/class/net/" + addr.Zone() + "/ifindex")
+	if err != nil { // a number
+		index = []byte(addr.Zone())
 	}
+	sa6.ZoneId = uint32(atoi(string(index)))
 	return unix.AF_INET6, sa6
 }
 
@@ -245,53 +186,61 @@ func serverSocket(host string, port int, transport transport, bproto protocol, s
 		perror("getaddrinfo()", err)
 		return unix.EADDRNOTAVAIL
 	}
-	socktype := unix.SOCK_STREAM
-	if transport == udpTransport {
-		socktype = unix.SOCK_DGRAM
-	}
 	success := false
 	for _, addr := range addrs {
 		family, sa := sockaddr(addr, port)
-		sfd, e := newSocket(family, socktype)
-		if e != nil {
-			if e == unix.EMFILE {
-				sysfatal(exOserr, "server_socket: %s", strerror(e))
-			}
-			err = e // this machine may not have IPv6
+		what, e := bindSocket(family, sa, transport, bproto, ssl)
+		switch {
+		case e == nil:
+			success = true
 			continue
+		case e == unix.EMFILE:
+			sysfatal(exOserr, "server_socket: %s", strerror(e))
+		case what == "socket()": // this machine may not have IPv6
+		case what == "setsockopt":
+			perror(what, e)
+		case what == "bind()" && e == unix.EADDRNOTAVAIL && len(addrs) > 1:
+			fmt.Fprintf(os.Stderr, "WARNING: %s is skipped, an address of %s: %s\n", addr.Unmap(), host, strerror(e))
+		case what == "bind()" && e == unix.EADDRINUSE:
+		default:
+			perror(what, e)
+			return e
 		}
-		if e := serverSocketOptions(sfd, family, transport); e != nil {
-			perror("setsockopt", e)
-			unix.Close(sfd)
-			err = e
-			continue
-		}
-		if e := unix.Bind(sfd, sa); e != nil {
-			unix.Close(sfd)
-			switch {
-			case e == unix.EADDRNOTAVAIL && len(addrs) > 1:
-				fmt.Fprintf(os.Stderr, "WARNING: %s is skipped, an address of %s: %s\n", addr.Unmap(), host, strerror(e))
-			case e != unix.EADDRINUSE:
-				perror("bind()", e)
-				return e
-			}
-			err = e
-			continue
-		}
-		if transport != udpTransport {
-			if e := unix.Listen(sfd, settings.net.backlog); e != nil {
-				perror("listen()", e)
-				unix.Close(sfd)
-				return e
-			}
-		}
-		success = true
-		listeners = append(listeners, listener{sfd, transport, bproto, ssl})
+		err = e
 	}
 	if success {
 		return nil
 	}
 	return err
+}
+
+// bindSocket makes a socket with this address. If it fails it also returns what
+// failed.
+func bindSocket(family int, sa unix.Sockaddr, transport transport, bproto protocol, ssl sslMode) (what string, err error) {
+	socktype := unix.SOCK_STREAM
+	if transport == udpTransport {
+		socktype = unix.SOCK_DGRAM
+	}
+	sfd, err := newSocket(family, socktype)
+	if err != nil {
+		return "socket()", err
+	}
+	what = "setsockopt"
+	err = serverSocketOptions(sfd, family, transport)
+	if err == nil {
+		what = "bind()"
+		err = unix.Bind(sfd, sa)
+	}
+	if err == nil && transport != udpTransport {
+		what = "listen()"
+		err = unix.Listen(sfd, settings.net.backlog)
+	}
+	if err != nil {
+		unix.Close(sfd)
+		return what, err
+	}
+	listeners = append(listeners, listener{sfd, transport, bproto, ssl})
+	return "", nil
 }
 
 // serverSocketOptions fails only if the socket cannot be used.
@@ -301,20 +250,19 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 			perror("setsockopt", err)
 		}
 	}
-	if settings.net.numNapiIds != 0 {
-		if _, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_INCOMING_NAPI_ID); err != nil {
-			sysfatal(1, "-N <num_napi_ids> option not supported")
-		}
+	set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if transport != localTransport && settings.net.numNapiIds != 0 {
+		_, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_INCOMING_NAPI_ID)
+		refuse(err != nil, 1, "-N <num_napi_ids> option not supported")
+	}
+	if transport != localTransport && settings.net.sockCookieId != 0 {
+		set(unix.SOL_SOCKET, unix.SO_MARK, int(settings.net.sockCookieId))
 	}
 	if family == unix.AF_INET6 {
 		if err := unix.SetsockoptInt(sfd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
 			return err
 		}
 	}
-	if settings.net.sockCookieId != 0 {
-		set(unix.SOL_SOCKET, unix.SO_MARK, int(settings.net.sockCookieId))
-	}
-	set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	if transport == udpTransport {
 		maximizeSndbuf(sfd)
 		// The system lowers this to what it allows. C leaves it alone; a burst of
@@ -326,7 +274,9 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 	if err := unix.SetsockoptLinger(sfd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{}); err != nil {
 		perror("setsockopt", err)
 	}
-	set(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if transport != localTransport {
+		set(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	}
 	return nil
 }
 
@@ -440,32 +390,18 @@ func splitListen(p string, port int) (host string, thePort int, bproto protocol,
 
 // serverSocketUnix makes the Unix socket of -s.
 func serverSocketUnix(path string, accessMask int) error {
-	sfd, err := newSocket(unix.AF_UNIX, unix.SOCK_STREAM)
-	if err != nil {
-		perror("socket()", err)
-		return err
-	}
 	// Remove a stale socket.
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK {
 		unix.Unlink(path)
 	}
-	unix.SetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-	unix.SetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
-	unix.SetsockoptLinger(sfd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
 	oldUmask := unix.Umask(^(accessMask & 0777) & 0777)
-	err = unix.Bind(sfd, &unix.SockaddrUnix{Name: path})
+	what, err := bindSocket(unix.AF_UNIX, &unix.SockaddrUnix{Name: path}, localTransport, settings.net.bindingProtocol, sslDisabled)
 	unix.Umask(oldUmask)
 	if err != nil {
-		perror("bind()", err)
-		return err
+		perror(what, err)
 	}
-	if err := unix.Listen(sfd, settings.net.backlog); err != nil {
-		perror("listen()", err)
-		return err
-	}
-	listeners = append(listeners, listener{sfd, localTransport, settings.net.bindingProtocol, sslDisabled})
-	return nil
+	return err
 }
 
 // openSockets makes the TCP and UDP sockets.
@@ -498,11 +434,12 @@ func savePortnumbers() {
 	var ports []byte
 	for _, l := range listeners {
 		proto := [...]string{tcpTransport: "TCP", udpTransport: "UDP", metricsTransport: "HTTP"}[l.transport]
-		switch sa, _ := unix.Getsockname(l.sfd); sa := sa.(type) {
-		case *unix.SockaddrInet4:
-			ports = fmt.Appendf(ports, "%s INET: %d\n", proto, sa.Port)
-		case *unix.SockaddrInet6:
-			ports = fmt.Appendf(ports, "%s INET6: %d\n", proto, sa.Port)
+		sa, _ := unix.Getsockname(l.sfd)
+		switch addr := addrPort(sa); {
+		case addr.Addr().Is4():
+			ports = fmt.Appendf(ports, "%s INET: %d\n", proto, addr.Port())
+		case addr.Addr().Is6():
+			ports = fmt.Appendf(ports, "%s INET6: %d\n", proto, addr.Port())
 		}
 	}
 	tmp := name + ".lck"
@@ -537,9 +474,7 @@ func serverConns() {
 			continue
 		}
 		c := connNew(l.sfd, connListening, l.transport, nil, l.bproto)
-		if c == nil {
-			sysfatal(1, "failed to create listening connection")
-		}
+		refuse(c == nil, 1, "failed to create listening connection")
 		c.sslEnabled = l.ssl
 		c.next = listenConn
 		listenConn = c

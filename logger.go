@@ -129,13 +129,6 @@ type loggerWatcher struct {
 	buf         bipbuf // lines to be sent
 }
 
-type loggerStats struct {
-	workerDropped  uint64
-	workerWritten  uint64
-	watcherSkipped uint64
-	watcherSent    uint64
-}
-
 const (
 	watcherLimit = 20
 	watcherAll   = -1
@@ -174,11 +167,11 @@ var defaultEntries = [...]struct {
 		"type=lru_crawler crawler=%d lru=%s low_mark=%d next_reclaims=%d since_run=%d next_run=%d elapsed=%d examined=%d reclaimed=%d"},
 	loggerSlabMove:           {logSysevents, loggerParseText, "type=slab_move src=%d dst=%d state=%s"},
 	loggerConnectionNew:      {logConnevents, loggerParseCne, ""},
-	loggerConnectionClose:    {logConnevents, loggerParseCce, ""},
+	loggerConnectionClose:    {logConnevents, loggerParseCne, ""},
 	loggerDeletions:          {logDeletions, loggerParseIde, ""},
 	loggerConnectionTlserror: {logConnevents, loggerParseText, "type=conntlserr fd=%d msg=%s"},
 	loggerConnectionTls:      {logConnevents, loggerParseText, "type=conn_tls cfd=%d cn=%s"},
-	loggerExtstoreWrite:      {logEvictions, loggerParseExtw, ""},
+	loggerExtstoreWrite:      {logEvictions, loggerParseEe, ""},
 	loggerCompactStart:       {logSysevents, loggerParseText, "type=compact_start id=%d version=%d"},
 	loggerCompactAbort:       {logSysevents, loggerParseText, "type=compact_abort id=%d"},
 	loggerCompactReadStart:   {logSysevents, loggerParseText, "type=compact_read_start id=%d offset=%d"},
@@ -274,12 +267,7 @@ func loggerLogConnEvent(c *conn, event logEntryType) {
 	var addr netip.AddrPort
 	if c.transport == tcpTransport {
 		sa, _ := unix.Getpeername(c.sfd)
-		switch sa := sa.(type) {
-		case *unix.SockaddrInet4:
-			addr = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-		case *unix.SockaddrInet6:
-			addr = netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
-		}
+		addr = addrPort(sa)
 	}
 	data, _ := addr.MarshalBinary()
 	loggerLog(c.thread.l, &logentry{
@@ -335,12 +323,20 @@ func loggerParseIge(b []byte, e *logentry) []byte {
 	return logSize(b, e)
 }
 
+// loggerParseEe appends an eviction, or a write to flash.
 func loggerParseEe(b []byte, e *logentry) []byte {
-	b = uriencode(append(b, "type=eviction key="...), e.data)
+	what := "type=eviction key="
+	if e.event == loggerExtstoreWrite {
+		what = "type=extwrite key="
+	}
+	b = uriencode(append(b, what...), e.data)
 	b = logText(b, " fetch=", yesno(e.fetched))
 	b = logNumber(b, " ttl=", e.ttl)
 	b = logNumber(b, " la=", int64(e.latime))
 	b = logNumber(b, " clsid=", int64(e.clsid))
+	if e.event == loggerExtstoreWrite {
+		return logNumber(b, " bucket=", int64(e.status))
+	}
 	return logSize(b, e)
 }
 
@@ -351,31 +347,16 @@ func loggerParseIde(b []byte, e *logentry) []byte {
 	return logSize(b, e)
 }
 
-func loggerParseExtw(b []byte, e *logentry) []byte {
-	b = uriencode(append(b, "type=extwrite key="...), e.data)
-	b = logText(b, " fetch=", yesno(e.fetched))
-	b = logNumber(b, " ttl=", e.ttl)
-	b = logNumber(b, " la=", int64(e.latime))
-	b = logNumber(b, " clsid=", int64(e.clsid))
-	return logNumber(b, " bucket=", int64(e.status))
-}
-
+// loggerParseCne appends a connection opened or closed.
 func loggerParseCne(b []byte, e *logentry) []byte {
+	what, reason := "new", ""
+	if e.event == loggerConnectionClose {
+		what, reason = "close", " reason="+[...]string{"error", "normal", "idle_timeout", "shutdown"}[e.cmd]
+	}
 	rip, rport := loggerUtilAddrEndpoint(e)
-	return fmt.Appendf(b, "type=conn_new rip=%s rport=%d transport=%s cfd=%d",
-		rip, rport, transportText[e.status], e.sfd)
+	return fmt.Appendf(b, "type=conn_%s rip=%s rport=%d transport=%s%s cfd=%d",
+		what, rip, rport, transportText[e.status], reason, e.sfd)
 }
-
-func loggerParseCce(b []byte, e *logentry) []byte {
-	reason := [...]string{"error", "normal", "idle_timeout", "shutdown"}[e.cmd]
-	rip, rport := loggerUtilAddrEndpoint(e)
-	return fmt.Appendf(b, "type=conn_close rip=%s rport=%d transport=%s reason=%s cfd=%d",
-		rip, rport, transportText[e.status], reason, e.sfd)
-}
-
-func loggerGetGid() uint64 { return loggerGid.Add(1) }
-
-func loggerSetGid(gid uint64) { loggerGid.Store(gid) }
 
 // logentryAppend appends e as stored in a ring, where gid comes first.
 func logentryAppend(b []byte, e *logentry) []byte {
@@ -433,7 +414,7 @@ func loggerThreadParseEntry(b []byte, e *logentry) []byte {
 }
 
 // loggerThreadWriteEntry gives the line for e to the watchers of its event.
-func loggerThreadWriteEntry(e *logentry, ls *loggerStats, line []byte) {
+func loggerThreadWriteEntry(e *logentry, line []byte) {
 	for x := range loggerStack.watchers {
 		w := loggerStack.watchers[x]
 		if w == nil || defaultEntries[e.event].eflags&w.eflags == 0 || e.gid < w.minGid {
@@ -450,14 +431,14 @@ func loggerThreadWriteEntry(e *logentry, ls *loggerStats, line []byte) {
 			continue
 		case w.failedFlush:
 			w.skipped++
-			ls.watcherSkipped++
+			stats.logWatcherSkipped.Add(1)
 			continue
 		case w.skipped > 0:
 			bipbufOffer(&w.buf, fmt.Appendf(nil, "skipped=%d\n", w.skipped))
 			w.skipped = 0
 		}
 		bipbufOffer(&w.buf, line)
-		ls.watcherSent++
+		stats.logWatcherSent.Add(1)
 	}
 }
 
@@ -475,13 +456,13 @@ func loggerThreadCloseWatcher(w *loggerWatcher) {
 
 // loggerThreadPeek removes the entries that have been read from l's ring, and peeks
 // at the rest.
-func loggerThreadPeek(l *logger, ls *loggerStats) {
+func loggerThreadPeek(l *logger) {
 	l.mutex.Lock()
 	bipbufPoll(&l.buf, l.size-len(l.data))
 	l.data = bipbufPeekAll(&l.buf)
 	l.size = len(l.data)
-	ls.workerWritten += l.written
-	ls.workerDropped += l.dropped
+	stats.logWorkerWritten.Add(l.written)
+	stats.logWorkerDropped.Add(l.dropped)
 	l.written, l.dropped = 0, 0
 	l.mutex.Unlock()
 }
@@ -490,10 +471,10 @@ func loggerThreadPeek(l *logger, ls *loggerStats) {
 // number. C reads one ring after the other; here lines come in the order of their
 // gids. A worker takes a gid and writes the entry under the ring's mutex: once we
 // have held each mutex, no entry with a gid up to last can appear any more.
-func loggerThreadRead(ls *loggerStats) (found int) {
+func loggerThreadRead() (found int) {
 	last := loggerGid.Load()
 	for _, l := range loggerStack.loggers {
-		loggerThreadPeek(l, ls)
+		loggerThreadPeek(l)
 	}
 	var scratch [2048]byte
 	for {
@@ -513,15 +494,15 @@ func loggerThreadRead(ls *loggerStats) (found int) {
 		var e logentry
 		e, first.data = logentryTake(first.data)
 		if loggerStack.count > 0 {
-			loggerThreadWriteEntry(&e, ls, loggerThreadParseEntry(scratch[:0], &e))
+			loggerThreadWriteEntry(&e, loggerThreadParseEntry(scratch[:0], &e))
 		}
 		found++
 		if len(first.data) == 0 {
-			loggerThreadPeek(first, ls)
+			loggerThreadPeek(first)
 		}
 	}
 	for _, l := range loggerStack.loggers {
-		loggerThreadPeek(l, ls)
+		loggerThreadPeek(l)
 	}
 	return found
 }
@@ -586,13 +567,6 @@ func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 	return flushed
 }
 
-func loggerThreadFlushStats(ls *loggerStats) {
-	stats.logWorkerDropped.Add(ls.workerDropped)
-	stats.logWorkerWritten.Add(ls.workerWritten)
-	stats.logWatcherSkipped.Add(ls.watcherSkipped)
-	stats.logWatcherSent.Add(ls.watcherSent)
-}
-
 // The less loggerThread finds to do, the longer it sleeps; without watchers
 // it sleeps until one is added.
 func loggerThread() {
@@ -609,9 +583,8 @@ func loggerThread() {
 			case <-time.After(toSleep):
 			}
 		}
-		var ls loggerStats
 		loggerStack.lock.Lock()
-		found := loggerThreadRead(&ls)
+		found := loggerThreadRead()
 		loggerThreadPollWatchers(true, watcherAll)
 		watching = loggerStack.count
 		loggerStack.lock.Unlock()
@@ -621,7 +594,6 @@ func loggerThread() {
 		} else {
 			toSleep = max(toSleep/2, minLoggerSleep)
 		}
-		loggerThreadFlushStats(&ls)
 	}
 }
 
@@ -650,7 +622,7 @@ func loggerLog(l *logger, e *logentry) {
 		l.mutex.Unlock()
 		return
 	}
-	e.gid = loggerGetGid()
+	e.gid = loggerGid.Add(1)
 	e.usec = time.Now().UnixMicro()
 	bipbufPush(&l.buf, len(logentryAppend(b[:0], e)))
 	l.written++
@@ -674,7 +646,7 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 		c:      c,
 		id:     x,
 		eflags: f,
-		minGid: loggerGetGid(),
+		minGid: loggerGid.Add(1),
 		buf:    bipbuf{data: data},
 	}
 	bipbufOffer(&w.buf, []byte("OK\r\n"))

@@ -52,6 +52,13 @@ func sysfatal(code int, format string, args ...any) {
 	os.Exit(code)
 }
 
+// refuse is sysfatal if bad.
+func refuse(bad bool, code int, format string, args ...any) {
+	if bad {
+		sysfatal(code, format, args...)
+	}
+}
+
 // savePid writes our process id to pidFile, atomically, so that nobody reads
 // half of it.
 func savePid(pidFile string) {
@@ -124,9 +131,7 @@ func maximizeCore() {
 		rlim.Cur = rlim.Max
 		syscall.Setrlimit(syscall.RLIMIT_CORE, &rlim)
 	}
-	if syscall.Getrlimit(syscall.RLIMIT_CORE, &rlim) != nil || rlim.Cur == 0 {
-		sysfatal(exOserr, "failed to ensure corefile creation")
-	}
+	refuse(syscall.Getrlimit(syscall.RLIMIT_CORE, &rlim) != nil || rlim.Cur == 0, exOserr, "failed to ensure corefile creation")
 	debug.SetTraceback("crash") // otherwise a panic leaves no core
 }
 
@@ -134,9 +139,7 @@ func maximizeCore() {
 // Unlike C, it lowers -c if the limit cannot be raised that far.
 func limitFiles() bool {
 	var rlim syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &rlim) != nil {
-		sysfatal(exOserr, "failed to getrlimit number of files")
-	}
+	refuse(syscall.Getrlimit(syscall.RLIMIT_NOFILE, &rlim) != nil, exOserr, "failed to getrlimit number of files")
 	// The scheduler opens two descriptors when the first timer is set or the
 	// first file opened, and ends the process if it cannot: make it open them
 	// now, while there are some.
@@ -171,7 +174,7 @@ func reserveFiles(limited bool) {
 		}
 	}
 	if options.metrics != "" {
-		used += 2 + metricsConns // see metricsInit
+		used += 2 + metricsConns // see metricsStart
 	}
 	if options.daemonize {
 		used-- // daemonReady closes the pipe
@@ -233,10 +236,8 @@ func spareThreads() int {
 		limit = min(limit, rlim.Cur)
 	}
 	spare := int(min(limit, math.MaxInt32)) - need
-	if spare < 2 {
-		sysfatal(exOserr, "%d threads are too few for -t %d, which needs %d (see ulimit -u, and pids.max of the control group)",
-			limit, settings.numThreads, need+2)
-	}
+	refuse(spare < 2, exOserr, "%d threads are too few for -t %d, which needs %d (see ulimit -u, and pids.max of the control group)",
+		limit, settings.numThreads, need+2)
 	return spare
 }
 
@@ -274,18 +275,14 @@ func loseRoot() {
 	}
 	username := cmp.Or(options.username, "nobody")
 	uid, gid, ok := getpwnam(username)
-	if !ok {
-		sysfatal(exNouser, "can't find the user %s to switch to", username)
-	}
+	refuse(!ok, exNouser, "can't find the user %s to switch to", username)
 	if err := syscall.Setgroups(nil); err != nil {
 		fmt.Fprintf(os.Stderr, "failed to drop supplementary groups: %s\n", strerror(err))
 		if err != syscall.EPERM { // EPERM: we have few privileges anyway
 			os.Exit(exOserr)
 		}
 	}
-	if syscall.Setgid(gid) != nil || syscall.Setuid(uid) != nil {
-		sysfatal(exOserr, "failed to assume identity of user %s", username)
-	}
+	refuse(syscall.Setgid(gid) != nil || syscall.Setuid(uid) != nil, exOserr, "failed to assume identity of user %s", username)
 }
 
 // daemonize detaches from the terminal. A Go program cannot fork, so it starts a
@@ -517,13 +514,10 @@ func startThreads() {
 	maxprocs(settings.numThreads, backgroundThreads+sslThreads()+storageThreads())
 	memcachedThreadInit(settings.numThreads)
 	go gcThread()
-	initLruCrawler()
 	if options.startAssocMaint {
 		startAssocMaintenanceThread()
 	}
-	if options.startLruCrawler && startItemCrawlerThread() != 0 {
-		sysfatal(1, "Failed to enable LRU crawler thread")
-	}
+	refuse(options.startLruCrawler && startItemCrawlerThread() != 0, 1, "Failed to enable LRU crawler thread")
 	if extStorage != nil {
 		startStorageCompactThread()
 		startStorageWriteThread()

@@ -94,7 +94,7 @@ func TestManual(t *testing.T) {
 		taken = append(taken, name)
 	}
 	for _, o := range suboptionTable() {
-		taken = append(taken, o.name())
+		taken = append(taken, o.names()...)
 	}
 	refused := []string{"ssl_kernel_tls", "relaxed_privileges"}
 	for _, name := range taken {

@@ -6,10 +6,11 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"fmt"
 	"os"
-	"runtime/metrics"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,36 +29,15 @@ const (
 )
 
 // The metrics, a line for each sample: name and labels, statistic; the first sample
-// of a name also has its type and its help. A statistic is preceded by its source
-// (see metricsSources) and a colon unless that is "", and followed by statistics to
-// subtract, each after a minus sign. A statistic of a slab class gets a label slab.
-// Samples whose statistic the server does not show are left out.
+// of a name also has its type and its help. A statistic is a name that the command
+// stats shows, or metricsSelf, followed by those to subtract, each after a minus
+// sign. # stands for each slab class in turn. Samples whose statistic the server does
+// not show are left out.
 //
 //go:embed metrics.txt
 var metricsTable string
 
-// A metric is a line of metricsTable.
-type metric struct {
-	name, labels, kind, help string
-	stats                    []int // indexes in metricsValues; the value is the first less the others
-}
-
-// Where statistics come from: the functions of the command stats, and metricsSelf.
-var metricsSources = []struct {
-	name string
-	stat func(*conn)
-}{
-	{"", serverStats},
-	{"", func(c *conn) { getStats(c, "") }},
-	{"settings", processStatSettings},
-	{"items", itemStats},
-	{"slabs", slabsStats},
-	{"self", metricsSelf},
-}
-
 var (
-	metricsList    []metric
-	metricsIndex   map[string]int // of a statistic, by "source:name"
 	metricsStarted time.Time
 	metricsStatm   int            // descriptor of /proc/self/statm
 	metricsFds     int            // and of /proc/self/fd
@@ -66,9 +46,9 @@ var (
 	metricsLock sync.Mutex // guards the rest, which scrapes reuse; stopThreads never releases it
 
 	metricsStats  = resp{respBufs: new(respBufs)} // the statistics, as lines
-	metricsValues [][]byte                        // values in metricsStats, by slab class (0: none) and index
+	metricsValues = map[string]*[]byte{}          // the values in them, by name
 	metricsText   []byte                          // the reply
-	metricsPauses = [...]metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/sched/pauses/total/gc:seconds"}}
+	metricsGc     debug.GCStats
 )
 
 // metricsOpen opens the sockets of --metrics=[addr:]port.
@@ -86,44 +66,14 @@ func metricsOpen(arg string) {
 	}
 }
 
-// metricsInit parses the table, and opens the files of metricsSelf, since a system
-// call filter would forbid it later.
-func metricsInit() {
-	metricsIndex = map[string]int{}
-	for _, line := range strings.Split(strings.TrimSpace(metricsTable), "\n") {
-		f := append(strings.Split(line, "|"), "", "")
-		m := metric{kind: f[2], help: f[3]}
-		m.name, m.labels, _ = strings.Cut("memcached_"+strings.TrimSuffix(f[0], "}"), "{")
-		source, stats, ok := strings.Cut(f[1], ":")
-		if !ok {
-			source, stats = "", f[1]
-		}
-		for _, stat := range strings.Split(stats, "-") {
-			stat = source + ":" + stat
-			if _, ok := metricsIndex[stat]; !ok {
-				metricsIndex[stat] = len(metricsIndex)
-			}
-			m.stats = append(m.stats, metricsIndex[stat])
-		}
-		metricsList = append(metricsList, m)
-		if source == "self" && strings.HasPrefix(f[0], "process_") { // also under the name that all exporters use
-			m.name = f[0]
-			metricsList = append(metricsList, m)
-		}
-	}
-	metricsValues = make([][]byte, maxNumberOfSlabClasses*len(metricsIndex))
+// metricsStart starts serving the socket sfd. It opens the files of metricsSelf,
+// since a system call filter would forbid it later.
+func metricsStart(sfd int) {
 	metricsStarted = time.Now()
 	metricsStatm, _ = unix.Open("/proc/self/statm", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	metricsFds, _ = unix.Open("/proc/self/fd", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	unix.Getrlimit(unix.RLIMIT_NOFILE, &metricsLimits[0])
 	unix.Getrlimit(unix.RLIMIT_AS, &metricsLimits[1])
-}
-
-// metricsStart starts serving the socket sfd.
-func metricsStart(sfd int) {
-	if metricsIndex == nil {
-		metricsInit()
-	}
 	unix.Listen(sfd, metricsBacklog)
 	raw, err := os.NewFile(uintptr(sfd), "metrics").SyscallConn()
 	if err != nil {
@@ -168,35 +118,38 @@ func metricsServe(f *os.File) {
 		if err != nil {
 			return
 		}
-		if reply, ok := httpReply(c.out[:0], c.in[:n], n == len(c.in)); ok {
-			c.out = reply
-			f.Write(reply)
+		if method, path, ok := httpRequest(c.in[:n], n == len(c.in)); ok {
+			c.out = httpAnswer(c.out[:0], method, path)
+			f.Write(c.out)
 			return
 		}
 	}
 }
 
-// httpReply appends to b the answer to the request in. It returns false if the
-// request is incomplete; full means that there is no room for more of it.
-func httpReply(b, in []byte, full bool) ([]byte, bool) {
+// httpRequest returns the words of the request in; a method of "" stands for what is
+// not HTTP. It returns false if the request is incomplete; full means that there is
+// no room for more of it.
+func httpRequest(in []byte, full bool) (method, path string, ok bool) {
 	line, _, whole := bytes.Cut(in, []byte("\n"))
 	words := strings.Fields(string(line))
 	switch {
 	case in[0] < 'A' || in[0] > 'Z': // TLS, for example
 	case whole && (len(words) != 3 || !strings.HasPrefix(words[2], "HTTP/1.")):
 	case bytes.Contains(in, []byte("\n\r\n")) || bytes.Contains(in, []byte("\n\n")):
-		return httpAnswer(b, words[0], words[1]), true
+		return words[0], words[1], true
 	case !full:
-		return nil, false
+		return "", "", false
 	}
-	return httpAppend(b, "400 Bad Request", "text/plain", []byte("not HTTP\n"), true), true
+	return "", "", true
 }
 
-// httpAnswer appends the answer to a request for path.
+// httpAnswer appends the answer to a request.
 func httpAnswer(b []byte, method, path string) []byte {
 	path, _, _ = strings.Cut(path, "?")
 	status, kind, text := "200 OK", "text/plain", []byte("ok\n")
 	switch {
+	case method == "":
+		status, text = "400 Bad Request", []byte("not HTTP\n")
 	case method != "GET" && method != "HEAD":
 		status, text = "405 Method Not Allowed\r\nAllow: GET, HEAD", []byte("only GET and HEAD\n")
 	case path == "/metrics":
@@ -212,13 +165,9 @@ func httpAnswer(b []byte, method, path string) []byte {
 	default:
 		status, text = "404 Not Found", []byte("not found\n")
 	}
-	return httpAppend(b, status, kind, text, method != "HEAD")
-}
-
-func httpAppend(b []byte, status, kind string, text []byte, body bool) []byte {
 	b = fmt.Appendf(b, "HTTP/1.1 %s\r\nContent-Type: %s; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
 		status, kind, len(text))
-	if body {
+	if method != "HEAD" {
 		b = append(b, text...)
 	}
 	return b
@@ -246,99 +195,94 @@ func healthy() bool {
 func metricsAll() []byte {
 	metricsGather()
 	b := metricsText[:0]
-	var head *metric // the first metric of its name, until a sample is appended
-	for i := range metricsList {
-		m := &metricsList[i]
-		if m.kind != "" {
-			head = m
-		}
+	head := "" // type and help of a name, until a sample is appended
+	for line := range strings.Lines(metricsTable) {
+		sample, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "|")
+		stats, about, _ := strings.Cut(rest, "|")
+		head = cmp.Or(about, head)
 		for id := range maxNumberOfSlabClasses {
-			values := metricsValues[id*len(metricsIndex):]
-			if values[m.stats[0]] == nil {
+			stat, less, _ := strings.Cut(stats, "-")
+			value := metricsValue(stat, id)
+			if value == nil || id > 0 && !strings.Contains(stat, "#") {
 				continue
 			}
-			if head != nil {
-				b = fmt.Appendf(b, "# HELP %s %s.\n# TYPE %[1]s %[3]s\n", m.name, head.help, head.kind)
-				head = nil
+			if head != "" {
+				name, _, _ := strings.Cut(sample, "{")
+				kind, help, _ := strings.Cut(head, "|")
+				b = fmt.Appendf(b, "# HELP %s %s.\n# TYPE %[1]s %[3]s\n", name, help, kind)
+				head = ""
 			}
-			b = metricsSample(b, m, id, values)
+			b = append(metricsClass(b, sample, id), ' ')
+			if less == "" {
+				b = append(b, value...)
+			} else {
+				n, _ := toktou64(value)
+				for stat := range strings.SplitSeq(less, "-") {
+					m, _ := toktou64(metricsValue(stat, id))
+					n -= m
+				}
+				b = strconv.AppendUint(b, n, 10)
+			}
+			b = append(b, '\n')
 		}
 	}
 	metricsText = b
 	return b
 }
 
+// metricsClass appends s, in which # stands for a slab class.
+func metricsClass(b []byte, s string, id int) []byte {
+	before, after, ok := strings.Cut(s, "#")
+	b = append(b, before...)
+	if ok {
+		b = strconv.AppendInt(b, int64(id), 10)
+	}
+	return append(b, after...)
+}
+
+// metricsValue returns the value of a statistic, nil if the server does not show it.
+func metricsValue(stat string, id int) []byte {
+	var name [64]byte
+	if v := metricsValues[string(metricsClass(name[:0], stat, id))]; v != nil {
+		return *v
+	}
+	return nil
+}
+
 // metricsGather fills metricsValues with the values that the command stats would
-// show, through the same functions and under the same locks.
+// show, through the same functions and under the same locks. Where names are the
+// same the later ones count.
 func metricsGather() {
+	for _, v := range metricsValues {
+		*v = nil
+	}
 	metricsStats.wbuf = metricsStats.wbuf[:0]
-	clear(metricsValues)
 	c := conn{protocol: asciiProt, resp: &metricsStats}
-	for _, source := range metricsSources {
-		begin := len(metricsStats.wbuf)
-		source.stat(&c)
-		for line := range bytes.Lines(metricsStats.wbuf[begin:]) {
-			word, rest, _ := bytes.Cut(line, []byte(" "))
-			name, value, _ := bytes.Cut(rest, []byte(" "))
-			if string(word) == "STAT" {
-				metricsStat(source.name, name, bytes.TrimRight(value, "\r\n"))
-			}
+	processStatSettings(&c)
+	serverStats(&c)
+	getStats(&c, "")
+	itemStats(&c)
+	slabsStats(&c)
+	metricsSelf(&c)
+	for line := range bytes.Lines(metricsStats.wbuf) {
+		line, ok := bytes.CutPrefix(line, []byte("STAT "))
+		if !ok {
+			continue
 		}
-	}
-}
-
-// metricsStat stores the value of a statistic, such as items:1:number, in
-// metricsValues.
-func metricsStat(source string, name, value []byte) {
-	var buf [64]byte
-	id := 0
-	if source == "items" || source == "slabs" {
-		class, rest, ok := bytes.Cut(bytes.TrimPrefix(name, []byte("items:")), []byte(":"))
-		if ok {
-			id, name = atoi(string(class)), rest
+		name, value, _ := bytes.Cut(bytes.TrimSuffix(line, []byte("\r\n")), []byte(" "))
+		switch string(value) {
+		case "yes":
+			value = []byte("1")
+		case "no":
+			value = []byte("0")
 		}
+		v := metricsValues[string(name)]
+		if v == nil {
+			v = new([]byte)
+			metricsValues[string(name)] = v
+		}
+		*v = value
 	}
-	key := append(append(append(buf[:0], source...), ':'), name...)
-	if i, ok := metricsIndex[string(key)]; ok {
-		metricsValues[id*len(metricsIndex)+i] = value
-	}
-}
-
-// metricsSample appends the sample of m for a slab class.
-func metricsSample(b []byte, m *metric, id int, values [][]byte) []byte {
-	b = append(b, m.name...)
-	sep := byte('{')
-	if m.labels != "" {
-		b = append(append(b, sep), m.labels...)
-		sep = ','
-	}
-	if id > 0 {
-		b = fmt.Appendf(b, "%cslab=\"%d\"", sep, id)
-		sep = ','
-	}
-	if sep == ',' {
-		b = append(b, '}')
-	}
-	return append(metricsNumber(append(b, ' '), values, m.stats), '\n')
-}
-
-// metricsNumber appends the value of the first of stats less those of the others.
-func metricsNumber(b []byte, values [][]byte, stats []int) []byte {
-	value := values[stats[0]]
-	switch {
-	case string(value) == "yes":
-		return append(b, '1')
-	case string(value) == "no":
-		return append(b, '0')
-	case len(stats) == 1:
-		return append(b, value...)
-	}
-	n, _ := strconv.ParseInt(string(value), 10, 64)
-	for _, i := range stats[1:] {
-		less, _ := strconv.ParseInt(string(values[i]), 10, 64)
-		n -= less
-	}
-	return strconv.AppendInt(b, n, 10)
 }
 
 // metricsSelf appends statistics of the process, as serverStats does those of the
@@ -361,13 +305,7 @@ func metricsSelf(c *conn) {
 	if unix.Fstat(metricsFds, &st) == nil && st.Size > 0 { // from Linux 6.2 on
 		appendStat(c, "open_fds", "%d", st.Size)
 	}
-	metrics.Read(metricsPauses[:])
-	appendStat(c, "gc", "%d", metricsPauses[0].Value.Uint64())
-	pauses, seconds := metricsPauses[1].Value.Float64Histogram(), 0.0
-	for i, n := range pauses.Counts {
-		if n > 0 {
-			seconds += float64(n) * max(pauses.Buckets[i], 0) // where the bucket begins
-		}
-	}
-	appendStat(c, "gc_pause", "%.6f", seconds)
+	debug.ReadGCStats(&metricsGc)
+	appendStat(c, "gc", "%d", metricsGc.NumGC)
+	appendStat(c, "gc_pause", "%.6f", metricsGc.PauseTotal.Seconds())
 }

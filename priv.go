@@ -172,9 +172,7 @@ func privFilter() []unix.SockFilter {
 // setupPrivilegeViolationsHandler ends mc9 if the kernel does not support
 // denyAction, which replaces C's handler.
 func setupPrivilegeViolationsHandler() {
-	if auditArch[runtime.GOARCH] == 0 {
-		sysfatal(1, "drop_privileges: there is no table of system calls for %s", runtime.GOARCH)
-	}
+	refuse(auditArch[runtime.GOARCH] == 0, 1, "drop_privileges: there is no table of system calls for %s", runtime.GOARCH)
 	if err := rawSeccompAvail(denyAction); err != nil {
 		sysfatal(1, "drop_privileges: this system has no seccomp: %s", strerror(err))
 	}

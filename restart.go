@@ -18,6 +18,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -46,7 +47,10 @@ const (
 )
 
 // A restartKv is a line of the metadata.
-type restartKv struct{ key, val string }
+type restartKv struct {
+	key string
+	val any
+}
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -58,57 +62,47 @@ func restartSum(text []byte) string {
 // restartCheck reads the metadata, whose first line must be head. It reports
 // whether that fits the current settings.
 func restartCheck(text []byte, head string) bool {
-	if !bytes.HasPrefix(text, []byte(restartHead)) {
-		fmt.Fprintf(os.Stderr, "[restart] metadata file is not of this version of mc9\n")
-		return false
-	}
+	problem := ""
 	sum := len(text) - len(restartSum(nil))
-	if sum < 0 || restartSum(text[:sum]) != string(text[sum:]) {
-		fmt.Fprintf(os.Stderr, "[restart] corrupt metadata file\n")
-		return false
+	switch {
+	case !bytes.HasPrefix(text, []byte(restartHead)):
+		problem = "metadata file is not of this version of mc9"
+	case sum < 0 || restartSum(text[:sum]) != string(text[sum:]):
+		problem = "corrupt metadata file"
+	case !bytes.HasPrefix(text, []byte(head+"\n")):
+		problem = "metadata file is of another memory file"
+	default:
+		vals, pages := restartGetKv(string(text[:sum]))
+		problem = cmp.Or(mcMetaLoadCb(vals), restartMetaLoad(pages))
 	}
-	text, ok := bytes.CutPrefix(text[:sum], []byte(head+"\n"))
-	if !ok {
-		fmt.Fprintf(os.Stderr, "[restart] metadata file is of another memory file\n")
-		return false
+	if problem != "" {
+		fmt.Fprintf(os.Stderr, "[restart] %s\n", problem)
 	}
-	first, second, ok := strings.Cut(string(text), "Tslabs\n")
-	first, ok2 := strings.CutPrefix(first, "Tmain\n")
-	if !ok || !ok2 {
-		fmt.Fprintf(os.Stderr, "[restart] Failed to read a tag from metadata file\n")
-		return false
-	}
-	kvs, ok := restartGetKv(first)
-	pages, ok2 := restartGetKv(second)
-	return ok && ok2 && mcMetaLoadCb(kvs) && restartMetaLoad(pages)
+	return problem == ""
 }
 
-// restartGetKv reads the lines behind a tag.
-func restartGetKv(text string) (lines []restartKv, ok bool) {
+// restartGetKv returns the values in the metadata by their keys, and apart from them
+// those about pages.
+func restartGetKv(text string) (vals map[string]string, pages []string) {
+	vals = map[string]string{}
 	for line := range strings.Lines(text) {
 		key, val, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		if !strings.HasPrefix(key, "K") {
-			fmt.Fprintf(os.Stderr, "[restart] invalid metadata line:\n\n%s\n", line)
-			return nil, false
+		if key == "Kpage" {
+			pages = append(pages, val)
+		} else {
+			vals[strings.TrimPrefix(key, "K")] = val
 		}
-		lines = append(lines, restartKv{key[1:], val})
 	}
-	return lines, true
+	return vals, pages
 }
 
 // restartSave returns the metadata.
 func restartSave(head string) []byte {
-	text := []byte(head + "\nTmain\n")
-	mcMetaSaveCb(&text)
-	text = append(text, "Tslabs\n"...)
-	restartMetaSave(&text)
+	text := []byte(head + "\n")
+	for _, kv := range slices.Concat(mcMetaSettings(), mcMetaSaveCb(), restartMetaSave()) {
+		text = fmt.Appendf(text, "K%s %v\n", kv.key, kv.val)
+	}
 	return append(text, restartSum(text)...)
-}
-
-// restartSetKv writes a line. Neither key nor value may contain blanks or
-// newlines.
-func restartSetKv(text *[]byte, key, format string, args ...any) {
-	*text = fmt.Appendf(*text, "K"+key+" "+format+"\n", args...)
 }
 
 // metaFile is the name of the metadata file.
@@ -122,16 +116,10 @@ func restartRefuse(f *os.File) {
 		sysfatal(1, "[restart] %s: %s", f.Name(), strerror(err))
 	}
 	st := fi.Sys().(*syscall.Stat_t)
-	switch {
-	case !fi.Mode().IsRegular():
-		sysfatal(1, "[restart] %s is not a regular file", f.Name())
-	case int(st.Uid) != os.Geteuid():
-		sysfatal(1, "[restart] %s belongs to another user", f.Name())
-	case st.Nlink != 1:
-		sysfatal(1, "[restart] %s has other names, too", f.Name())
-	case fi.Mode()&0o022 != 0:
-		sysfatal(1, "[restart] other users may write to %s: chmod it to 600, or remove it", f.Name())
-	}
+	refuse(!fi.Mode().IsRegular(), 1, "[restart] %s is not a regular file", f.Name())
+	refuse(int(st.Uid) != os.Geteuid(), 1, "[restart] %s belongs to another user", f.Name())
+	refuse(st.Nlink != 1, 1, "[restart] %s has other names, too", f.Name())
+	refuse(fi.Mode()&0o022 != 0, 1, "[restart] other users may write to %s: chmod it to 600, or remove it", f.Name())
 }
 
 // restartReadMeta returns the contents of the metadata file, and whether there is
@@ -153,13 +141,6 @@ func restartReadMeta(limit int) (text []byte, found bool) {
 	return text, true
 }
 
-// restartRoom returns how many bytes in front of the pages are taken from the
-// disk, so that there is room for the metadata even if it is full.
-func restartRoom(limit int) int {
-	const line = 32 // bytes for a page
-	return min(64<<10+limit/settings.slab.pageSize*line, slabsStart)
-}
-
 // restartOpen opens and locks the memory file, and returns its first line and the
 // results of restartReadMeta. It ends the process if others could write to the
 // file, and leaves it as it was.
@@ -173,13 +154,11 @@ func restartOpen(limit int) (f *os.File, head string, meta []byte, found bool) {
 		sysfatal(1, "failed to open file for mmap: %s: %s", settings.memoryFile, strerror(err))
 	}
 	restartRefuse(f)
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		sysfatal(1, "[restart] %s is in use by another process", settings.memoryFile)
-	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	refuse(err != nil, 1, "[restart] %s is in use by another process", settings.memoryFile)
 	// Only now, as the process that had the lock may have written it.
-	if meta, found = restartReadMeta(limit); found && len(meta) == 0 {
-		sysfatal(1, "[restart] %s is empty: remove it", metaFile()) // as in C
-	}
+	meta, found = restartReadMeta(limit)
+	refuse(found && len(meta) == 0, 1, "[restart] %s is empty: remove it", metaFile()) // as in C
 	b := make([]byte, restartHeadLen)
 	f.ReadAt(b, 0)
 	return f, string(b), meta, found
@@ -189,7 +168,12 @@ func restartOpen(limit int) (f *os.File, head string, meta []byte, found bool) {
 // whether the pages in it may be used.
 func restartMmapOpen(limit int) bool {
 	f, head, meta, found := restartOpen(limit)
-	err := f.Chmod(0o600) // even if somebody else made it
+	must := func(err error) {
+		if err != nil {
+			sysfatal(1, "[restart] %s: %s", settings.memoryFile, strerror(err))
+		}
+	}
+	must(f.Chmod(0o600)) // even if somebody else made it
 	reuse := false
 	if !found {
 		fmt.Fprintf(os.Stderr, "[restart] no metadata save file, starting with a clean cache\n")
@@ -198,24 +182,19 @@ func restartMmapOpen(limit int) bool {
 	} else if reuse = restartCheck(meta, head); !reuse {
 		fmt.Fprintf(os.Stderr, "[restart] failed to validate metadata, starting with a clean cache\n")
 	}
-	if err == nil && !reuse {
-		err = f.Truncate(0)
+	if !reuse {
+		must(f.Truncate(0))
 	}
-	if err == nil {
-		err = f.Truncate(int64(slabsStart+limit+slabsStart-1) / slabsStart * slabsStart)
+	must(f.Truncate(int64(slabsStart+limit+slabsStart-1) / slabsStart * slabsStart))
+	// What is in front of the pages is taken from the disk, so that there is room for
+	// the metadata even if that is full.
+	const line = 32 // bytes for a page
+	must(fallocate(int(f.Fd()), 0, 0, min(64<<10+limit/settings.slab.pageSize*line, slabsStart)))
+	if found {
+		must(os.Remove(metaFile()))
 	}
-	if err == nil {
-		err = fallocate(int(f.Fd()), 0, 0, restartRoom(limit))
-	}
-	if err == nil && found {
-		err = os.Remove(metaFile())
-	}
-	if err == nil {
-		_, err = f.WriteAt(fmt.Appendf(nil, "%-*s\n", restartHeadLen, restartHead), 0)
-	}
-	if err != nil {
-		sysfatal(1, "[restart] %s: %s", settings.memoryFile, strerror(err))
-	}
+	_, err := f.WriteAt(fmt.Appendf(nil, "%-*s\n", restartHeadLen, restartHead), 0)
+	must(err)
 	memFile = f
 	memFd = int(f.Fd())
 	return reuse
@@ -283,15 +262,6 @@ func fallocate(fd int, mode uint32, off, n int) error {
 	}
 }
 
-// slabConfig returns what determines the chunk sizes, besides the settings that
-// mcMetaSettings lists.
-func slabConfig() string {
-	if options.slabSizesUnparsed != "" {
-		return options.slabSizesUnparsed
-	}
-	return strconv.FormatFloat(settings.slab.factor, 'g', -1, 64)
-}
-
 // bootTime returns the milliseconds since the machine booted, by a clock that
 // nobody can set.
 func bootTime() int64 {
@@ -307,135 +277,113 @@ var bootId = sync.OnceValue(func() string {
 	return strings.TrimSpace(string(b))
 })
 
-// What a process hands to the next one with -e.
-var mcMeta struct {
-	currentTime, stopTime, bootTime uint64
-	currentCas, loggerGid           uint64
-	hashpower, oldestLive           uint64
-	itemTime, flushedTime           uint64
-	bootId                          string
-}
+// What a process hands to the next one with -e: numbers by their keys, and its
+// bootId.
+var (
+	mcMeta     map[string]uint64
+	mcMetaBoot string
+)
 
-// mcMetaNumbers lists the numbers of mcMeta with their keys and limits.
-func mcMetaNumbers() []mcMetaNumber {
-	const second = math.MaxUint32 / 2 // of relTime
-	m := &mcMeta
-	return []mcMetaNumber{
-		{"current_time", &m.currentTime, second},
-		{"stop_time", &m.stopTime, math.MaxInt64 / 2},
-		{"boot_time", &m.bootTime, math.MaxInt64 / 2},
-		{"current_cas", &m.currentCas, math.MaxUint64},
-		{"logger_gid", &m.loggerGid, math.MaxUint64},
-		{"hashpower", &m.hashpower, hashpowerMax},
-		{"oldest_live", &m.oldestLive, math.MaxUint32},
-		{"item_time", &m.itemTime, math.MaxUint32},
-		{"flushed_time", &m.flushedTime, math.MaxUint32},
-	}
-}
-
-type mcMetaNumber struct {
+// The numbers of mcMeta, and their limits.
+var mcMetaNumbers = [...]struct {
 	key string
-	n   *uint64
 	max uint64
+}{
+	{"current_time", math.MaxUint32 / 2},
+	{"stop_time", math.MaxInt64 / 2},
+	{"boot_time", math.MaxInt64 / 2},
+	{"current_cas", math.MaxUint64},
+	{"logger_gid", math.MaxUint64},
+	{"hashpower", hashpowerMax},
+	{"oldest_live", math.MaxUint32},
+	{"item_time", math.MaxUint32},
+	{"flushed_time", math.MaxUint32},
 }
 
 // mcMetaSettings lists the settings that must be the same in both processes.
-func mcMetaSettings() [][2]string {
+func mcMetaSettings() []restartKv {
 	_, shift := arenaSize(int(settings.maxbytes.Load()))
-	return [][2]string{
-		{"slab_config", slabConfig()},
-		{"chunk_size", strconv.Itoa(settings.slab.chunkSize)},
-		{"item_size_max", strconv.Itoa(settings.itemSizeMax)},
-		{"slab_chunk_size_max", strconv.Itoa(settings.slab.chunkSizeMax)},
-		{"slab_page_size", strconv.Itoa(settings.slab.pageSize)},
-		{"use_cas", strconv.FormatBool(settings.useCas)},
-		{"ref_shift", strconv.Itoa(int(shift))},
+	return []restartKv{
+		{"slab_config", cmp.Or(options.slabSizesUnparsed, fmt.Sprint(settings.slab.factor))},
+		{"chunk_size", settings.slab.chunkSize},
+		{"item_size_max", settings.itemSizeMax},
+		{"slab_chunk_size_max", settings.slab.chunkSizeMax},
+		{"slab_page_size", settings.slab.pageSize},
+		{"use_cas", settings.useCas},
+		{"ref_shift", shift},
 	}
 }
 
-func mcMetaSaveCb(text *[]byte) {
-	for _, s := range mcMetaSettings() {
-		restartSetKv(text, s[0], "%s", s[1])
+func mcMetaSaveCb() []restartKv {
+	return []restartKv{
+		{"maxbytes", settings.maxbytes.Load()},
+		{"current_time", currentTime.Load()},
+		{"stop_time", time.Now().Unix()},
+		{"boot_time", bootTime() - time.Since(clockBase).Milliseconds()%1000}, // when the current second began
+		{"current_cas", getCasId()},
+		{"logger_gid", loggerGid.Add(1)},
+		{"hashpower", hashpower},
+		{"oldest_live", settings.oldestLive.Load()},
+		{"item_time", itemTime()},
+		{"flushed_time", flushedTime.Load()},
+		{"boot_id", bootId()},
 	}
-	restartSetKv(text, "maxbytes", "%d", settings.maxbytes.Load())
-
-	m := &mcMeta
-	m.currentTime = uint64(currentTime.Load())
-	m.stopTime = uint64(time.Now().Unix())
-	m.bootTime = uint64(bootTime() - time.Since(clockBase).Milliseconds()%1000) // when the current second began
-	m.currentCas = getCasId()
-	m.loggerGid = loggerGetGid()
-	m.hashpower = uint64(hashpower)
-	m.oldestLive = uint64(settings.oldestLive.Load())
-	m.itemTime = uint64(itemTime())
-	m.flushedTime = uint64(flushedTime.Load())
-	for _, v := range mcMetaNumbers() {
-		restartSetKv(text, v.key, "%d", *v.n)
-	}
-	restartSetKv(text, "boot_id", "%s", bootId())
 }
 
-// mcMetaLoadCb fills mcMeta. It reports whether the settings match well enough
-// to reuse the items.
-func mcMetaLoadCb(lines []restartKv) bool {
-	vals := map[string]string{}
-	for _, l := range lines {
-		vals[l.key] = l.val
-	}
-	bad := func(key string) bool {
+// mcMetaLoadCb fills mcMeta. It returns why the items cannot be reused, or "".
+func mcMetaLoadCb(vals map[string]string) string {
+	bad := func(key string) string {
 		if val, ok := vals[key]; ok {
-			fmt.Fprintf(os.Stderr, "[restart] restart incompatible due to setting for [%s] [old value: %s]\n", key, val)
-		} else {
-			fmt.Fprintf(os.Stderr, "[restart] missing some metadata lines\n")
+			return fmt.Sprintf("restart incompatible due to setting for [%s] [old value: %s]", key, val)
 		}
-		return false
+		return "missing some metadata lines"
 	}
-	for _, s := range mcMetaSettings() {
-		if vals[s[0]] != s[1] {
-			return bad(s[0])
+	for _, kv := range mcMetaSettings() {
+		if vals[kv.key] != fmt.Sprint(kv.val) {
+			return bad(kv.key)
 		}
 	}
 	// Unlike in C, there may be more memory than before.
 	if n, err := strconv.ParseUint(vals["maxbytes"], 10, 64); err != nil || n > settings.maxbytes.Load() {
 		return bad("maxbytes")
 	}
-	for _, v := range mcMetaNumbers() {
+	mcMeta, mcMetaBoot = map[string]uint64{}, vals["boot_id"]
+	for _, v := range mcMetaNumbers {
 		n, err := strconv.ParseUint(vals[v.key], 10, 64)
 		if err != nil || n > v.max {
 			return bad(v.key)
 		}
-		*v.n = n
+		mcMeta[v.key] = n
 	}
-	mcMeta.bootId = vals["boot_id"]
 	if t := mcMetaElapsed(); t < 0 || t > math.MaxUint32/4 {
 		return bad("stop_time") // the clock was set back, or decades ahead
 	}
-	return true
+	return ""
 }
 
 // mcMetaElapsed returns the seconds since the previous process's clock stopped.
 // Unlike in C, the wall clock matters only if the machine has rebooted since.
 func mcMetaElapsed() int64 {
 	now := time.Now()
-	if bootId() == "" || bootId() != mcMeta.bootId {
-		return now.Unix() - int64(mcMeta.stopTime)
+	if bootId() == "" || bootId() != mcMetaBoot {
+		return now.Unix() - int64(mcMeta["stop_time"])
 	}
 	const slack = 50 // ms, as the two clocks are read one after the other
-	return (bootTime() - int64(now.Nanosecond()/1e6) - int64(mcMeta.bootTime) + slack) / 1000
+	return (bootTime() - int64(now.Nanosecond()/1e6) - int64(mcMeta["boot_time"]) + slack) / 1000
 }
 
 // mcMetaUse restores what mcMeta holds, and returns the time at which the clock
 // begins.
 func mcMetaUse() relTime {
-	restartStopped = relTime(mcMeta.currentTime)
-	restartItemTime = relTime(mcMeta.itemTime)
-	restartFlushedTime = relTime(mcMeta.flushedTime)
-	settings.oldestLive.Store(uint32(mcMeta.oldestLive))
-	setCasId(max(mcMeta.currentCas, 2))
-	loggerSetGid(mcMeta.loggerGid)
+	restartStopped = relTime(mcMeta["current_time"])
+	restartItemTime = relTime(mcMeta["item_time"])
+	restartFlushedTime = relTime(mcMeta["flushed_time"])
+	settings.oldestLive.Store(uint32(mcMeta["oldest_live"]))
+	setCasId(max(mcMeta["current_cas"], 2))
+	loggerGid.Store(mcMeta["logger_gid"])
 	// The hash table starts at its previous size, or smaller if the pages cannot
 	// hold so many items.
-	power := min(int(mcMeta.hashpower), max(bits.Len(uint(len(restartPages)*settings.slab.pageSize/itemSize)), hashpowerDefault))
+	power := min(int(mcMeta["hashpower"]), max(bits.Len(uint(len(restartPages)*settings.slab.pageSize/itemSize)), hashpowerDefault))
 	settings.hashpowerInit = max(settings.hashpowerInit, power)
 	return restartStopped + relTime(mcMetaElapsed())
 }
@@ -503,8 +451,8 @@ func restartWorks() int {
 	return min(runtime.NumCPU(), runtime.GOMAXPROCS(0), 1+len(restartPages)/64)
 }
 
-// restartMetaSave writes what each page is.
-func restartMetaSave(text *[]byte) {
+// restartMetaSave returns what each page is.
+func restartMetaSave() (lines []restartKv) {
 	restartPages = nil
 	for id := range slabclass {
 		for _, off := range slabclass[id].slabList {
@@ -517,43 +465,31 @@ func restartMetaSave(text *[]byte) {
 		}
 	})
 	for _, p := range restartPages {
-		restartSetKv(text, "page", "%d:%d:%x", (p.off-slabsStart)/settings.slab.pageSize, p.id, p.sum)
+		lines = append(lines, restartKv{"page", fmt.Sprintf("%d:%d:%x", (p.off-slabsStart)/settings.slab.pageSize, p.id, p.sum)})
 	}
+	return lines
 }
 
 // restartMetaLoad reads what each page is. All pages must be there, each once,
-// and fit in the memory limit.
-func restartMetaLoad(lines []restartKv) bool {
+// and fit in the memory limit. It returns what is wrong, or "".
+func restartMetaLoad(pages []string) string {
 	restartPages = nil
-	for _, l := range lines {
-		f := strings.Split(l.val, ":")
-		if l.key != "page" || len(f) != 3 {
-			fmt.Fprintf(os.Stderr, "[restart] unhandled key: %s\n", l.key)
-			return false
-		}
+	there := make([]bool, len(pages))
+	for _, page := range pages {
+		f := append(strings.Split(page, ":"), "", "")
 		n, err := strconv.ParseUint(f[0], 10, 32)
 		id, err2 := strconv.ParseUint(f[1], 10, 8)
 		sum, err3 := strconv.ParseUint(f[2], 16, 32)
-		if err != nil || err2 != nil || err3 != nil || id >= maxNumberOfSlabClasses {
-			fmt.Fprintf(os.Stderr, "[restart] failed to parse %s: %s\n", l.key, l.val)
-			return false
-		}
-		restartPages = append(restartPages, restartPage{slabsStart + int(n)*settings.slab.pageSize, int(id), uint32(sum)})
-	}
-	there := make([]bool, len(restartPages))
-	for _, p := range restartPages {
-		n := (p.off - slabsStart) / settings.slab.pageSize
-		if n >= len(there) || there[n] {
-			fmt.Fprintf(os.Stderr, "[restart] page %d is twice there, or others are missing\n", n)
-			return false
+		if err != nil || err2 != nil || err3 != nil || id >= maxNumberOfSlabClasses || n >= uint64(len(there)) || there[n] {
+			return "invalid page in metadata file: " + page
 		}
 		there[n] = true
+		restartPages = append(restartPages, restartPage{slabsStart + int(n)*settings.slab.pageSize, int(id), uint32(sum)})
 	}
-	if len(there)*settings.slab.pageSize > int(settings.maxbytes.Load()) {
-		fmt.Fprintf(os.Stderr, "[restart] more pages than fit in the memory limit\n")
-		return false
+	if len(pages)*settings.slab.pageSize > int(settings.maxbytes.Load()) {
+		return "more pages than fit in the memory limit"
 	}
-	return true
+	return ""
 }
 
 // Items that were last used at about the same time are on a list of their own,

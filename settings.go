@@ -5,10 +5,8 @@
 package main
 
 import (
-	"cmp"
 	_ "embed"
 	"fmt"
-	"iter"
 	"math"
 	"os"
 	"path/filepath"
@@ -173,10 +171,10 @@ var license string
 
 // An option is a row of optionTable, or of suboptionTable for -o.
 type option struct {
-	head string             // as -h shows it; a row of the same letter that follows only is text
+	head string             // as -h shows it
 	arg  string             // the value that it takes, as -h shows it; of a suboption, the complaint if it is missing
 	help string             // "" if -h does not show it
-	set  func(value string) // applies the value
+	set  func(value string) // applies the value; nil if the row is only text for -h
 }
 
 const (
@@ -272,10 +270,7 @@ func optionTable() []option {
 			func(v string) { settings.net.udpport, options.udpSpecified = atoi(v), true }},
 		{"-s, --unix-socket", "=<file>", "listen on this Unix socket instead of the network",
 			setText(&settings.net.socketpath, "No socket specified")},
-		{"-a, --unix-mask", "=<mask>", fmt.Sprintf("permissions of the Unix socket, in octal (default: %o)", settings.net.access), func(v string) {
-			settings.net.access = 0
-			fmt.Sscanf(v, "%o", &settings.net.access)
-		}},
+		{"-a, --unix-mask", "=<mask>", fmt.Sprintf("permissions of the Unix socket, in octal (default: %o)", settings.net.access), func(v string) { settings.net.access = atoiBase(v, 8) }},
 		{"-A, --enable-shutdown", "", `allow the command "shutdown"`, setFlag(&settings.shutdownCommand, true)},
 		{"-l, --listen", "=<addr>", `addresses to listen on (default: all), separated by commas; the
 option may be repeated. Each is host, host:port, [ipv6]:port
@@ -299,25 +294,20 @@ and on every other size, sets the unit`, settings.maxbytes.Load()>>20),
 		{"-V, --version", "", "print the version and exit", func(string) { fmt.Println(banner(debug.ReadBuildInfo())); os.Exit(0) }},
 		{"-P, --pidfile", "=<file>", "write the process id to this file; with -d, remove it at exit", setText(&options.pidFile, "")},
 		{"-f, --slab-growth-factor", "=<num>", fmt.Sprintf("ratio of one chunk size to the next (default: %2.2f)", settings.slab.factor), func(v string) {
-			if settings.slab.factor = atof(v); !(settings.slab.factor > 1.0) {
-				sysfatal(1, "Factor must be greater than 1")
-			}
+			settings.slab.factor = atof(v)
+			refuse(!(settings.slab.factor > 1.0), 1, "Factor must be greater than 1")
 		}},
 		{"-n, --slab-min-size", "=<bytes>", fmt.Sprintf("minimum space for key, value and flags (default: %d)", settings.slab.chunkSize), func(v string) {
-			if settings.slab.chunkSize = parseSize("-n", v, 1); settings.slab.chunkSize <= 0 {
-				sysfatal(1, "Chunk size must be greater than 0")
-			}
+			settings.slab.chunkSize = parseSize("-n", v, 1)
+			refuse(settings.slab.chunkSize <= 0, 1, "Chunk size must be greater than 0")
 		}},
 		{"-L, --enable-largepages", "", "allocate all item memory at start, in large pages", func(string) {
-			if options.preallocate = enableLargePages(); !options.preallocate {
-				sysfatal(1, "Cannot enable large pages on this system\n(There is no support as of this version)")
-			}
+			options.preallocate = enableLargePages()
+			refuse(!options.preallocate, 1, "Cannot enable large pages on this system\n(There is no support as of this version)")
 		}},
 		{"-D", " <char>", fmt.Sprintf(`separates a key's prefix from the rest (default: "%c"); also
 turns on counting by prefix, as "stats detail on" does`, settings.prefixDelimiter), func(v string) {
-			if v == "" {
-				sysfatal(1, "No delimiter specified")
-			}
+			refuse(v == "", 1, "No delimiter specified")
 			settings.prefixDelimiter = v[0]
 			settings.detailEnabled.Store(true)
 		}},
@@ -363,14 +353,12 @@ func suboptionTable() []option {
 	rows := slices.Concat([]option{
 		{"[no_]maxconns_fast", "", fmt.Sprintf("refuse connections over the limit at once (default: %s)", flagEnabledDisabled(settings.net.maxconnsFast)),
 			setFlag(&settings.net.maxconnsFast, true)},
-		{"no_maxconns_fast", "", "", setFlag(&settings.net.maxconnsFast, false)},
 		{"hashpower", missingNumeric, "size of the hash table at start, as a power of two\n(default: 16)", setHashpower},
 		{"tail_repair_time", missingNumeric, `seconds without use after which an item that is still
 referenced at the tail of an LRU is unlinked, assuming a
 leak (default: never; dangerous)`,
 			setNumber(to(&settings.lru.tailRepairTime), 10, math.MaxInt32, "Cannot set tail_repair_time to less than 10 seconds")},
 		{"[no_]lru_crawler", "", "a thread that looks for expired items (default: enabled)", setFlag(&options.startLruCrawler, true)},
-		{"no_lru_crawler", "", "", setFlag(&options.startLruCrawler, false)},
 		{"lru_crawler_sleep", missingValue, fmt.Sprintf("microseconds to sleep after 1000 items crawled (default: %d)", settings.lru.crawlerSleep.Load()),
 			setNumber(settings.lru.crawlerSleep.Store, 0, 1000000, "LRU crawler sleep must be between 0 and 1 second")},
 		{"lru_crawler_tocrawl", missingValue, fmt.Sprintf("items to crawl per LRU and run (default: %d, all)", settings.lru.crawlerTocrawl.Load()),
@@ -378,11 +366,9 @@ leak (default: never; dangerous)`,
 		{"read_buf_mem_limit", missingArgument, fmt.Sprintf("megabytes for buffers of connections (default: %d, no limit)", settings.net.readBufMemLimit>>20),
 			func(v string) { settings.net.readBufMemLimit = parseSize("read_buf_mem_limit", v, 1<<20) }},
 		{"[no_]lru_maintainer", "", `segmented LRUs, and a thread that maintains them; otherwise
-one plain LRU per class (default: enabled)`, setLruMaintainer(true)},
-		{"no_lru_maintainer", "", "", setLruMaintainer(false)},
+one plain LRU per class (default: enabled)`, setLruMaintainer},
 		{"[no_]lru_memory", "", `the LRU remembers the keys that it evicted last; otherwise, and
 with ext_path or -M, it is memcached's (default: enabled)`, setFlag(&settings.lru.memory, true)},
-		{"no_lru_memory", "", "", setFlag(&settings.lru.memory, false)},
 		{"hot_lru_pct", missingArgument, `share of a class's memory for the hot LRU (default: 5 percent;
 20 without lru_memory, or if warm_lru_pct is given)`,
 			setNumber(settings.lru.hotLruPct.Store, 1, 79, "hot_lru_pct must be > 1 and < 80")},
@@ -406,12 +392,8 @@ their own and are evicted last (default: off)`, func(v string) {
 		{"no_chunked_items", "", "let chunks be as large as a page", func(string) { settings.slab.chunkSizeMax = settings.slab.pageSize }},
 		{"[no_]slab_reassign", "", fmt.Sprintf("pages can move from one class to another (default: %s)", flagEnabledDisabled(settings.slab.reassign)),
 			setFlag(&settings.slab.reassign, true)},
-		{"no_slab_reassign", "", "", setFlag(&settings.slab.reassign, false)},
 		{"[no_]slab_automove", "", fmt.Sprintf(`move pages automatically: 0 never, 1 to a class that evicts
-young items, 2 also on every eviction (default: %d)`, settings.slab.automove.Load()), func(v string) {
-			setNumber(settings.slab.automove.Store, 0, 2, "slab_automove must be between 0 and 2")(cmp.Or(v, "1"))
-		}},
-		{"no_slab_automove", "", "", func(string) { settings.slab.automove.Store(0) }},
+young items, 2 also on every eviction (default: %d)`, settings.slab.automove.Load()), setAutomove},
 		{"slab_automove_ratio", missingArgument, fmt.Sprintf(`young is an age below this fraction of the age in the class
 with the oldest items (default: %.2f)`, settings.slab.automoveRatio.Load()),
 			setFactor(settings.slab.automoveRatio.Store, 1, "slab_automove_ratio must be > 0 and < 1")},
@@ -422,15 +404,12 @@ with the oldest items (default: %.2f)`, settings.slab.automoveRatio.Load()),
 		{"worker_logbuf_size", missingArgument, fmt.Sprintf("kilobytes of log buffer for each worker (default: %d)", settings.log.bufSize>>10),
 			setBufSize("worker_logbuf_size", &settings.log.bufSize)},
 		{"hash_algorithm", missingArgument, "jenkins, murmur3 or xxh3; no effect, mc9 hashes with maphash", func(v string) {
-			if v != "jenkins" && v != "murmur3" && v != "xxh3" {
-				sysfatal(1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)")
-			}
+			refuse(v != "jenkins" && v != "murmur3" && v != "xxh3", 1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)")
 			fmt.Fprintf(os.Stderr, "hash_algorithm: mc9 hashes with maphash and a random seed, not with %s\n", v)
 		}},
 		{"track_sizes", "", "count items by size, for stats sizes", setFlag(&options.trackSizes, true)},
 		{"drop_privileges, no_drop_privileges", "", `have the kernel end the process at a
 system call that it should not need (default: disabled)`, setFlag(&settings.dropPrivileges, true)},
-		{"no_drop_privileges", "", "", setFlag(&settings.dropPrivileges, false)},
 		{"no_hashexpand", "", "the hash table never grows", setFlag(&options.startAssocMaint, false)},
 		{"modern", "", "defaults of the next version (currently: none)", none},
 		{"no_modern", "", `defaults of 1.4: no_lru_crawler, no_lru_maintainer,
@@ -441,14 +420,14 @@ slab_chunk_max=1024`, setNoModern},
 			settings.net.sockCookieId = uint32(n)
 		}},
 	}, storageOptions(), []option{
-		{"[no_]inline_ascii_resp, no_io_uring, resp_obj_mem_limit", "", "of other versions, no effect here", none},
-		{"no_inline_ascii_resp", "", "", none},
 		{"no_io_uring", "", "", func(string) {
 			fmt.Fprintf(os.Stderr, "DEPRECATED: no_io_uring no longer used: mc9 makes plain system calls\n")
 		}},
 		{"resp_obj_mem_limit", "", "", func(string) {
 			fmt.Fprintf(os.Stderr, "DEPRECATED: resp_obj_mem_limit no longer used. See read_buf_mem_limit,\n")
 		}},
+		{"[no_]inline_ascii_resp, no_io_uring, resp_obj_mem_limit", "", "of other versions, no effect here", nil},
+		{"[no_]inline_ascii_resp", "", "", none},
 	}, sslSuboptions())
 	if debugBuild {
 		rows = append(rows, option{"relaxed_privileges", "", "", setFlag(&settings.relaxedPrivileges, true)})
@@ -464,14 +443,22 @@ func (o *option) letter() byte {
 	return o.head[1]
 }
 
-// name returns the long name of an option, or the name of a suboption.
-func (o *option) name() string {
-	if _, name, ok := strings.Cut(o.head, "--"); ok || o.head[0] == '-' {
-		return name
+// names returns the long name of an option, "" if it has none, or the names of a
+// suboption.
+func (o *option) names() []string {
+	if o.head[0] == '-' {
+		_, name, _ := strings.Cut(o.head, "--")
+		return []string{name}
 	}
-	name, _, _ := strings.Cut(o.head, ", ")
-	return strings.TrimPrefix(name, "[no_]")
+	names := strings.Split(o.head, ", ")
+	if name, ok := strings.CutPrefix(names[0], "[no_]"); ok {
+		names[0] = name
+		names = append(names, "no_"+name)
+	}
+	return names
 }
+
+func (o *option) name() string { return o.names()[0] }
 
 func (o *option) takesValue() bool { return o.arg != "" && o.arg[0] != '[' }
 
@@ -498,81 +485,69 @@ func usageLicense() {
 
 var optionWord = option{set: func(word string) { options.word = word }}
 
-// getopt yields the options in argv and their values, without leading white
-// space. For a bad option it prints what getopt_long does and yields nil. A word
+// getopt calls take for the options in argv and their values, without leading white
+// space. For a bad option it prints what getopt_long does; take gets nil. A word
 // that is no option comes as the value of optionWord.
-func getopt(argv []string) iter.Seq2[*option, string] {
-	return func(yield func(*option, string) bool) {
-		table, args := optionTable(), argv[1:]
-		shift := func() (word string, ok bool) {
-			if len(args) > 0 {
-				word, args = args[0], args[1:]
-				return word, true
-			}
-			return "", false
+func getopt(argv []string, take func(o *option, value string)) {
+	table, prog, args := optionTable(), argv[0], argv[1:]
+	give := func(o *option, value string) { take(o, strings.TrimLeft(value, blanks)) }
+	bad := func(format string, a ...any) {
+		fmt.Fprintf(os.Stderr, "%s: %s\n", prog, fmt.Sprintf(format, a...))
+		take(nil, "")
+	}
+	// value takes the next word, for an option that takes a value but has none.
+	value := func(o *option, format string, name any) {
+		if len(args) == 0 {
+			bad(format, name)
+			return
 		}
-		for {
-			word, ok := shift()
-			if !ok || word == "--" {
-				return
-			}
-			if strings.HasPrefix(word, "--") {
-				o, val := getoptLong(table, argv[0], word, shift)
-				if !yield(o, strings.TrimLeft(val, blanks)) {
-					return
+		give(o, args[0])
+		args = args[1:]
+	}
+	for len(args) > 0 && args[0] != "--" {
+		word := args[0]
+		args = args[1:]
+		if strings.HasPrefix(word, "--") {
+			name, val, given := strings.Cut(word[2:], "=")
+			found := longoptsFind(table, name)
+			switch {
+			case len(found) == 0:
+				bad("unrecognized option '%s'", word)
+			case len(found) > 1:
+				which := ""
+				for _, o := range found {
+					which += " '--" + o.name() + "'"
 				}
-				continue
+				bad("option '%s' is ambiguous; possibilities:%s", word, which)
+			case found[0].takesValue() && !given:
+				value(found[0], "option '--%s' requires an argument", found[0].name())
+			case given && found[0].arg == "" && found[0].name() != "verbose": // C lets --verbose have one, and ignores it
+				bad("option '--%s' doesn't allow an argument", found[0].name())
+			default:
+				give(found[0], val)
 			}
-			if !strings.HasPrefix(word, "-") && !yield(&optionWord, word) {
-				return
-			}
-			for i := 1; i < len(word) && word[0] == '-'; i++ {
-				c, val := word[i], ""
-				var o *option
-				if n := slices.IndexFunc(table, func(o option) bool { return o.letter() == c && c != 0 }); n < 0 {
-					getoptBad("%s: invalid option -- '%c'", argv[0], c)
-				} else if o = &table[n]; o.takesValue() {
-					val = word[i+1:]
-					i = len(word)
-					if val == "" {
-						if val, ok = shift(); !ok {
-							o = getoptBad("%s: option requires an argument -- '%c'", argv[0], c)
-						}
-					}
-				}
-				if !yield(o, strings.TrimLeft(val, blanks)) {
-					return
-				}
+			continue
+		}
+		if !strings.HasPrefix(word, "-") {
+			give(&optionWord, word)
+			continue
+		}
+		for i := 1; i < len(word); i++ {
+			c := word[i]
+			n := slices.IndexFunc(table, func(o option) bool { return o.letter() == c && c != 0 })
+			switch {
+			case n < 0:
+				bad("invalid option -- '%c'", c)
+			case !table[n].takesValue():
+				give(&table[n], "")
+			case i+1 < len(word):
+				give(&table[n], word[i+1:])
+				i = len(word)
+			default:
+				value(&table[n], "option requires an argument -- '%c'", c)
 			}
 		}
 	}
-}
-
-// getoptLong reads one long option, whose value may be the next word.
-func getoptLong(table []option, prog, word string, shift func() (string, bool)) (o *option, val string) {
-	name, val, given := strings.Cut(word[2:], "=")
-	found := longoptsFind(table, name)
-	switch {
-	case len(found) == 0:
-		return getoptBad("%s: unrecognized option '%s'", prog, word), ""
-	case len(found) > 1:
-		which := ""
-		for _, o := range found {
-			which += " '--" + o.name() + "'"
-		}
-		return getoptBad("%s: option '%s' is ambiguous; possibilities:%s", prog, word, which), ""
-	}
-	o = found[0]
-	name = o.name()
-	switch {
-	case o.takesValue() && !given:
-		if val, given = shift(); !given {
-			o = getoptBad("%s: option '--%s' requires an argument", prog, name)
-		}
-	case given && o.arg == "" && name != "verbose": // C lets --verbose have one, and ignores it
-		o = getoptBad("%s: option '--%s' doesn't allow an argument", prog, name)
-	}
-	return o, val
 }
 
 // longoptsFind returns the option called name or, if there is none, all options
@@ -591,19 +566,12 @@ func longoptsFind(table []option, name string) (found []*option) {
 	return found
 }
 
-func getoptBad(format string, args ...any) *option {
-	fmt.Fprintf(os.Stderr, format+"\n", args...)
-	return nil
-}
-
 // parseOptions is the option loop of main.
 func parseOptions(argv []string) {
-	for o, value := range getopt(argv) {
-		if o == nil {
-			sysfatal(1, "Illegal argument \"?\"")
-		}
+	getopt(argv, func(o *option, value string) {
+		refuse(o == nil, 1, "Illegal argument \"?\"")
 		o.set(value)
-	}
+	})
 	if options.askCommand != "" {
 		options.askAddr = options.word
 	}
@@ -616,14 +584,14 @@ func parseSuboptions(list string) {
 		var opt string
 		opt, list, _ = strings.Cut(list, ",")
 		name, value, given := strings.Cut(opt, "=")
-		i := slices.IndexFunc(table, func(o option) bool { return o.name() == name })
-		switch {
-		case i < 0:
-			sysfatal(1, "Illegal suboption \"%s\"", opt)
-		case !given && table[i].arg != "":
-			sysfatal(1, table[i].arg, name)
+		i := slices.IndexFunc(table, func(o option) bool { return o.set != nil && slices.Contains(o.names(), name) })
+		refuse(i < 0, 1, "Illegal suboption \"%s\"", opt)
+		o := &table[i]
+		refuse(!given && o.arg != "", 1, o.arg, name)
+		if name == "no_"+o.name() {
+			value = off
 		}
-		table[i].set(value)
+		o.set(value)
 	}
 }
 
@@ -646,14 +614,17 @@ func parseListen(arg string) {
 
 func to[T any](p *T) func(T) { return func(v T) { *p = v } }
 
-func setFlag(p *bool, on bool) func(string) { return func(string) { *p = on } }
+// off is what the setter of [no_]NAME gets for no_NAME. No value has a comma.
+const off = ","
+
+func setFlag(p *bool, on bool) func(string) {
+	return func(value string) { *p = on && value != off }
+}
 
 // setText refuses an empty value if there is a complaint.
 func setText(p *string, complaint string) func(string) {
 	return func(value string) {
-		if value == "" && complaint != "" {
-			sysfatal(1, "%s", complaint)
-		}
+		refuse(value == "" && complaint != "", 1, "%s", complaint)
 		*p = value
 	}
 }
@@ -662,9 +633,7 @@ func setText(p *string, complaint string) func(string) {
 func setNumber[T int | int32 | uint32](store func(T), lo, hi int, complaint string) func(string) {
 	return func(value string) {
 		n := atoi(value)
-		if n < lo || n > hi {
-			sysfatal(1, "%s", complaint)
-		}
+		refuse(n < lo || n > hi, 1, "%s", complaint)
 		store(T(n))
 	}
 }
@@ -673,9 +642,7 @@ func setNumber[T int | int32 | uint32](store func(T), lo, hi int, complaint stri
 func setUint32(store func(uint32), complaint string) func(string) {
 	return func(value string) {
 		n, err := strconv.ParseUint(value, 10, 32)
-		if err != nil {
-			sysfatal(1, "%s", complaint)
-		}
+		refuse(err != nil, 1, "%s", complaint)
 		store(uint32(n))
 	}
 }
@@ -684,9 +651,7 @@ func setUint32(store func(uint32), complaint string) func(string) {
 func setFactor(store func(float64), hi float64, complaint string) func(string) {
 	return func(value string) {
 		f := atof(value)
-		if !(f > 0 && f <= hi) {
-			sysfatal(1, "%s", complaint)
-		}
+		refuse(!(f > 0 && f <= hi), 1, "%s", complaint)
 		store(f)
 	}
 }
@@ -694,38 +659,38 @@ func setFactor(store func(float64), hi float64, complaint string) func(string) {
 // setBufSize takes the size of a buffer in kilobytes.
 func setBufSize(name string, p *int) func(string) {
 	return func(value string) {
-		if *p = parseSize(name, value, 1<<10); *p > bufSizeMax {
-			sysfatal(1, "%s must be at most %d (kilobytes)", name, bufSizeMax>>10)
-		}
+		*p = parseSize(name, value, 1<<10)
+		refuse(*p > bufSizeMax, 1, "%s must be at most %d (kilobytes)", name, bufSizeMax>>10)
 	}
 }
 
-func setLruMaintainer(on bool) func(string) {
-	return func(string) {
-		options.startLruMaintainer = on
-		settings.lru.segmented.Store(on)
+func setLruMaintainer(value string) {
+	options.startLruMaintainer = value != off
+	settings.lru.segmented.Store(value != off)
+}
+
+func setAutomove(value string) {
+	switch value {
+	case off:
+		value = "0"
+	case "":
+		value = "1"
 	}
+	setNumber(settings.slab.automove.Store, 0, 2, "slab_automove must be between 0 and 2")(value)
 }
 
 func setHashpower(value string) {
-	settings.hashpowerInit = atoi(value)
-	if settings.hashpowerInit < 12 {
-		sysfatal(1, "Initial hashtable multiplier of %d is too low", settings.hashpowerInit)
-	} else if settings.hashpowerInit > 32 {
-		sysfatal(1, "Initial hashtable multiplier of %d is too high\n"+
-			"Choose a value based on \"STAT hash_power_level\" from a running instance",
-			settings.hashpowerInit)
-	}
+	n := atoi(value)
+	refuse(n < 12, 1, "Initial hashtable multiplier of %d is too low", n)
+	refuse(n > 32, 1, "Initial hashtable multiplier of %d is too high\n"+
+		"Choose a value based on \"STAT hash_power_level\" from a running instance", n)
+	settings.hashpowerInit = n
 }
 
 func setSlabChunkMax(value string) {
 	n := parseSize("slab_chunk_max", value, 1<<10)
-	switch {
-	case n <= 0:
-		sysfatal(1, "slab_chunk_max must be >= 0")
-	case n > 1<<20:
-		sysfatal(1, "slab_chunk_max must be specified in kilobytes.")
-	}
+	refuse(n <= 0, 1, "slab_chunk_max must be >= 0")
+	refuse(n > 1<<20, 1, "slab_chunk_max must be specified in kilobytes.")
 	settings.slab.chunkSizeMax = n
 	options.slabChunkSizeChanged = true
 }
@@ -737,15 +702,13 @@ func setNoModern(string) {
 	settings.slab.reassign = false
 	settings.slab.automove.Store(0)
 	settings.net.maxconnsFast = false
-	setLruMaintainer(false)("")
+	setLruMaintainer(off)
 	options.startLruCrawler = false
 }
 
 func setThreads(value string) {
 	setNumber(to(&settings.numThreads), 1, math.MaxInt32, "Number of threads must be greater than 0")(value)
-	if settings.numThreads > numThreadsMax {
-		sysfatal(1, "Number of threads must be at most %d", numThreadsMax)
-	}
+	refuse(settings.numThreads > numThreadsMax, 1, "Number of threads must be at most %d", numThreadsMax)
 	if settings.numThreads > 64 {
 		fmt.Fprintf(os.Stderr, "WARNING: Setting a high number of worker threads is not recommended.\n"+
 			" Set this value to the number of cores in your machine or less.\n")
@@ -753,81 +716,52 @@ func setThreads(value string) {
 }
 
 func setProtocol(value string) {
+	i := slices.Index([]string{"ascii", "binary", "auto"}, value)
+	refuse(i < 0, exUsage, "Invalid value for binding protocol: %s\n"+
+		" -- should be one of auto, binary, or ascii", value)
 	options.protocolSpecified = true
-	switch value {
-	case "auto":
-		settings.net.bindingProtocol = negotiatingProt
-	case "binary":
-		settings.net.bindingProtocol = binaryProt
-	case "ascii":
-		settings.net.bindingProtocol = asciiProt
-	default:
-		sysfatal(exUsage, "Invalid value for binding protocol: %s\n"+
-			" -- should be one of auto, binary, or ascii", value)
-	}
+	settings.net.bindingProtocol = asciiProt + protocol(i)
 }
 
 // parseSize returns the size that option name is given, in bytes; see toksize.
 func parseSize(name, value string, unit int) int {
 	n, ok := toksize([]byte(strings.TrimRight(value, blanks)), unit)
-	if !ok {
-		sysfatal(1, "could not parse argument to %s", name)
-	}
+	refuse(!ok, 1, "could not parse argument to %s", name)
 	return n
 }
 
 // checkPath ends the process if a daemon, which goes to /, would not find the
 // file called name.
 func checkPath(what, name string) {
-	if options.daemonize && !options.maxcore && name != "" && !filepath.IsAbs(name) {
-		sysfatal(exUsage, "-d changes to /: %s[%s] must be an absolute path", what, name)
-	}
+	refuse(options.daemonize && !options.maxcore && name != "" && !filepath.IsAbs(name),
+		exUsage, "-d changes to /: %s[%s] must be an absolute path", what, name)
 }
 
 // checkOptions ends the process if options conflict, and derives further
 // settings from them.
 func checkOptions() {
-	if settings.net.numNapiIds > settings.numThreads {
-		sysfatal(exUsage, "Number of napi_ids(%d) cannot be greater than number of threads(%d)",
-			settings.net.numNapiIds, settings.numThreads)
-	}
+	refuse(settings.net.numNapiIds > settings.numThreads, exUsage,
+		"Number of napi_ids(%d) cannot be greater than number of threads(%d)", settings.net.numNapiIds, settings.numThreads)
 
-	if settings.itemSizeMax < 1<<10 {
-		sysfatal(exUsage, "Item max size cannot be less than 1024 bytes.")
+	item, page, chunk := settings.itemSizeMax, settings.slab.pageSize, &settings.slab.chunkSizeMax
+	refuse(item < 1<<10, exUsage, "Item max size cannot be less than 1024 bytes.")
+	refuse(uint64(item) > settings.maxbytes.Load()/2, exUsage, "Cannot set item size limit higher than 1/2 of memory max.")
+	refuse(item > 1<<30, exUsage, "Cannot set item size limit higher than a gigabyte.")
+	if item > 1<<20 && !options.slabChunkSizeChanged {
+		*chunk = page / 2
 	}
-	if uint64(settings.itemSizeMax) > settings.maxbytes.Load()/2 {
-		sysfatal(exUsage, "Cannot set item size limit higher than 1/2 of memory max.")
-	}
-	if settings.itemSizeMax > 1<<30 {
-		sysfatal(exUsage, "Cannot set item size limit higher than a gigabyte.")
-	}
-	if settings.itemSizeMax > 1<<20 && !options.slabChunkSizeChanged {
-		settings.slab.chunkSizeMax = settings.slab.pageSize / 2
-	}
-	if settings.slab.chunkSizeMax > settings.itemSizeMax {
-		sysfatal(exUsage, "slab_chunk_max (bytes: %d) cannot be larger than -I (item_size_max %d)",
-			settings.slab.chunkSizeMax, settings.itemSizeMax)
-	}
-	if settings.itemSizeMax%settings.slab.chunkSizeMax != 0 {
-		sysfatal(exUsage, "-I (item_size_max: %d) must be evenly divisible by slab_chunk_max (bytes: %d)",
-			settings.itemSizeMax, settings.slab.chunkSizeMax)
-	}
-	if settings.slab.pageSize%settings.slab.chunkSizeMax != 0 {
-		sysfatal(exUsage, "slab_chunk_max (bytes: %d) must divide evenly into %d (slab_page_size)",
-			settings.slab.chunkSizeMax, settings.slab.pageSize)
-	}
-
+	refuse(*chunk > item, exUsage, "slab_chunk_max (bytes: %d) cannot be larger than -I (item_size_max %d)", *chunk, item)
+	refuse(item%*chunk != 0, exUsage, "-I (item_size_max: %d) must be evenly divisible by slab_chunk_max (bytes: %d)", item, *chunk)
+	refuse(page%*chunk != 0, exUsage, "slab_chunk_max (bytes: %d) must divide evenly into %d (slab_page_size)", *chunk, page)
 	storageCheckConfig()
 
 	if options.slabSizesUnparsed != "" {
 		options.slabSizes = parseSlabSizes(options.slabSizesUnparsed)
 	}
-	if hot, warm := lruPcts(); hot+warm > 80 && (settings.lru.hotLruPct.Load() >= 0 || settings.lru.warmLruPct.Load() >= 0) {
-		sysfatal(exUsage, "hot_lru_pct + warm_lru_pct cannot be more than 80%% combined")
-	}
-	if settings.lru.tempLru.Load() && !options.startLruMaintainer {
-		sysfatal(exUsage, "temporary_ttl requires lru_maintainer to be enabled")
-	}
+	hot, warm := lruPcts()
+	refuse(hot+warm > 80 && (settings.lru.hotLruPct.Load() >= 0 || settings.lru.warmLruPct.Load() >= 0),
+		exUsage, "hot_lru_pct + warm_lru_pct cannot be more than 80%% combined")
+	refuse(settings.lru.tempLru.Load() && !options.startLruMaintainer, exUsage, "temporary_ttl requires lru_maintainer to be enabled")
 
 	// With several addresses, each UDP socket is served by one worker only.
 	settings.net.numThreadsPerUdp = settings.numThreads
@@ -835,25 +769,20 @@ func checkOptions() {
 		settings.net.numThreadsPerUdp = 1
 	}
 
-	if settings.auth.sasl {
+	only := func(p protocol, complaint, udp string) {
 		if !options.protocolSpecified {
-			settings.net.bindingProtocol = binaryProt
-		} else if settings.net.bindingProtocol != binaryProt {
-			sysfatal(exUsage, "ERROR: You cannot allow the ASCII protocol while using SASL.")
+			settings.net.bindingProtocol = p
 		}
-		if settings.net.udpport != 0 {
-			sysfatal(exUsage, "ERROR: Cannot enable UDP while using binary SASL authentication.")
-		}
+		refuse(settings.net.bindingProtocol != p, exUsage, "%s", complaint)
+		refuse(settings.net.udpport != 0, exUsage, "%s", udp)
+	}
+	if settings.auth.sasl {
+		only(binaryProt, "ERROR: You cannot allow the ASCII protocol while using SASL.",
+			"ERROR: Cannot enable UDP while using binary SASL authentication.")
 	}
 	if settings.auth.file != "" {
-		if !options.protocolSpecified {
-			settings.net.bindingProtocol = asciiProt
-		} else if settings.net.bindingProtocol != asciiProt {
-			sysfatal(exUsage, "ERROR: You cannot allow the BINARY protocol while using ascii authentication tokens.")
-		}
-		if settings.net.udpport != 0 {
-			sysfatal(exUsage, "Cannot use UDP with ascii authentication enabled (-U 0 to disable)")
-		}
+		only(asciiProt, "ERROR: You cannot allow the BINARY protocol while using ascii authentication tokens.",
+			"Cannot use UDP with ascii authentication enabled (-U 0 to disable)")
 		checkPath("Authfile ", settings.auth.file)
 	}
 	checkPath("memory file ", settings.memoryFile)
@@ -862,9 +791,7 @@ func checkOptions() {
 	if options.udpSpecified && settings.net.udpport != 0 && !options.tcpSpecified {
 		settings.net.port = settings.net.udpport
 	}
-	if settings.net.port > 65535 {
-		sysfatal(exUsage, "ERROR: Invalid port number %d.", settings.net.port)
-	}
+	refuse(settings.net.port > 65535, exUsage, "ERROR: Invalid port number %d.", settings.net.port)
 }
 
 func parseSlabSizes(s string) (sizes []int) {
@@ -872,17 +799,10 @@ func parseSlabSizes(s string) (sizes []int) {
 	last := 0
 	for _, p := range strings.FieldsFunc(s, func(r rune) bool { return r == '-' }) {
 		size, ok := toksize([]byte(p), 1)
-		switch {
-		case !ok || size < settings.slab.chunkSize || size > settings.slab.chunkSizeMax:
-			sysfatal(exUsage, "slab size %d is out of valid range", size)
-		case last >= size:
-			sysfatal(exUsage, "slab size %d cannot be lower than or equal to a previous class size", size)
-		case size <= last+chunkAlignBytes:
-			sysfatal(exUsage, "slab size %d must be at least %d bytes larger than previous class",
-				size, chunkAlignBytes)
-		case len(sizes) == maxNumberOfSlabClasses-2:
-			sysfatal(exUsage, "too many slab classes specified")
-		}
+		refuse(!ok || size < settings.slab.chunkSize || size > settings.slab.chunkSizeMax, exUsage, "slab size %d is out of valid range", size)
+		refuse(size <= last, exUsage, "slab size %d cannot be lower than or equal to a previous class size", size)
+		refuse(size <= last+chunkAlignBytes, exUsage, "slab size %d must be at least %d bytes larger than previous class", size, chunkAlignBytes)
+		refuse(len(sizes) == maxNumberOfSlabClasses-2, exUsage, "too many slab classes specified")
 		sizes = append(sizes, size)
 		last = size
 	}

@@ -43,9 +43,9 @@ func TestGetopt(t *testing.T) {
 		{"--daemon=1", "?"},
 	} {
 		var have []string
-		for o, val := range getopt(append([]string{"mc9"}, strings.Split(tt.args, "|")...)) {
+		getopt(append([]string{"mc9"}, strings.Split(tt.args, "|")...), func(o *option, val string) {
 			if o == &optionWord {
-				continue
+				return
 			}
 			s := "?"
 			if o != nil {
@@ -55,7 +55,7 @@ func TestGetopt(t *testing.T) {
 				s += "=" + val
 			}
 			have = append(have, s)
-		}
+		})
 		if want := strings.Fields(tt.want); !slices.Equal(have, want) {
 			t.Errorf("%q: have %q, want %q", tt.args, have, want)
 		}
@@ -67,8 +67,11 @@ func TestOptionTables(t *testing.T) {
 	for _, table := range [][]option{optionTable(), suboptionTable()} {
 		seen := map[string]bool{}
 		for _, o := range table {
-			names := []string{o.name()}
-			if o.head[0] == '-' && o.set != nil {
+			names := o.names()
+			if o.set == nil {
+				continue
+			}
+			if o.head[0] == '-' {
 				names = append(names, string(o.letter()))
 			}
 			for _, name := range names {

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"fmt"
 	"math/bits"
-	"net/netip"
 	"os"
 	"strconv"
 	"sync"
@@ -242,31 +241,23 @@ func statsReset() {
 	itemStatsReset()
 }
 
-// appendBinStats is appendStats for the binary protocol: one packet for each line,
-// and an empty packet at the end.
-func appendBinStats(c *conn, key, val string) {
-	b := appendBinHeader(c.resp.wbuf, protocolBinaryCmdStat, protocolBinaryResponseSuccess,
-		0, len(key), len(key)+len(val), c.bin.header.opaque, 0)
-	c.resp.wbuf = append(append(b, key...), val...)
-}
-
 // appendStats appends one line to the reply to a stats command, or the end of the
 // reply if key is "".
 func appendStats(c *conn, key, val string) {
-	if c.protocol == binaryProt {
-		appendBinStats(c, key, val)
-		return
-	}
-	if key == "" {
+	if key == "" && c.protocol != binaryProt {
 		c.resp.wbuf = append(c.resp.wbuf, "END\r\n"...)
 		return
 	}
 	appendStat(c, key, "%s", val)
 }
 
+// appendStat appends a line; in the binary protocol that is a packet.
 func appendStat(c *conn, name, format string, args ...any) {
 	if c.protocol == binaryProt {
-		appendStats(c, name, fmt.Sprintf(format, args...))
+		val := fmt.Sprintf(format, args...)
+		b := appendBinHeader(c.resp.wbuf, protocolBinaryCmdStat, protocolBinaryResponseSuccess,
+			0, len(name), len(name)+len(val), c.bin.header.opaque, 0)
+		c.resp.wbuf = append(append(b, name...), val...)
 		return
 	}
 	b := append(append(append(c.resp.wbuf, "STAT "...), name...), ' ') // without a string for the value
@@ -447,87 +438,108 @@ func (l *statLine) value(sums *statSums) any {
 		return *v
 	case func(threadBufs) any: // a *statSums argument would move sums to the heap
 		return v(sums.threadBufs)
+	case int, string:
+		return v
 	}
-	return l.val
+	panic("statLines: " + l.name)
+}
+
+// A setting is a line of stats settings.
+type setting struct {
+	name  string
+	value any
 }
 
 // processStatSettings appends the settings, in C's order. Settings of features
 // that mc9 lacks are left out, or shown as off.
 func processStatSettings(c *conn) {
-	appendStat(c, "maxbytes", "%d", settings.maxbytes.Load())
-	appendStat(c, "maxconns", "%d", settings.net.maxconns)
-	appendStat(c, "tcpport", "%d", settings.net.port)
-	appendStat(c, "udpport", "%d", settings.net.udpport)
-	appendStat(c, "inter", "%s", orNull(settings.net.inter))
-	appendStat(c, "verbosity", "%d", settings.verbose.Load())
-	appendStat(c, "oldest", "%d", settings.oldestLive.Load())
-	appendStat(c, "evictions", "%s", onoff(settings.evictToFree))
-	appendStat(c, "domain_socket", "%s", orNull(settings.net.socketpath))
-	appendStat(c, "umask", "%o", settings.net.access)
-	appendStat(c, "shutdown_command", "%s", yesno(settings.shutdownCommand))
-	appendStat(c, "growth_factor", "%.2f", settings.slab.factor)
-	appendStat(c, "chunk_size", "%d", settings.slab.chunkSize)
-	appendStat(c, "num_threads", "%d", settings.numThreads)
-	appendStat(c, "num_threads_per_udp", "%d", settings.net.numThreadsPerUdp)
-	appendStat(c, "stat_key_prefix", "%c", settings.prefixDelimiter)
-	appendStat(c, "detail_enabled", "%s", yesno(settings.detailEnabled.Load()))
-	appendStat(c, "reqs_per_event", "%d", settings.net.reqsPerEvent)
-	appendStat(c, "cas_enabled", "%s", yesno(settings.useCas))
-	appendStat(c, "tcp_backlog", "%d", settings.net.backlog)
-	appendStat(c, "binding_protocol", "%s", protText(settings.net.bindingProtocol))
-	appendStat(c, "auth_enabled_sasl", "%s", yesno(settings.auth.sasl))
-	if settings.auth.file != "" {
-		appendStat(c, "auth_enabled_ascii", "%s", settings.auth.file)
-	} else {
-		appendStat(c, "auth_enabled_ascii", "no")
-	}
-	appendStat(c, "item_size_max", "%d", settings.itemSizeMax)
-	appendStat(c, "maxconns_fast", "%s", yesno(settings.net.maxconnsFast))
-	appendStat(c, "hashpower_init", "%d", settings.hashpowerInit)
-	appendStat(c, "slab_reassign", "%s", yesno(settings.slab.reassign))
-	appendStat(c, "slab_automove", "%d", settings.slab.automove.Load())
 	hotPct, warmPct := lruPcts()
 	hotFactor, warmFactor := lruMaxFactors()
-	appendStat(c, "slab_automove_ratio", "%.2f", settings.slab.automoveRatio.Load())
-	appendStat(c, "slab_automove_window", "%d", settings.slab.automoveWindow.Load())
-	appendStat(c, "slab_chunk_max", "%d", settings.slab.chunkSizeMax)
-	appendStat(c, "lru_crawler", "%s", yesno(settings.lru.crawler.Load()))
-	appendStat(c, "lru_crawler_sleep", "%d", settings.lru.crawlerSleep.Load())
-	appendStat(c, "lru_crawler_tocrawl", "%d", settings.lru.crawlerTocrawl.Load())
-	appendStat(c, "tail_repair_time", "%d", settings.lru.tailRepairTime)
-	appendStat(c, "flush_enabled", "%s", yesno(settings.flushEnabled))
-	appendStat(c, "dump_enabled", "%s", yesno(settings.dumpEnabled))
-	appendStat(c, "hash_algorithm", "maphash")
-	appendStat(c, "lru_maintainer_thread", "%s", yesno(settings.lru.maintainerThread))
-	appendStat(c, "lru_segmented", "%s", yesno(settings.lru.segmented.Load()))
-	appendStat(c, "hot_lru_pct", "%d", hotPct)
-	appendStat(c, "warm_lru_pct", "%d", warmPct)
-	appendStat(c, "hot_max_factor", "%.2f", hotFactor)
-	appendStat(c, "warm_max_factor", "%.2f", warmFactor)
-	appendStat(c, "temp_lru", "%s", yesno(settings.lru.tempLru.Load()))
-	appendStat(c, "temporary_ttl", "%d", settings.lru.temporaryTtl.Load())
-	appendStat(c, "idle_timeout", "%d", settings.net.idleTimeout)
-	appendStat(c, "watcher_logbuf_size", "%d", settings.log.watcherBufSize)
-	appendStat(c, "worker_logbuf_size", "%d", settings.log.bufSize)
-	appendStat(c, "read_buf_mem_limit", "%d", settings.net.readBufMemLimit)
-	appendStat(c, "track_sizes", "%s", yesno(itemStatsSizesStatus()))
-	appendStat(c, "inline_ascii_response", "no")
-	appendStat(c, "drop_privileges", "%s", yesno(settings.dropPrivileges))
-	appendStat(c, "ext_item_size", "%d", settings.ext.itemSize.Load())
-	appendStat(c, "ext_item_age", "%d", settings.ext.itemAge.Load())
-	appendStat(c, "ext_low_ttl", "%d", settings.ext.lowTtl.Load())
-	appendStat(c, "ext_recache_rate", "%d", settings.ext.recacheRate.Load())
-	appendStat(c, "ext_wbuf_size", "%d", settings.ext.wbufSize)
-	appendStat(c, "ext_compact_under", "%d", settings.ext.compactUnder.Load())
-	appendStat(c, "ext_drop_under", "%d", settings.ext.dropUnder.Load())
-	appendStat(c, "ext_max_sleep", "%d", settings.ext.maxSleep.Load())
-	appendStat(c, "ext_max_frag", "%.2f", settings.ext.maxFrag.Load())
-	appendStat(c, "slab_automove_freeratio", "%.3f", settings.slab.automoveFreeratio.Load())
-	appendStat(c, "ext_drop_unread", "%s", yesno(settings.ext.dropUnread.Load()))
+	appendSettings(c, []setting{
+		{"maxbytes", settings.maxbytes.Load()},
+		{"maxconns", settings.net.maxconns},
+		{"tcpport", settings.net.port},
+		{"udpport", settings.net.udpport},
+		{"inter", orNull(settings.net.inter)},
+		{"verbosity", settings.verbose.Load()},
+		{"oldest", settings.oldestLive.Load()},
+		{"evictions", onoff(settings.evictToFree)},
+		{"domain_socket", orNull(settings.net.socketpath)},
+		{"umask", fmt.Sprintf("%o", settings.net.access)},
+		{"shutdown_command", settings.shutdownCommand},
+		{"growth_factor", settings.slab.factor},
+		{"chunk_size", settings.slab.chunkSize},
+		{"num_threads", settings.numThreads},
+		{"num_threads_per_udp", settings.net.numThreadsPerUdp},
+		{"stat_key_prefix", fmt.Sprintf("%c", settings.prefixDelimiter)},
+		{"detail_enabled", settings.detailEnabled.Load()},
+		{"reqs_per_event", settings.net.reqsPerEvent},
+		{"cas_enabled", settings.useCas},
+		{"tcp_backlog", settings.net.backlog},
+		{"binding_protocol", protText(settings.net.bindingProtocol)},
+		{"auth_enabled_sasl", settings.auth.sasl},
+		{"auth_enabled_ascii", cmp.Or(settings.auth.file, "no")},
+		{"item_size_max", settings.itemSizeMax},
+		{"maxconns_fast", settings.net.maxconnsFast},
+		{"hashpower_init", settings.hashpowerInit},
+		{"slab_reassign", settings.slab.reassign},
+		{"slab_automove", settings.slab.automove.Load()},
+		{"slab_automove_ratio", settings.slab.automoveRatio.Load()},
+		{"slab_automove_window", settings.slab.automoveWindow.Load()},
+		{"slab_chunk_max", settings.slab.chunkSizeMax},
+		{"lru_crawler", settings.lru.crawler.Load()},
+		{"lru_crawler_sleep", settings.lru.crawlerSleep.Load()},
+		{"lru_crawler_tocrawl", settings.lru.crawlerTocrawl.Load()},
+		{"tail_repair_time", settings.lru.tailRepairTime},
+		{"flush_enabled", settings.flushEnabled},
+		{"dump_enabled", settings.dumpEnabled},
+		{"hash_algorithm", "maphash"},
+		{"lru_maintainer_thread", settings.lru.maintainerThread},
+		{"lru_segmented", settings.lru.segmented.Load()},
+		{"hot_lru_pct", hotPct},
+		{"warm_lru_pct", warmPct},
+		{"hot_max_factor", hotFactor},
+		{"warm_max_factor", warmFactor},
+		{"temp_lru", settings.lru.tempLru.Load()},
+		{"temporary_ttl", settings.lru.temporaryTtl.Load()},
+		{"idle_timeout", settings.net.idleTimeout},
+		{"watcher_logbuf_size", settings.log.watcherBufSize},
+		{"worker_logbuf_size", settings.log.bufSize},
+		{"read_buf_mem_limit", settings.net.readBufMemLimit},
+		{"track_sizes", itemStatsSizesStatus()},
+		{"inline_ascii_response", "no"},
+		{"drop_privileges", settings.dropPrivileges},
+		{"ext_item_size", settings.ext.itemSize.Load()},
+		{"ext_item_age", settings.ext.itemAge.Load()},
+		{"ext_low_ttl", settings.ext.lowTtl.Load()},
+		{"ext_recache_rate", settings.ext.recacheRate.Load()},
+		{"ext_wbuf_size", settings.ext.wbufSize},
+		{"ext_compact_under", settings.ext.compactUnder.Load()},
+		{"ext_drop_under", settings.ext.dropUnder.Load()},
+		{"ext_max_sleep", settings.ext.maxSleep.Load()},
+		{"ext_max_frag", settings.ext.maxFrag.Load()},
+		{"slab_automove_freeratio", fmt.Sprintf("%.3f", settings.slab.automoveFreeratio.Load())},
+		{"ext_drop_unread", settings.ext.dropUnread.Load()},
+	})
 	sslStatSettings(c)
-	appendStat(c, "num_napi_ids", "%d", settings.net.numNapiIds)
-	appendStat(c, "memory_file", "%s", cmp.Or(settings.memoryFile, "(null)"))
-	appendStat(c, "client_flags_size", "4")
+	appendSettings(c, []setting{
+		{"num_napi_ids", settings.net.numNapiIds},
+		{"memory_file", cmp.Or(settings.memoryFile, "(null)")},
+		{"client_flags_size", "4"},
+	})
+}
+
+func appendSettings(c *conn, list []setting) {
+	for _, s := range list {
+		switch v := s.value.(type) {
+		case bool:
+			appendStat(c, s.name, "%s", yesno(v))
+		case float64:
+			appendStat(c, s.name, "%.2f", v)
+		default:
+			appendStat(c, s.name, "%v", v)
+		}
+	}
 }
 
 // getStats appends statistics of the items; a statType of "" stands for the
@@ -561,15 +573,15 @@ func getConnText(sa unix.Sockaddr, tr transport) string {
 	if tr == udpTransport {
 		proto = "udp"
 	}
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return fmt.Sprintf("%s:%s:%d", proto, netip.AddrFrom4(sa.Addr), sa.Port)
-	case *unix.SockaddrInet6:
-		return fmt.Sprintf("%s6:[%s]:%d", proto, netip.AddrFrom16(sa.Addr), sa.Port)
-	case *unix.SockaddrUnix:
-		if sa.Name != "@" {
-			return "unix:" + sa.Name
-		}
+	addr := addrPort(sa)
+	local, ok := sa.(*unix.SockaddrUnix)
+	switch {
+	case addr.Addr().Is4():
+		return proto + ":" + addr.String()
+	case addr.Addr().Is6():
+		return proto + "6:" + addr.String()
+	case ok && local.Name != "@":
+		return "unix:" + local.Name
 	}
 	return "?:<AF 0>" // the client's end of a Unix socket, which has no name
 }
@@ -691,31 +703,28 @@ func statsPrefixFind(key []byte) *prefixCounts {
 	return nil
 }
 
-func statsPrefixRecordGet(key []byte, isHit bool) {
+// statsPrefixRecord calls count for the counts of key's prefix.
+func statsPrefixRecord(key []byte, count func(pfs *prefixCounts)) {
 	statsLock.Lock()
 	if pfs := statsPrefixFind(key); pfs != nil {
-		pfs.gets++
-		if isHit {
-			pfs.hits++
-		}
+		count(pfs)
 	}
 	statsLock.Unlock()
+}
+
+func statsPrefixRecordGet(key []byte, isHit bool) {
+	statsPrefixRecord(key, func(pfs *prefixCounts) {
+		pfs.gets++
+		pfs.hits += uint64(btoi(isHit))
+	})
 }
 
 func statsPrefixRecordDelete(key []byte) {
-	statsLock.Lock()
-	if pfs := statsPrefixFind(key); pfs != nil {
-		pfs.deletes++
-	}
-	statsLock.Unlock()
+	statsPrefixRecord(key, func(pfs *prefixCounts) { pfs.deletes++ })
 }
 
 func statsPrefixRecordSet(key []byte) {
-	statsLock.Lock()
-	if pfs := statsPrefixFind(key); pfs != nil {
-		pfs.sets++
-	}
-	statsLock.Unlock()
+	statsPrefixRecord(key, func(pfs *prefixCounts) { pfs.sets++ })
 }
 
 func statsPrefixDump(b []byte) []byte {

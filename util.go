@@ -84,6 +84,14 @@ func perror(what string, err error) {
 	fmt.Fprintf(os.Stderr, "%s: %s\n", what, strerror(err))
 }
 
+// verbosef prints a line if -v was given level times, or more. It is not for the
+// way of a request: args may be allocated.
+func verbosef(level int32, format string, args ...any) {
+	if settings.verbose.Load() >= level {
+		fmt.Fprintf(os.Stderr, format+"\n", args...)
+	}
+}
+
 // strerror returns an error's text in C's form: only the system's words,
 // capitalized.
 func strerror(err error) string {
@@ -97,13 +105,16 @@ func strerror(err error) string {
 
 // atoi is C's: white space may precede the number, anything may follow it;
 // without a number it returns 0.
-func atoi(s string) int {
+func atoi(s string) int { return atoiBase(s, 10) }
+
+// atoiBase is atoi for a base up to 10.
+func atoiBase(s string, base int) int {
 	s = strings.TrimLeft(s, blanks)
 	n := 0
-	for n < len(s) && (s[n] >= '0' && s[n] <= '9' || n == 0 && (s[n] == '-' || s[n] == '+')) {
+	for n < len(s) && (s[n] >= '0' && s[n] < '0'+byte(base) || n == 0 && (s[n] == '-' || s[n] == '+')) {
 		n++
 	}
-	v, _ := strconv.ParseInt(s[:n], 10, 32)
+	v, _ := strconv.ParseInt(s[:n], base, 32)
 	return int(v)
 }
 
