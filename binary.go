@@ -153,7 +153,6 @@ func completeNreadBinary(c *conn) {
 	c.val.item = nil
 	if c.resp == nil && !respStart(c) { // nil if earlier replies were sent meanwhile
 		itemRemove(it)
-		connSetState(c, connClosing)
 		return
 	}
 	t := c.thread
@@ -165,22 +164,15 @@ func completeNreadBinary(c *conn) {
 	}
 	hv := hash(it.key())
 	itemLock(hv)
-	switch doStoreItem(it, c.cmd, t, hv, nil, &c.cas, getCasId(), false) {
-	case stored:
+	switch ret := doStoreItem(it, c.cmd, t, hv, nil, &c.cas, getCasId(), false); {
+	case ret == stored:
 		writeBinResponse(c, "")
-	case exists:
+	case ret == exists, ret == notStored && c.cmd == nreadAdd:
 		writeBinError(c, protocolBinaryResponseKeyEexists, "", 0)
-	case notFound:
+	case ret == notFound, ret == notStored && c.cmd == nreadReplace:
 		writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
 	default:
-		switch c.cmd {
-		case nreadAdd:
-			writeBinError(c, protocolBinaryResponseKeyEexists, "", 0)
-		case nreadReplace:
-			writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
-		default:
-			writeBinError(c, protocolBinaryResponseNotStored, "", 0)
-		}
+		writeBinError(c, protocolBinaryResponseNotStored, "", 0)
 	}
 	doItemRemove(it)
 	itemUnlock(hv)
@@ -244,7 +236,6 @@ func tryReadCommandBinary(c *conn) bool {
 		lookAhead(c)
 	}
 	if !respStart(c) {
-		connSetState(c, connClosing)
 		return true
 	}
 	c.cas = 0
@@ -263,11 +254,8 @@ func printBinHeader(c *conn, dir byte, what string, hdr []byte) {
 	if dir == '>' {
 		indent = "  "
 	}
-	for i, b := range hdr[:binHeaderSize] {
-		if i%4 == 0 {
-			out = fmt.Appendf(out, "\n%c%d%s", dir, c.sfd, indent)
-		}
-		out = fmt.Appendf(out, " 0x%02x", b)
+	for i := 0; i < binHeaderSize; i += 4 {
+		out = fmt.Appendf(out, "\n%c%d%s % #x", dir, c.sfd, indent, hdr[i:i+4])
 	}
 	os.Stderr.Write(append(out, '\n'))
 }
@@ -434,7 +422,7 @@ func writeBinMissResponse(c *conn, key []byte) {
 // processBinGetOrTouch serves get, getk, touch, gat and gatk.
 func processBinGetOrTouch(c *conn, ext []byte) {
 	key := binaryGetKey(c)
-	shouldTouch := c.cmd == protocolBinaryCmdTouch || c.cmd == protocolBinaryCmdGat || c.cmd == protocolBinaryCmdGatk
+	shouldTouch := len(ext) > 0
 	var keyBack []byte
 	if c.cmd == protocolBinaryCmdGetk || c.cmd == protocolBinaryCmdGatk {
 		keyBack = key
@@ -614,6 +602,17 @@ func dispatchBinCommand(c *conn, ext []byte) {
 	}
 }
 
+var binUpdates = [...]struct {
+	name string
+	comm int
+}{
+	protocolBinaryCmdSet:     {"SET", nreadSet},
+	protocolBinaryCmdAdd:     {"ADD", nreadAdd},
+	protocolBinaryCmdReplace: {"REPLACE", nreadReplace},
+	protocolBinaryCmdAppend:  {"APPEND", nreadAppend},
+	protocolBinaryCmdPrepend: {"PREPEND", nreadPrepend},
+}
+
 // processBinUpdate starts to read the value of set, add, replace, append and
 // prepend.
 func processBinUpdate(c *conn, ext []byte, vlen int) {
@@ -623,19 +622,9 @@ func processBinUpdate(c *conn, ext []byte, vlen int) {
 		flags = binary.BigEndian.Uint32(ext)
 		expiration = binary.BigEndian.Uint32(ext[4:])
 	}
-	name, comm := "SET", nreadSet
-	switch c.cmd {
-	case protocolBinaryCmdAdd:
-		name, comm = "ADD", nreadAdd
-	case protocolBinaryCmdReplace:
-		name, comm = "REPLACE", nreadReplace
-	case protocolBinaryCmdAppend:
-		name, comm = "APPEND", nreadAppend
-	case protocolBinaryCmdPrepend:
-		name, comm = "PREPEND", nreadPrepend
-	}
+	comm := binUpdates[c.cmd].comm
 	if settings.verbose.Load() > 1 {
-		fmt.Fprintf(os.Stderr, "<%d %s %s Value len is %d\n", c.sfd, name, key, vlen)
+		fmt.Fprintf(os.Stderr, "<%d %s %s Value len is %d\n", c.sfd, binUpdates[c.cmd].name, key, vlen)
 	}
 	if settings.detailEnabled.Load() {
 		statsPrefixRecordSet(key)

@@ -115,27 +115,24 @@ func tryReadCommandNegotiate(c *conn) {
 	}
 }
 
-// readFd is recv(2), retried if a signal interrupts it. It returns 0 and no
+// connRecv is recv(2), retried if a signal interrupts it. It returns 0 and no
 // error at the end of the stream.
-func readFd(c *conn, b []byte) (int, unix.Errno) {
+func connRecv(c *conn, b []byte) (int, unix.Errno) {
 	if c.transport == udpTransport {
 		return -1, unix.EAGAIN // a command ends with its datagram
 	}
-	for {
-		var n int
-		var e unix.Errno
+	n, e := -1, unix.EINTR
+	for e == unix.EINTR {
 		if tlsBuild && c.ssl != nil {
 			n, e = sslRead(c, b)
 		} else {
 			n, e = rawRecv(c.sfd, b)
 		}
-		if e != unix.EINTR {
-			if n > 0 {
-				c.thread.stats.pending.n[statBytesRead] += uint64(n)
-			}
-			return n, e
-		}
 	}
+	if n > 0 {
+		c.thread.stats.pending.n[statBytesRead] += uint64(n)
+	}
+	return n, e
 }
 
 // readRoom moves what is left of the last read to the front of c's read buffer,
@@ -171,7 +168,7 @@ func tryReadNetwork(c *conn) tryReadResult {
 
 // readInto receives into room, the free part of c's read buffer.
 func readInto(c *conn, room []byte) tryReadResult {
-	n, e := readFd(c, room)
+	n, e := connRecv(c, room)
 	switch {
 	case n > 0:
 		c.in.rbytes += n
@@ -422,7 +419,7 @@ func driveNread(c *conn) bool {
 		driveNreadError(c)
 		return false
 	}
-	n, e := readFd(c, room)
+	n, e := connRecv(c, room)
 	if n > 0 {
 		nreadAdvance(c, n)
 		// A short read has emptied the socket: do not read again.
@@ -478,7 +475,6 @@ func driveReadNothing(c *conn, e unix.Errno) bool {
 // item, and makes c discard that rest.
 func driveNreadError(c *conn) {
 	if c.resp == nil && !respStart(c) {
-		connSetState(c, connClosing)
 		return
 	}
 	outOfMemory(c, errNoMemoryRead)
@@ -501,7 +497,6 @@ func driveSwallow(c *conn) bool {
 	if c.val.sbytes <= 0 || c.in.rbytes == 0 && c.transport == udpTransport {
 		c.val.sbytes = 0
 		if c.resp == nil && !respStart(c) {
-			connSetState(c, connClosing)
 			return false
 		}
 		c.resp.wbuf = append(c.resp.wbuf, c.val.refusal...)
@@ -519,7 +514,7 @@ func driveSwallow(c *conn) bool {
 		connSetState(c, connClosing)
 		return false
 	}
-	n, e := readFd(c, c.in.rbuf[:min(len(c.in.rbuf), c.val.sbytes)])
+	n, e := connRecv(c, c.in.rbuf[:min(len(c.in.rbuf), c.val.sbytes)])
 	if n > 0 {
 		c.val.sbytes -= n
 		return false

@@ -408,16 +408,25 @@ func sslProtoError(c *conn, err error) unix.Errno {
 	return unix.EPROTO
 }
 
-// sslWrite is send(2) with encryption, for the worker or side thread that owns c.
-// Bytes count as sent once the socket has accepted their records. Until then it
-// returns EAGAIN and, like SSL_write, must be called again with the same bytes,
-// possibly followed by more.
+// sslSendmsg sends the beginning of r for the worker or side thread that owns c.
+func sslSendmsg(c *conn, r *resp) (int, unix.Errno) {
+	if len(respPieces(r)) == 0 {
+		return sslWrite(c, respTail(r))
+	}
+	t := c.thread
+	if t.sslWbuf == nil {
+		t.sslWbuf = make([]byte, settings.ssl.wbufSize)
+	}
+	return sslWrite(c, t.sslWbuf[:respCopy(t.sslWbuf, r)])
+}
+
+// sslWrite is send(2) with encryption. Bytes count as sent once the socket has
+// accepted their records. Until then it returns EAGAIN and, like SSL_write, must be
+// called again with the same bytes, possibly followed by more.
 func sslWrite(c *conn, b []byte) (int, unix.Errno) {
 	s := c.ssl
-	if len(s.out) > 0 {
-		if e := s.flush(); e != 0 {
-			return -1, e
-		}
+	if e := s.flush(); e != 0 {
+		return 0, e
 	}
 	if n := s.owed; n > 0 {
 		s.owed = 0
@@ -425,25 +434,13 @@ func sslWrite(c *conn, b []byte) (int, unix.Errno) {
 	}
 	n, err := s.tls.Write(b[:min(len(b), settings.ssl.wbufSize)])
 	if err != nil {
-		return -1, sslProtoError(c, err)
+		return 0, sslProtoError(c, err)
 	}
 	if len(s.out) > 0 {
 		s.owed = n
-		return -1, unix.EAGAIN
+		return 0, unix.EAGAIN
 	}
 	return n, 0
-}
-
-// sslSendmsg returns the unsent beginning of r, to be passed to sslWrite.
-func sslSendmsg(t *thread, r *resp) []byte {
-	if len(respPieces(r)) == 0 {
-		b := respTail(r)
-		return b[:min(len(b), settings.ssl.wbufSize)]
-	}
-	if t.sslWbuf == nil {
-		t.sslWbuf = make([]byte, settings.ssl.wbufSize)
-	}
-	return t.sslWbuf[:respCopy(t.sslWbuf, r)]
 }
 
 // sslLogError logs err for watchers. It escapes everything unprintable, as err may
