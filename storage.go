@@ -45,8 +45,6 @@ const (
 	minStorageCompactSleep = 1000 // microseconds
 	compactWait            = 1000 // microseconds
 	compactMaxWaits        = 5000 // waits for each buffer read, before its values are dropped
-
-	noVersion = math.MaxUint64
 )
 
 var pageBucketNames = [pageBucketCount]string{"default", "compact", "chunked", "lowttl", "coldcompact", "old"}
@@ -72,13 +70,10 @@ type ioPending struct {
 
 // A storageBuk sums up the pages of one bucket.
 type storageBuk struct {
-	lowPage         int // the one with the most holes
-	lowVersion      uint64
-	lowestPage      int // the oldest
-	lowestVersion   uint64
-	pagesFree       int
-	pagesTotal      int
-	bytesFragmented uint64 // of lowPage
+	low        extstorePageData // the page with the most holes; version 0 if none has enough
+	lowest     extstorePageData // the oldest, or version 0
+	pagesFree  int
+	pagesTotal int
 }
 
 type compactFlags struct {
@@ -141,7 +136,7 @@ func storageValidateItem(it *item) bool {
 // storageDelete notes that the value of an item with itemHdr is dead.
 func storageDelete(it *item) {
 	hdr := it.hdr()
-	extstoreDelete(extStorage, int(hdr.pageId), hdr.pageVersion, int(hdr.offset), uint64(storageLen(it)))
+	extstoreDelete(extStorage, int(hdr.pageId), hdr.pageVersion, int(hdr.offset), storageLen(it))
 }
 
 // processExtstoreStats answers "stats extstore": the state of each page.
@@ -167,27 +162,9 @@ func storageStats(c *conn) {
 	if extStorage == nil {
 		return
 	}
-	st := extstoreGetStats(extStorage)
-	appendStat(c, "extstore_page_allocs", "%d", st.pageAllocs)
-	appendStat(c, "extstore_page_evictions", "%d", st.pageEvictions)
-	appendStat(c, "extstore_page_reclaims", "%d", st.pageReclaims)
-	appendStat(c, "extstore_pages_free", "%d", st.pagesFree)
-	appendStat(c, "extstore_pages_used", "%d", st.pagesUsed)
-	appendStat(c, "extstore_objects_evicted", "%d", st.objectsEvicted)
-	appendStat(c, "extstore_objects_read", "%d", st.objectsRead)
-	appendStat(c, "extstore_objects_written", "%d", st.objectsWritten)
-	appendStat(c, "extstore_objects_used", "%d", st.objectsUsed)
-	appendStat(c, "extstore_bytes_evicted", "%d", st.bytesEvicted)
-	appendStat(c, "extstore_bytes_written", "%d", st.bytesWritten)
-	appendStat(c, "extstore_bytes_read", "%d", st.bytesRead)
-	appendStat(c, "extstore_bytes_used", "%d", st.bytesUsed)
-	appendStat(c, "extstore_bytes_fragmented", "%d", st.bytesFragmented)
-	appendStat(c, "extstore_limit_maxbytes", "%d", st.pageCount*st.pageSize)
-	appendStat(c, "extstore_io_queue", "%d", st.ioQueue)
-	// Not in C.
-	appendStat(c, "extstore_write_errors", "%d", st.writeErrors)
-	appendStat(c, "extstore_pages_failed", "%d", st.pagesFailed)
-	appendStat(c, "extstore_files_failing", "%d", st.filesFailing)
+	for i, n := range extstoreGetStats(extStorage) {
+		appendStat(c, "extstore_"+extStatNames[i], "%d", n)
+	}
 }
 
 // ioPendingNew returns an ioPending for one of t's connections (C: do_cache_alloc).
@@ -250,7 +227,6 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 	p.c = c
 	p.hdrIt = it
 	io := &p.ioCtx
-	io.mode = objIoRead
 	io.data = p
 	io.pageVersion = hdr.pageVersion
 	io.pageId = int(hdr.pageId)
@@ -481,7 +457,7 @@ func storageWriteItem(it *item, hv uint32) bool {
 	if it.exptime-currentTime.Load() < settings.ext.lowTtl.Load() { // not if it never expires
 		bucket = pageBucketLowttl
 	}
-	io := objIo{mode: objIoWrite, len: storageLen(it)}
+	io := objIo{len: storageLen(it)}
 	if !extstoreWriteRequest(extStorage, bucket, bucket, &io) {
 		doItemRemove(hdrIt)
 		return false
@@ -645,13 +621,10 @@ func startStorageWriteThread() { go storageWriteThread() }
 
 // The compaction thread.
 
-// storageCompactFill sums up the pages of each bucket.
-func storageCompactFill(st *extstoreStats, fragLimit uint64) (buckets [pageBucketCount]storageBuk) {
-	for x := range buckets {
-		buckets[x].lowVersion = noVersion
-		buckets[x].lowestVersion = noVersion
-	}
-	for x, d := range extstoreGetPageData(extStorage) {
+// storageCompactFill sums up the pages of each bucket. A page has enough holes if
+// fewer than fragLimit bytes are used.
+func storageCompactFill(fragLimit int64) (buckets [pageBucketCount]storageBuk) {
+	for _, d := range extstoreGetPageData(extStorage) {
 		buk := &buckets[d.freeBucket]
 		buk.pagesTotal++
 		switch {
@@ -663,45 +636,37 @@ func storageCompactFill(st *extstoreStats, fragLimit uint64) (buckets [pageBucke
 		case d.active:
 			continue
 		}
-		if d.version < buk.lowestVersion {
-			buk.lowestPage, buk.lowestVersion = x, d.version
+		if buk.lowest.version == 0 || d.version < buk.lowest.version {
+			buk.lowest = d
 		}
-		frag := uint64(st.pageSize) - d.bytesUsed
-		if d.bytesUsed < fragLimit && frag > buk.bytesFragmented {
-			buk.lowPage, buk.lowVersion = x, d.version
-			buk.bytesFragmented = frag
+		if d.bytesUsed < fragLimit && (buk.low.version == 0 || d.bytesUsed < buk.low.bytesUsed) {
+			buk.low = d
 		}
 	}
 	return buckets
 }
 
-// storageCompactCheck returns the page to compact next, or ok false.
-func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, ok bool) {
-	st := extstoreGetStats(extStorage)
-	if st.pagesUsed == 0 || extstoreStalled(extStorage, pageBucketCompact) {
-		return 0, 0, flags, false
+// storageCompactCheck chooses the page to compact next. It returns false if there is
+// none.
+func storageCompactCheck(wrap *storageCompactWrap) bool {
+	wrap.flags = compactFlags{}
+	if extstoreStalled(extStorage, pageBucketCompact) {
+		return false
 	}
 	maxFrag := settings.ext.maxFrag.Load()
-	fragLimit := uint64(max(float64(st.pageSize)*maxFrag, 0))
-	if loggerEflags.Load()&logSysevents != 0 {
-		loggerLogText(loggerCompactFraginfo, maxFrag, fragLimit)
-	}
-	buckets := storageCompactFill(&st, fragLimit)
+	fragLimit := int64(float64(extStorage.pageSize) * min(max(maxFrag, 0), 1))
+	storageLog(loggerCompactFraginfo, maxFrag, fragLimit)
+	buckets := storageCompactFill(fragLimit)
+	flags := &wrap.flags
+	flags.hasColdcompact = buckets[pageBucketColdcompact].pagesTotal > 0
+	flags.hasOld = buckets[pageBucketOld].pagesTotal > 0
 
 	// These two must always have a free page.
 	for _, x := range [...]int{pageBucketColdcompact, pageBucketOld} {
 		buk := &buckets[x]
-		if buk.pagesTotal == 0 {
-			continue
-		}
-		if x == pageBucketOld {
-			flags.hasOld = true
-		} else {
-			flags.hasColdcompact = true
-		}
-		if buk.pagesFree == 0 && buk.lowestVersion != noVersion {
-			extstoreEvictPage(extStorage, buk.lowestPage, uint32(buk.lowestVersion))
-			return 0, 0, flags, false
+		if buk.pagesFree == 0 && buk.lowest.version != 0 {
+			extstoreClosePage(extStorage, buk.lowest.id, buk.lowest.version, true)
+			return false
 		}
 	}
 
@@ -711,22 +676,31 @@ func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, 
 		if buk.pagesTotal == 0 || x == pageBucketLowttl || buk.pagesFree >= int(settings.ext.compactUnder.Load()) {
 			continue
 		}
-		if buk.lowVersion != noVersion {
-			return buk.lowPage, uint32(buk.lowVersion), flags, true
+		page := buk.low
+		if page.version == 0 {
+			if x == pageBucketColdcompact || x == pageBucketOld || buk.pagesFree >= int(settings.ext.dropUnder.Load()) {
+				continue
+			}
+			// No page has enough holes. Compact the oldest: values that were not
+			// read are dropped or move to COLDCOMPACT, or all move to OLD.
+			page = buk.lowest
+			dropUnread := settings.ext.dropUnread.Load()
+			if page.version == 0 || !dropUnread && !flags.hasColdcompact && !flags.hasOld {
+				continue
+			}
+			flags.dropUnread, flags.useOld = dropUnread, flags.hasOld
 		}
-		if x == pageBucketColdcompact || x == pageBucketOld ||
-			buk.pagesFree >= int(settings.ext.dropUnder.Load()) || buk.lowestVersion == noVersion {
-			continue
-		}
-		// No page has enough holes. Compact the oldest: values that were not
-		// read are dropped or move to COLDCOMPACT, or all move to OLD.
-		flags.dropUnread = settings.ext.dropUnread.Load()
-		if flags.dropUnread || flags.hasColdcompact || flags.hasOld {
-			flags.useOld = flags.hasOld
-			return buk.lowestPage, uint32(buk.lowestVersion), flags, true
-		}
+		wrap.pageId, wrap.pageVersion = page.id, page.version
+		return true
 	}
-	return 0, 0, flags, false
+	return false
+}
+
+// storageLog logs an event of compaction for watchers.
+func storageLog(event logEntryType, args ...any) {
+	if loggerEflags.Load()&logSysevents != 0 {
+		loggerLogText(event, args...)
+	}
 }
 
 // storageCompactRescue moves the record rec, at offset of the page, to another
@@ -758,9 +732,9 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 	}
 	n := storageLen(rec)
 	if extstoreLast(extStorage, wrap.pageId, wrap.pageVersion) {
-		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, uint64(n))
+		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, n)
 	}
-	io := objIo{mode: objIoWrite, len: n}
+	io := objIo{len: n}
 	if !extstoreWriteRequest(extStorage, bucket, bucket, &io) {
 		wrap.stalled = extstoreStalled(extStorage, bucket)
 		return false
@@ -771,11 +745,11 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 	newHdr := itemHdrT{pageVersion: io.pageVersion, offset: uint32(io.offset), pageId: uint16(io.pageId)}
 	hdrIt.refcount++
 	if !storageCompactHeader(wrap, hdrIt, hv, newHdr) {
-		extstoreDelete(extStorage, io.pageId, io.pageVersion, io.offset, uint64(n))
+		extstoreDelete(extStorage, io.pageId, io.pageVersion, io.offset, n)
 		wrap.lost++
 		wrap.lostOom++
 	} else {
-		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, uint64(n))
+		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, n)
 		wrap.rescues++
 		switch bucket {
 		case pageBucketColdcompact:
@@ -879,9 +853,7 @@ func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOf
 	stats.extstoreCompactRescCold.Add(uint64(wrap.rescueCold))
 	stats.extstoreCompactRescOld.Add(uint64(wrap.rescueOld))
 	stats.extstoreCompactBadcrc.Add(uint64(wrap.badcrc))
-	if loggerEflags.Load()&logSysevents != 0 {
-		loggerLogText(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.rescuesRealloc, wrap.lost, wrap.lostOom, wrap.skipped)
-	}
+	storageLog(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.rescuesRealloc, wrap.lost, wrap.lostOom, wrap.skipped)
 	wrap.compactCounts = compactCounts{}
 	return !wrap.stalled
 }
@@ -894,9 +866,8 @@ func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 	wrap.unsaved = false
 	for off := 0; off < extStorage.pageSize; off += len(readbackBuf) {
 		wrap.io = objIo{
-			mode:        objIoRead,
 			data:        wrap,
-			buf:         readbackBuf,
+			iov:         [][]byte{readbackBuf},
 			len:         len(readbackBuf),
 			pageId:      wrap.pageId,
 			pageVersion: wrap.pageVersion,
@@ -914,20 +885,14 @@ func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 		if ret < len(readbackBuf) {
 			wrap.unsaved = true
 		}
-		if loggerEflags.Load()&logSysevents != 0 {
-			loggerLogText(loggerCompactReadStart, wrap.pageId, off)
-		}
+		storageLog(loggerCompactReadStart, wrap.pageId, off)
 		if !storageCompactReadback(wrap, readbackBuf[:max(ret, 0)], off) {
 			return false
 		}
 		storageCompactPlock.Unlock() // a chance to pause us
 		storageCompactPlock.Lock()
 	}
-	if wrap.unsaved {
-		extstoreEvictPage(extStorage, wrap.pageId, wrap.pageVersion) // counts the lost values
-	} else {
-		extstoreClosePage(extStorage, wrap.pageId, wrap.pageVersion)
-	}
+	extstoreClosePage(extStorage, wrap.pageId, wrap.pageVersion, wrap.unsaved)
 	return true
 }
 
@@ -941,24 +906,17 @@ func storageCompactThread() {
 	wrap := &storageCompactWrap{done: make(chan int, 1)}
 	storageCompactPlock.Lock()
 	for {
-		var ok bool
-		wrap.pageId, wrap.pageVersion, wrap.flags, ok = storageCompactCheck()
-		if !ok {
+		if !storageCompactCheck(wrap) {
 			storageCompactCond.Wait()
 			continue
 		}
-		logs := func(event logEntryType, args ...any) {
-			if loggerEflags.Load()&logSysevents != 0 {
-				loggerLogText(event, args...)
-			}
-		}
-		logs(loggerCompactStart, wrap.pageId, wrap.pageVersion)
+		storageLog(loggerCompactStart, wrap.pageId, wrap.pageVersion)
 		if !storageCompactPage(wrap, readbackBuf) {
-			logs(loggerCompactAbort, wrap.pageId)
+			storageLog(loggerCompactAbort, wrap.pageId)
 			storageCompactCond.Wait()
 			continue
 		}
-		logs(loggerCompactEnd, wrap.pageId)
+		storageLog(loggerCompactEnd, wrap.pageId)
 		storageCompactPlock.Unlock()
 		usleep(minStorageCompactSleep)
 		storageCompactPlock.Lock()
