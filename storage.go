@@ -103,9 +103,6 @@ type compactCounts struct {
 	lost           int
 	lostOom        int // for lack of memory for a new header item
 	skipped        int
-	rescueCold     int
-	rescueOld      int
-	badcrc         int
 }
 
 // storageConf holds the options of the command line.
@@ -224,15 +221,9 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 	t := c.thread
 	hdr := it.hdr()
 	p := ioPendingNew(t)
-	p.c = c
-	p.hdrIt = it
+	p.c, p.hdrIt = c, it
 	io := &p.ioCtx
-	io.data = p
-	io.pageVersion = hdr.pageVersion
-	io.pageId = int(hdr.pageId)
-	io.offset = int(hdr.offset)
-	io.len = it.ntotal()
-	io.cb = storageGetItemCb
+	*io = objIo{data: p, pageVersion: hdr.pageVersion, pageId: int(hdr.pageId), offset: int(hdr.offset), len: it.ntotal(), cb: storageGetItemCb}
 	at := len(c.resp.wbuf)
 	end := at + int(it.nbytes)
 	if it.nbytes <= storageCopyMax && end <= cap(c.resp.wbuf) {
@@ -247,7 +238,6 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 		if p.it != nil {
 			doItemRemove(p.it)
 		}
-		extstoreRelease(extStorage, io)
 		ioPendingFree(p)
 		doItemRemove(it)
 		c.resp.wbuf = c.resp.wbuf[:head]
@@ -343,14 +333,11 @@ func storageAbort(p *ioPending) {
 	}
 	t := p.thread
 	var prev *objIo
-	for io := t.ext.ioQueue; io != &p.ioCtx; io = io.next {
-		prev = io
+	at := &t.ext.ioQueue
+	for ; *at != &p.ioCtx; at = &prev.next {
+		prev = *at
 	}
-	if prev == nil {
-		t.ext.ioQueue = p.ioCtx.next
-	} else {
-		prev.next = p.ioCtx.next
-	}
+	*at = p.ioCtx.next
 	if t.ext.ioQueueTail == &p.ioCtx {
 		t.ext.ioQueueTail = prev
 	}
@@ -753,9 +740,9 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 		wrap.rescues++
 		switch bucket {
 		case pageBucketColdcompact:
-			wrap.rescueCold++
+			stats.extstoreCompactRescCold.Add(1)
 		case pageBucketOld:
-			wrap.rescueOld++
+			stats.extstoreCompactRescOld.Add(1)
 		}
 	}
 	doItemRemove(hdrIt)
@@ -811,8 +798,8 @@ func storageNextRecord(wrap *storageCompactWrap, buf []byte, offset int) (int, *
 			return offset, rec
 		}
 		if rec != nil || !lost && binary.LittleEndian.Uint64(buf[offset:]) != 0 {
-			lost = true
-			wrap.badcrc++
+			lost, wrap.unsaved = true, true
+			stats.extstoreCompactBadcrc.Add(1)
 		}
 	}
 	return offset, nil
@@ -846,13 +833,9 @@ func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOf
 		}
 		offset, rec = storageNextRecord(wrap, readbackBuf, offset+storageLen(rec))
 	}
-	wrap.unsaved = wrap.unsaved || wrap.badcrc > 0
 	stats.extstoreCompactLost.Add(uint64(wrap.lost))
 	stats.extstoreCompactRescues.Add(uint64(wrap.rescues))
 	stats.extstoreCompactSkipped.Add(uint64(wrap.skipped))
-	stats.extstoreCompactRescCold.Add(uint64(wrap.rescueCold))
-	stats.extstoreCompactRescOld.Add(uint64(wrap.rescueOld))
-	stats.extstoreCompactBadcrc.Add(uint64(wrap.badcrc))
 	storageLog(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.rescuesRealloc, wrap.lost, wrap.lostOom, wrap.skipped)
 	wrap.compactCounts = compactCounts{}
 	return !wrap.stalled
@@ -987,18 +970,18 @@ func storageInitConfig() {
 // storageOptions are the suboptions of extstore (C: storage_read_config).
 func storageOptions() []option {
 	ext := &storageConf.ext
-	number := func(name string, store func(uint32)) func(string) {
-		return setUint32(store, "could not parse argument to "+name)
+	number := func(name, help string, store func(uint32)) option {
+		return option{name, missingArgument, help, setUint32(store, "could not parse argument to "+name)}
 	}
 	count := func(p *int) func(uint32) { return func(n uint32) { *p = int(n) } }
-	part := func(name string, store func(float64)) func(string) {
-		return func(value string) {
+	part := func(name, help string, store func(float64)) option {
+		return option{name, missingArgument, help, func(value string) {
 			f, err := strconv.ParseFloat(value, 64)
 			if err != nil || !(f >= 0 && f < math.MaxInt32) {
 				sysfatal(1, "could not parse argument to %s", name)
 			}
 			store(f)
-		}
+		}}
 	}
 	return []option{
 		{"ext_path", "missing argument to %s, ie: ext_path=/d/file:5G", `file to move values to when memory is short, and its size, as in
@@ -1011,36 +994,31 @@ may be repeated`, func(value string) {
 			}
 			storageConf.file = slices.Insert(storageConf.file, 0, cf)
 		}},
-		{"ext_page_size", missingArgument, fmt.Sprintf("megabytes per page of these files (default: %d)", ext.pageSize>>20),
-			number("ext_page_size", func(n uint32) { ext.pageSize = int(n) << 20 })},
-		{"ext_wbuf_size", missingArgument, fmt.Sprintf("megabytes per write buffer; no less than -I (default: %d)", settings.ext.wbufSize>>20),
-			number("ext_wbuf_size", func(n uint32) {
-				ext.wbufSize = int(n) << 20
-				settings.ext.wbufSize = ext.wbufSize
-			})},
-		{"ext_threads", missingArgument, fmt.Sprintf("threads that read (default: %d)", ext.ioThreadcount),
-			number("ext_threads", count(&ext.ioThreadcount))},
-		{"ext_io_depth", missingArgument, fmt.Sprintf("reads that a thread takes from its queue at a time (default: %d)", ext.ioDepth),
-			number("ext_io_depth", count(&ext.ioDepth))},
-		{"ext_item_size", missingArgument, fmt.Sprintf("smallest item to move, in bytes (default: %d)", settings.ext.itemSize.Load()),
-			number("ext_item_size", settings.ext.itemSize.Store)},
-		{"ext_item_age", missingArgument, "seconds without access after which to move an item even if\nmemory is not short (default: never)",
-			number("ext_item_age", settings.ext.itemAge.Store)},
-		{"ext_low_ttl", missingArgument, fmt.Sprintf("items that expire sooner go to pages of their own (in seconds;\ndefault: %d)", settings.ext.lowTtl.Load()),
-			number("ext_low_ttl", settings.ext.lowTtl.Store)},
-		{"ext_recache_rate", missingArgument, fmt.Sprintf("move a value back to memory on one fetch in so many, 0 for never\n(default: %d)", settings.ext.recacheRate.Load()),
-			number("ext_recache_rate", settings.ext.recacheRate.Store)},
-		{"ext_max_frag", missingArgument, fmt.Sprintf("compact a page if less than this part of it is in use\n(default: %.2f)", settings.ext.maxFrag.Load()),
-			part("ext_max_frag", settings.ext.maxFrag.Store)},
-		{"ext_compact_under", missingArgument, "compact when fewer pages than this are free\n(default: 1 percent)",
-			number("ext_compact_under", settings.ext.compactUnder.Store)},
-		{"ext_drop_under", missingArgument, "when fewer than this are free, and none has holes, drop or move\ncold items of the oldest page (default: 1 percent)",
-			number("ext_drop_under", settings.ext.dropUnder.Store)},
+		number("ext_page_size", fmt.Sprintf("megabytes per page of these files (default: %d)", ext.pageSize>>20),
+			func(n uint32) { ext.pageSize = int(n) << 20 }),
+		number("ext_wbuf_size", fmt.Sprintf("megabytes per write buffer; no less than -I (default: %d)", ext.wbufSize>>20),
+			func(n uint32) { ext.wbufSize, settings.ext.wbufSize = int(n)<<20, int(n)<<20 }),
+		number("ext_threads", fmt.Sprintf("threads that read (default: %d)", ext.ioThreadcount), count(&ext.ioThreadcount)),
+		number("ext_io_depth", fmt.Sprintf("reads that a thread takes from its queue at a time (default: %d)", ext.ioDepth), count(&ext.ioDepth)),
+		number("ext_item_size", fmt.Sprintf("smallest item to move, in bytes (default: %d)", settings.ext.itemSize.Load()), settings.ext.itemSize.Store),
+		number("ext_item_age", `seconds without access after which to move an item even if
+memory is not short (default: never)`, settings.ext.itemAge.Store),
+		number("ext_low_ttl", fmt.Sprintf(`items that expire sooner go to pages of their own (in seconds;
+default: %d)`, settings.ext.lowTtl.Load()), settings.ext.lowTtl.Store),
+		number("ext_recache_rate", fmt.Sprintf(`move a value back to memory on one fetch in so many, 0 for never
+(default: %d)`, settings.ext.recacheRate.Load()),
+			settings.ext.recacheRate.Store),
+		part("ext_max_frag", fmt.Sprintf(`compact a page if less than this part of it is in use
+(default: %.2f)`, settings.ext.maxFrag.Load()), settings.ext.maxFrag.Store),
+		number("ext_compact_under", `compact when fewer pages than this are free
+(default: 1 percent)`, settings.ext.compactUnder.Store),
+		number("ext_drop_under", `when fewer than this are free, and none has holes, drop or move
+cold items of the oldest page (default: 1 percent)`, settings.ext.dropUnder.Store),
 		{"ext_drop_unread", "", "drop them, rather than compact or evict", func(string) { settings.ext.dropUnread.Store(true) }},
-		{"ext_max_sleep", missingArgument, fmt.Sprintf("longest sleep of the thread that writes, in microseconds\n(default: %d)", settings.ext.maxSleep.Load()),
-			number("ext_max_sleep", settings.ext.maxSleep.Store)},
-		{"slab_automove_freeratio", missingArgument, fmt.Sprintf("part of memory to keep free with ext_path (default: %.3f)", settings.slab.automoveFreeratio.Load()),
-			part("slab_automove_freeratio", settings.slab.automoveFreeratio.Store)},
+		number("ext_max_sleep", fmt.Sprintf(`longest sleep of the thread that writes, in microseconds
+(default: %d)`, settings.ext.maxSleep.Load()), settings.ext.maxSleep.Store),
+		part("slab_automove_freeratio", fmt.Sprintf("part of memory to keep free with ext_path (default: %.3f)", settings.slab.automoveFreeratio.Load()),
+			settings.slab.automoveFreeratio.Store),
 	}
 }
 
