@@ -807,8 +807,8 @@ func sslOptions() []option {
 }
 
 func sslSuboptions() []option {
-	number := func(name, complaint string, set func(n int) bool) func(string) {
-		return func(value string) {
+	number := func(name, help, complaint string, set func(n int) bool) option {
+		return option{name, missingArgument, help, func(value string) {
 			n, err := strconv.ParseInt(value, 10, 32)
 			if err != nil {
 				sysfatal(1, "could not parse argument to %s", name)
@@ -816,23 +816,21 @@ func sslSuboptions() []option {
 			if !set(int(n)) {
 				sysfatal(1, "%s", complaint)
 			}
-		}
+		}}
 	}
 	return []option{
 		{"ssl_chain_cert", missingArgument, "the server's certificate and its CA chain, in PEM", setText(&settings.ssl.chainCert, "")},
 		{"ssl_key", missingArgument, "its private key (default: in the file of ssl_chain_cert)", setText(&settings.ssl.key, "")},
-		{"ssl_keyformat", missingArgument, "format of the key: 1 for PEM, 2 for DER (default: 1)",
-			number("ssl_keyformat", "", func(n int) bool { settings.ssl.keyformat = n; return true })},
-		{"ssl_verify_mode", missingArgument, `client certificates: 0 does not ask for one, 1 checks it if there
-is one, 2 and 3 refuse clients without one (default: 0)`,
-			number("ssl_verify_mode", "Invalid ssl_verify_mode. Use help to see valid options.", sslSetVerifyMode)},
+		number("ssl_keyformat", "format of the key: 1 for PEM, 2 for DER (default: 1)", "",
+			func(n int) bool { settings.ssl.keyformat = n; return true }),
+		number("ssl_verify_mode", `client certificates: 0 does not ask for one, 1 checks it if there
+is one, 2 and 3 refuse clients without one (default: 0)`, "Invalid ssl_verify_mode. Use help to see valid options.", sslSetVerifyMode),
 		{"ssl_ciphers", missingArgument, "cipher suites for TLS up to 1.2: OpenSSL's names, separated by colons", setText(&settings.ssl.ciphers, "")},
 		{"ssl_ca_cert", missingArgument, "CA certificates trusted for clients, in PEM (default: none)", setText(&settings.ssl.caCert, "")},
-		{"ssl_wbuf_size", missingArgument, "kilobytes encrypted at a time (default: 16)",
-			number("ssl_wbuf_size", "ssl_wbuf_size must be > 0", sslSetWbufSize)},
+		number("ssl_wbuf_size", "kilobytes encrypted at a time (default: 16)", "ssl_wbuf_size must be > 0", sslSetWbufSize),
 		{"ssl_session_cache", "", "count new sessions; clients may resume a session in any case", setFlag(&settings.ssl.sessionCache, true)},
-		{"ssl_min_version", missingArgument, "minimum version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)",
-			number("ssl_min_version", "Invalid ssl_min_version. Use help to see valid options.", sslSetMinVersion)},
+		number("ssl_min_version", "minimum version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)",
+			"Invalid ssl_min_version. Use help to see valid options.", sslSetMinVersion),
 		{"ssl_kernel_tls", "", "", func(string) { sysfatal(exUsage, "Kernel TLS offload is not available") }},
 	}
 }
