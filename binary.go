@@ -43,33 +43,19 @@ const (
 	protocolBinaryCmdDecrement     = 0x06
 	protocolBinaryCmdQuit          = 0x07
 	protocolBinaryCmdFlush         = 0x08
-	protocolBinaryCmdGetq          = 0x09
 	protocolBinaryCmdNoop          = 0x0a
 	protocolBinaryCmdVersion       = 0x0b
 	protocolBinaryCmdGetk          = 0x0c
-	protocolBinaryCmdGetkq         = 0x0d
 	protocolBinaryCmdAppend        = 0x0e
 	protocolBinaryCmdPrepend       = 0x0f
 	protocolBinaryCmdStat          = 0x10
-	protocolBinaryCmdSetq          = 0x11
-	protocolBinaryCmdAddq          = 0x12
-	protocolBinaryCmdReplaceq      = 0x13
-	protocolBinaryCmdDeleteq       = 0x14
-	protocolBinaryCmdIncrementq    = 0x15
-	protocolBinaryCmdDecrementq    = 0x16
-	protocolBinaryCmdQuitq         = 0x17
-	protocolBinaryCmdFlushq        = 0x18
-	protocolBinaryCmdAppendq       = 0x19
-	protocolBinaryCmdPrependq      = 0x1a
 	protocolBinaryCmdVerbosity     = 0x1b // in the specification, but not in C
 	protocolBinaryCmdTouch         = 0x1c
 	protocolBinaryCmdGat           = 0x1d
-	protocolBinaryCmdGatq          = 0x1e
 	protocolBinaryCmdSaslListMechs = 0x20
 	protocolBinaryCmdSaslAuth      = 0x21
 	protocolBinaryCmdSaslStep      = 0x22
 	protocolBinaryCmdGatk          = 0x23
-	protocolBinaryCmdGatkq         = 0x24
 )
 
 // What follows the header of a request and its extras.
@@ -82,52 +68,50 @@ const (
 	binKeyValue // the value may be empty
 )
 
-// For each opcode: its form that is not quiet; whether it is quiet; the
-// length of its extras in bytes; what follows them. Unknown opcodes have body
-// 0.
-var binCommands = [256]struct {
-	cmd    uint8
+// A binCommand says what an opcode stands for. Unknown opcodes have body 0.
+type binCommand struct {
+	cmd    uint8 // the form that is not quiet
 	quiet  bool
-	extlen int
+	extlen int // bytes of extras
 	body   binBody
-}{
-	protocolBinaryCmdGet:           {protocolBinaryCmdGet, false, 0, binKey},
-	protocolBinaryCmdSet:           {protocolBinaryCmdSet, false, 8, binKeyValue},
-	protocolBinaryCmdAdd:           {protocolBinaryCmdAdd, false, 8, binKeyValue},
-	protocolBinaryCmdReplace:       {protocolBinaryCmdReplace, false, 8, binKeyValue},
-	protocolBinaryCmdDelete:        {protocolBinaryCmdDelete, false, 0, binKey},
-	protocolBinaryCmdIncrement:     {protocolBinaryCmdIncrement, false, 20, binKey},
-	protocolBinaryCmdDecrement:     {protocolBinaryCmdDecrement, false, 20, binKey},
-	protocolBinaryCmdQuit:          {protocolBinaryCmdQuit, false, 0, binNothing},
-	protocolBinaryCmdFlush:         {protocolBinaryCmdFlush, false, 4, binNothing}, // or no extras
-	protocolBinaryCmdGetq:          {protocolBinaryCmdGet, true, 0, binKey},
-	protocolBinaryCmdNoop:          {protocolBinaryCmdNoop, false, 0, binNothing},
-	protocolBinaryCmdVersion:       {protocolBinaryCmdVersion, false, 0, binNothing},
-	protocolBinaryCmdGetk:          {protocolBinaryCmdGetk, false, 0, binKey},
-	protocolBinaryCmdGetkq:         {protocolBinaryCmdGetk, true, 0, binKey},
-	protocolBinaryCmdAppend:        {protocolBinaryCmdAppend, false, 0, binKeyValue},
-	protocolBinaryCmdPrepend:       {protocolBinaryCmdPrepend, false, 0, binKeyValue},
-	protocolBinaryCmdStat:          {protocolBinaryCmdStat, false, 0, binMayKey},
-	protocolBinaryCmdSetq:          {protocolBinaryCmdSet, true, 8, binKeyValue},
-	protocolBinaryCmdAddq:          {protocolBinaryCmdAdd, true, 8, binKeyValue},
-	protocolBinaryCmdReplaceq:      {protocolBinaryCmdReplace, true, 8, binKeyValue},
-	protocolBinaryCmdDeleteq:       {protocolBinaryCmdDelete, true, 0, binKey},
-	protocolBinaryCmdIncrementq:    {protocolBinaryCmdIncrement, true, 20, binKey},
-	protocolBinaryCmdDecrementq:    {protocolBinaryCmdDecrement, true, 20, binKey},
-	protocolBinaryCmdQuitq:         {protocolBinaryCmdQuit, true, 0, binNothing},
-	protocolBinaryCmdFlushq:        {protocolBinaryCmdFlush, true, 4, binNothing},
-	protocolBinaryCmdAppendq:       {protocolBinaryCmdAppend, true, 0, binKeyValue},
-	protocolBinaryCmdPrependq:      {protocolBinaryCmdPrepend, true, 0, binKeyValue},
-	protocolBinaryCmdVerbosity:     {protocolBinaryCmdVerbosity, false, 4, binNothing},
-	protocolBinaryCmdTouch:         {protocolBinaryCmdTouch, false, 4, binKey},
-	protocolBinaryCmdGat:           {protocolBinaryCmdGat, false, 4, binKey},
-	protocolBinaryCmdGatq:          {protocolBinaryCmdGat, true, 4, binKey},
-	protocolBinaryCmdSaslListMechs: {protocolBinaryCmdSaslListMechs, false, 0, binNothing},
-	protocolBinaryCmdSaslAuth:      {protocolBinaryCmdSaslAuth, false, 0, binKeyValue},
-	protocolBinaryCmdSaslStep:      {protocolBinaryCmdSaslStep, false, 0, binKeyValue},
-	protocolBinaryCmdGatk:          {protocolBinaryCmdGatk, false, 4, binKey},
-	protocolBinaryCmdGatkq:         {protocolBinaryCmdGatk, true, 4, binKey},
 }
+
+var binCommands = func() (all [256]binCommand) {
+	for _, row := range [...]struct {
+		cmd, quiet uint8 // quiet is 0 for commands without such a form
+		extlen     int
+		body       binBody
+	}{
+		{protocolBinaryCmdGet, 0x09, 0, binKey},
+		{protocolBinaryCmdSet, 0x11, 8, binKeyValue},
+		{protocolBinaryCmdAdd, 0x12, 8, binKeyValue},
+		{protocolBinaryCmdReplace, 0x13, 8, binKeyValue},
+		{protocolBinaryCmdDelete, 0x14, 0, binKey},
+		{protocolBinaryCmdIncrement, 0x15, 20, binKey},
+		{protocolBinaryCmdDecrement, 0x16, 20, binKey},
+		{protocolBinaryCmdQuit, 0x17, 0, binNothing},
+		{protocolBinaryCmdFlush, 0x18, 4, binNothing}, // or no extras
+		{protocolBinaryCmdNoop, 0, 0, binNothing},
+		{protocolBinaryCmdVersion, 0, 0, binNothing},
+		{protocolBinaryCmdGetk, 0x0d, 0, binKey},
+		{protocolBinaryCmdAppend, 0x19, 0, binKeyValue},
+		{protocolBinaryCmdPrepend, 0x1a, 0, binKeyValue},
+		{protocolBinaryCmdStat, 0, 0, binMayKey},
+		{protocolBinaryCmdVerbosity, 0, 4, binNothing},
+		{protocolBinaryCmdTouch, 0, 4, binKey},
+		{protocolBinaryCmdGat, 0x1e, 4, binKey},
+		{protocolBinaryCmdSaslListMechs, 0, 0, binNothing},
+		{protocolBinaryCmdSaslAuth, 0, 0, binKeyValue},
+		{protocolBinaryCmdSaslStep, 0, 0, binKeyValue},
+		{protocolBinaryCmdGatk, 0x24, 4, binKey},
+	} {
+		all[row.cmd] = binCommand{row.cmd, false, row.extlen, row.body}
+		if row.quiet != 0 {
+			all[row.quiet] = binCommand{row.cmd, true, row.extlen, row.body}
+		}
+	}
+	return all
+}()
 
 const (
 	binHeaderSize         = 24      // bytes

@@ -15,6 +15,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -154,7 +155,8 @@ type storePage struct {
 	next      *storePage // in the free list; guarded by the engine's mutex
 }
 
-type storeIoThread struct {
+// A storeIoQueue is what I/O threads have to do. In C each thread has a queue.
+type storeIoQueue struct {
 	mutex     sync.Mutex // guards the queue
 	cond      sync.Cond
 	queue     *objIo
@@ -163,7 +165,7 @@ type storeIoThread struct {
 }
 
 // A storeEngine is all files together. Locks are taken in this order: maint, a
-// page's mutex, mutex, an I/O thread's mutex.
+// page's mutex, mutex, an I/O queue's mutex.
 type storeEngine struct {
 	mutex           sync.Mutex // guards the fields that name no other lock and change
 	pages           []storePage
@@ -173,10 +175,10 @@ type storeEngine struct {
 	version         uint32 // of the next page
 	pageFree        int
 
-	pageSize  int
-	ioThreads []storeIoThread
-	bgThread  *storeIoThread // writes, and reads for compaction
-	ioDepth   int
+	pageSize int
+	reads    storeIoQueue
+	bg       storeIoQueue // writes, and reads for compaction; has one thread
+	ioDepth  int
 
 	stats [extStatCount]atomic.Int64 // extstoreGetStats computes some of them
 
@@ -190,18 +192,6 @@ type storeEngine struct {
 	lastRetry relTime
 }
 
-// getIoThread returns the thread with the shortest queue.
-func getIoThread(e *storeEngine) *storeIoThread {
-	t := &e.ioThreads[0]
-	low := t.depth.Load()
-	for x := 1; x < len(e.ioThreads) && low > 0; x++ {
-		if n := e.ioThreads[x].depth.Load(); n < low {
-			t, low = &e.ioThreads[x], n
-		}
-	}
-	return t
-}
-
 func extstoreGetStats(e *storeEngine) (st [extStatCount]int64) {
 	for i := range st {
 		st[i] = e.stats[i].Load()
@@ -211,9 +201,7 @@ func extstoreGetStats(e *storeEngine) (st [extStatCount]int64) {
 			st[extFilesFailing]++
 		}
 	}
-	for x := range e.ioThreads {
-		st[extIoQueue] += e.ioThreads[x].depth.Load()
-	}
+	st[extIoQueue] = e.reads.depth.Load()
 	e.mutex.Lock()
 	st[extPagesFree] = int64(e.pageFree)
 	e.mutex.Unlock()
@@ -325,8 +313,6 @@ func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error
 		pageBuckets:     make([]*storePage, cf.pageBuckets),
 		freePageBuckets: make([]*storePage, cf.pageBuckets),
 		ioDepth:         max(cf.ioDepth, 1),
-		ioThreads:       make([]storeIoThread, max(cf.ioThreadcount, 1)),
-		bgThread:        new(storeIoThread),
 	}
 	extstorePages(e, fh)
 	for range cf.wbufCount {
@@ -336,13 +322,11 @@ func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error
 		}
 		e.wbufStack = &storeWbuf{next: e.wbufStack, buf: buf}
 	}
-	for i := range e.ioThreads {
-		t := &e.ioThreads[i]
-		t.cond.L = &t.mutex
-		go extstoreIoThread(e, t)
+	e.reads.cond.L, e.bg.cond.L = &e.reads.mutex, &e.bg.mutex
+	for range max(cf.ioThreadcount, 1) {
+		go extstoreIoThread(e, &e.reads)
 	}
-	e.bgThread.cond.L = &e.bgThread.mutex
-	go extstoreIoThread(e, e.bgThread)
+	go extstoreIoThread(e, &e.bg)
 	return e, nil
 }
 
@@ -638,27 +622,27 @@ func extstoreWrite(e *storeEngine, io *objIo) {
 	p.mutex.Unlock()
 }
 
-// ioThreadSubmit appends io, and all that are linked to it, to the thread's queue.
-func ioThreadSubmit(t *storeIoThread, io *objIo) {
+// ioSubmit appends io, and all that are linked to it, to the queue.
+func ioSubmit(q *storeIoQueue, io *objIo) {
 	depth, tail := int64(1), io
 	for ; tail.next != nil; tail = tail.next {
 		depth++
 	}
-	t.mutex.Lock()
-	t.depth.Add(depth)
-	if t.queue == nil {
-		t.queue = io
+	q.mutex.Lock()
+	q.depth.Add(depth)
+	if q.queue == nil {
+		q.queue = io
 	} else {
-		t.queueTail.next = io
+		q.queueTail.next = io
 	}
-	t.queueTail = tail
-	t.mutex.Unlock()
-	t.cond.Signal()
+	q.queueTail = tail
+	q.mutex.Unlock()
+	q.cond.Signal()
 }
 
-func extstoreSubmit(e *storeEngine, io *objIo) { ioThreadSubmit(getIoThread(e), io) }
+func extstoreSubmit(e *storeEngine, io *objIo) { ioSubmit(&e.reads, io) }
 
-func extstoreSubmitBg(e *storeEngine, io *objIo) { ioThreadSubmit(e.bgThread, io) }
+func extstoreSubmitBg(e *storeEngine, io *objIo) { ioSubmit(&e.bg, io) }
 
 // wbufAt returns the write buffer that covers offset of p, or nil if that part is
 // in the file. p is locked.
@@ -855,10 +839,7 @@ func pwrite(fd int, io *objIo, off int64) int {
 		switch {
 		case err == unix.EINTR:
 		case err != nil || n == 0:
-			io.err = err
-			if err == nil {
-				io.err = unix.EIO
-			}
+			io.err = cmp.Or[error](err, unix.EIO)
 			return -1
 		default:
 			done += n
@@ -867,23 +848,26 @@ func pwrite(fd int, io *objIo, off int64) int {
 	return io.len
 }
 
-// extstoreIoThread serves me's queue. It takes few requests at a time, so that
-// getIoThread can balance the queues.
-func extstoreIoThread(e *storeEngine, me *storeIoThread) {
+// extstoreIoThread serves a queue. It takes few requests at a time, and leaves the
+// rest to other threads.
+func extstoreIoThread(e *storeEngine, q *storeIoQueue) {
 	for {
-		me.mutex.Lock()
-		for me.queue == nil {
-			me.cond.Wait()
+		q.mutex.Lock()
+		for q.queue == nil {
+			q.cond.Wait()
 		}
-		stack := me.queue
+		stack := q.queue
 		end, n := stack, 1
 		for ; n < e.ioDepth && end.next != nil; n++ {
 			end = end.next
 		}
-		me.queue = end.next
+		q.queue = end.next
 		end.next = nil
-		me.depth.Add(int64(-n))
-		me.mutex.Unlock()
+		q.depth.Add(int64(-n))
+		if q.queue != nil {
+			q.cond.Signal()
+		}
+		q.mutex.Unlock()
 
 		for io := stack; io != nil; {
 			next := io.next // cb may reuse io
