@@ -164,16 +164,15 @@ type storeIoQueue struct {
 	depth     atomic.Int64 // length of the queue; read without the mutex
 }
 
-// A storeEngine is all files together. Locks are taken in this order: maint, a
-// page's mutex, mutex, an I/O queue's mutex.
+// A storeEngine is all files together. Locks are taken in this order: a page's
+// mutex, mutex, an I/O queue's mutex.
 type storeEngine struct {
 	mutex           sync.Mutex // guards the fields that name no other lock and change
 	pages           []storePage
 	wbufStack       *storeWbuf   // free write buffers
 	pageBuckets     []*storePage // by bucket: the page being filled, or nil
 	freePageBuckets []*storePage
-	version         uint32 // of the next page
-	pageFree        int
+	version         uint32 // of the latest page
 
 	pageSize int
 	reads    storeIoQueue
@@ -181,8 +180,6 @@ type storeEngine struct {
 	ioDepth  int
 
 	stats [extStatCount]atomic.Int64 // extstoreGetStats computes some of them
-
-	maint sync.Mutex // held while all pages are visited
 
 	noNowait atomic.Bool // the system does not support RWF_NOWAIT for our files
 
@@ -202,9 +199,6 @@ func extstoreGetStats(e *storeEngine) (st [extStatCount]int64) {
 		}
 	}
 	st[extIoQueue] = e.reads.depth.Load()
-	e.mutex.Lock()
-	st[extPagesFree] = int64(e.pageFree)
-	e.mutex.Unlock()
 	size := int64(e.pageSize)
 	st[extPagesUsed] = int64(len(e.pages)) - st[extPagesFree]
 	st[extBytesFragmented] = st[extPagesUsed]*size - st[extBytesUsed]
@@ -216,7 +210,6 @@ func extstoreGetStats(e *storeEngine) (st [extStatCount]int64) {
 // without live values and reads.
 func extstoreGetPageData(e *storeEngine) []extstorePageData {
 	pd := make([]extstorePageData, len(e.pages))
-	e.maint.Lock()
 	for i := range e.pages {
 		p := &e.pages[i]
 		p.mutex.Lock()
@@ -230,7 +223,6 @@ func extstoreGetPageData(e *storeEngine) []extstorePageData {
 		}
 		p.mutex.Unlock()
 	}
-	e.maint.Unlock()
 	return pd
 }
 
@@ -240,10 +232,6 @@ func extstoreCheckConf(cf *extstoreConf) error {
 	switch {
 	case cf.wbufSize <= 0 || cf.pageSize <= 0 || cf.pageSize%cf.wbufSize != 0:
 		return errors.New("page_size must be divisible by wbuf_size")
-	case cf.pageBuckets > cf.wbufCount:
-		return errors.New("wbuf_count must be >= page_buckets")
-	case cf.pageBuckets < 1:
-		return errors.New("page_buckets must be > 0")
 	case cf.pageSize%erase != 0 || cf.wbufSize%erase != 0:
 		return errors.New("page_size and wbuf_size must be divisible by 1024*1024*2")
 	}
@@ -309,11 +297,11 @@ func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error
 		pages:           make([]storePage, count),
 		stalled:         make([]atomic.Uint32, cf.pageBuckets),
 		pageSize:        cf.pageSize,
-		pageFree:        count,
 		pageBuckets:     make([]*storePage, cf.pageBuckets),
 		freePageBuckets: make([]*storePage, cf.pageBuckets),
 		ioDepth:         max(cf.ioDepth, 1),
 	}
+	e.stats[extPagesFree].Store(int64(count))
 	extstorePages(e, fh)
 	for range cf.wbufCount {
 		buf, err := bufAlloc(cf.wbufSize)
@@ -420,7 +408,7 @@ func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *stor
 	if p == nil {
 		return nil
 	}
-	e.pageFree--
+	e.stats[extPagesFree].Add(-1)
 	e.pageBuckets[bucket] = p
 	e.stats[extPageAllocs].Add(1)
 	// Unlike C, we hold the page's lock while its fields change. The lock order
@@ -909,6 +897,6 @@ func freePage(e *storeEngine, p *storePage) {
 	}
 	p.next = *at
 	*at = p
-	e.pageFree++
+	e.stats[extPagesFree].Add(1)
 	e.mutex.Unlock()
 }

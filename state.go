@@ -31,15 +31,6 @@ const (
 	connIoPending                  // the client has sent something while we wait for them
 )
 
-type tryReadResult int
-
-const (
-	readDataReceived tryReadResult = iota
-	readNoDataReceived
-	readError       // on the socket, or the client has hung up
-	readMemoryError // the line is too long to keep; an error is being sent
-)
-
 func stateText(state connState) string {
 	return [...]string{"conn_listening", "conn_new_cmd", "conn_waiting", "conn_read",
 		"conn_parse_cmd", "conn_write", "conn_nread", "conn_swallow", "conn_closing",
@@ -150,9 +141,10 @@ func readRoom(c *conn) []byte {
 }
 
 // tryReadNetwork receives once for c.
-func tryReadNetwork(c *conn) tryReadResult {
+func tryReadNetwork(c *conn) {
 	if !rbufAlloc(c) {
-		return readError
+		connSetState(c, connClosing)
+		return
 	}
 	room := readRoom(c)
 	if room == nil {
@@ -161,39 +153,26 @@ func tryReadNetwork(c *conn) tryReadResult {
 		respStart(c)
 		outErrstring(c, "SERVER_ERROR out of memory reading request")
 		c.closeAfterWrite = true
-		return readMemoryError
+		return
 	}
-	return readInto(c, room)
+	n, e := connRecv(c, room)
+	connReceived(c, n, e)
 }
 
-// readInto receives into room, the free part of c's read buffer.
-func readInto(c *conn, room []byte) tryReadResult {
-	n, e := connRecv(c, room)
+// connReceived leads c on from connRead, by the result of a receive into readRoom.
+func connReceived(c *conn, n int, e unix.Errno) {
 	switch {
 	case n > 0:
 		c.in.rbytes += n
-		return readDataReceived
-	case e == 0:
-		c.closeReason = normalClose
-		return readError
-	case e == unix.EAGAIN:
-		return readNoDataReceived
-	}
-	return readError
-}
-
-// connReceived leads c on from connRead, by the result of a receive.
-func connReceived(c *conn, res tryReadResult) {
-	switch res {
-	case readNoDataReceived:
-		connSetState(c, connWaiting)
-	case readDataReceived:
 		c.in.lookedAhead = 0
 		connSetState(c, connParseCmd)
-	case readError:
+	case e == unix.EAGAIN:
+		connSetState(c, connWaiting)
+	default:
+		if e == 0 {
+			c.closeReason = normalClose
+		}
 		connSetState(c, connClosing)
-	case readMemoryError:
-		// tryReadNetwork has set the state.
 	}
 }
 
@@ -300,9 +279,9 @@ func driveMachine(c *conn) {
 
 		case connRead:
 			if c.transport == udpTransport {
-				connReceived(c, tryReadUdp(c))
+				tryReadUdp(c)
 			} else {
-				connReceived(c, tryReadNetwork(c))
+				tryReadNetwork(c)
 			}
 
 		case connParseCmd:
