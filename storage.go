@@ -76,24 +76,18 @@ type storageBuk struct {
 	pagesTotal int
 }
 
-type compactFlags struct {
-	dropUnread     bool
-	hasColdcompact bool
-	hasOld         bool
-	useOld         bool
-}
-
 // A storageCompactWrap is the compaction of a page.
 type storageCompactWrap struct {
 	io          objIo
 	done        chan int
 	pageId      int
 	pageVersion uint32
-	flags       compactFlags
 	waits       int  // left for this part
 	stalled     bool // failing files leave no room
 	unsaved     bool // part of the page is damaged or unreadable
 	compactCounts
+
+	dropUnread, hasColdcompact, useOld bool // see storageCompactCheck
 }
 
 // compactCounts are the results for a part of a page.
@@ -529,7 +523,7 @@ func storageWriteTarget(perpage, targetPages int) int {
 // storageWriteThread writes old items, and recent ones when memory is short. It
 // never returns.
 func storageWriteThread() {
-	var backoff [maxNumberOfSlabClasses]int
+	var backoff [maxNumberOfSlabClasses]int // rounds to skip a class
 	toSleep := writeSleepMin
 	// Wake the compaction thread once for each slab page written.
 	checkCompact := settings.slab.pageSize
@@ -555,7 +549,7 @@ func storageWriteThread() {
 
 		// Largest first: the larger a value, the smaller the share of its header.
 		for x := maxNumberOfSlabClasses - 1; x > 0 && x >= minClass; x-- {
-			if backoff[x] != 0 && counter%backoff[x] != 0 {
+			if counter%(backoff[x]+1) != 0 {
 				continue
 			}
 			free, perpage := slabsAvailableChunks(x)
@@ -580,7 +574,7 @@ func storageWriteThread() {
 				toSleep = max(toSleep/2, writeSleepMin)
 			}
 			if didMove {
-				backoff[x] = 1
+				backoff[x] = 0
 			} else {
 				backoff[x]++
 			}
@@ -588,9 +582,7 @@ func storageWriteThread() {
 
 		storageWritePlock.Unlock() // a chance to pause us
 		if doSleep {
-			for x := range backoff {
-				backoff[x] = 1
-			}
+			clear(backoff[:])
 			kick(toSleep * 10)
 			usleep(toSleep)
 			toSleep++
@@ -636,7 +628,6 @@ func storageCompactFill(fragLimit int64) (buckets [pageBucketCount]storageBuk) {
 // storageCompactCheck chooses the page to compact next. It returns false if there is
 // none.
 func storageCompactCheck(wrap *storageCompactWrap) bool {
-	wrap.flags = compactFlags{}
 	if extstoreStalled(extStorage, pageBucketCompact) {
 		return false
 	}
@@ -644,9 +635,9 @@ func storageCompactCheck(wrap *storageCompactWrap) bool {
 	fragLimit := int64(float64(extStorage.pageSize) * min(max(maxFrag, 0), 1))
 	storageLog(loggerCompactFraginfo, maxFrag, fragLimit)
 	buckets := storageCompactFill(fragLimit)
-	flags := &wrap.flags
-	flags.hasColdcompact = buckets[pageBucketColdcompact].pagesTotal > 0
-	flags.hasOld = buckets[pageBucketOld].pagesTotal > 0
+	wrap.dropUnread, wrap.useOld = false, false
+	wrap.hasColdcompact = buckets[pageBucketColdcompact].pagesTotal > 0
+	hasOld := buckets[pageBucketOld].pagesTotal > 0
 
 	// These two must always have a free page.
 	for _, x := range [...]int{pageBucketColdcompact, pageBucketOld} {
@@ -672,10 +663,10 @@ func storageCompactCheck(wrap *storageCompactWrap) bool {
 			// read are dropped or move to COLDCOMPACT, or all move to OLD.
 			page = buk.lowest
 			dropUnread := settings.ext.dropUnread.Load()
-			if page.version == 0 || !dropUnread && !flags.hasColdcompact && !flags.hasOld {
+			if page.version == 0 || !dropUnread && !wrap.hasColdcompact && !hasOld {
 				continue
 			}
-			flags.dropUnread, flags.useOld = dropUnread, flags.hasOld
+			wrap.dropUnread, wrap.useOld = dropUnread, hasOld
 		}
 		wrap.pageId, wrap.pageVersion = page.id, page.version
 		return true
@@ -706,13 +697,13 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 		return true
 	}
 	bucket := pageBucketCompact
-	if wrap.flags.useOld {
+	if wrap.useOld {
 		bucket = pageBucketOld
 	}
 	if hdrIt.lruid() == coldLru {
-		if wrap.flags.hasColdcompact {
+		if wrap.hasColdcompact {
 			bucket = pageBucketColdcompact
-		} else if wrap.flags.dropUnread {
+		} else if wrap.dropUnread {
 			wrap.skipped++
 			return true
 		}
