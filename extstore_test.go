@@ -1142,7 +1142,7 @@ func TestExtstoreOptions(t *testing.T) {
 	for _, tt := range []struct{ flags, said string }{
 		{"-o ext_path", "missing argument to ext_path, ie: ext_path=/d/file:5G"},
 		{"-o ext_path=" + file, "must supply size to ext_path, ie: ext_path=/f/e:64m (M|G|T|P supported)\nfailed to parse ext_path argument"},
-		{"-o ext_path=" + file + ":1GB", "must supply size to ext_path, ie: ext_path=/f/e:64m (m|g|t|p supported)\nfailed to parse ext_path argument"},
+		{"-o ext_path=" + file + ":1GB", "must supply size to ext_path, ie: ext_path=/f/e:64m (M|G|T|P supported)\nfailed to parse ext_path argument"},
 		{"-o ext_path=" + file + ":1g:what", "Unknown extstore bucket: what\nfailed to parse ext_path argument"},
 		{"-o ext_path=" + file + ":0m", "supplied ext_path has zero size, cannot use"},
 		{"-o ext_path=" + file + ":-5m", "supplied ext_path has zero size, cannot use"},

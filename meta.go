@@ -575,22 +575,12 @@ func marithmeticReply(b []byte, pr *parser, of *metaFlags, r *marithmeticResult)
 
 // finalizeMset answers ms, with ret from storing its value. The item is locked.
 func finalizeMset(c *conn, it *item, nbytes int, ret storeItemType, cas uint64) {
-	b := c.resp.wbuf
-	quiet := false
-	switch ret {
-	case stored:
-		b = append(b, "HD"...)
-		quiet = c.noreply
-	case exists:
-		b = append(b, "EX"...)
-	case notFound:
-		b = append(b, "NF"...)
-	case notStored:
-		b = append(b, "NS"...)
-	default:
+	code := [...]string{stored: "HD", exists: "EX", notFound: "NF", notStored: "NS", noMemory: ""}[ret]
+	if code == "" {
 		outErrstring(c, errUnhandledStore)
 		return
 	}
+	b := append(c.resp.wbuf, code...)
 	if ret != stored {
 		cas = 0
 	}
@@ -610,7 +600,7 @@ func finalizeMset(c *conn, it *item, nbytes int, ret storeItemType, cas uint64) 
 			b = metaUint(b, 's', uint64(nbytes-2))
 		}
 	}
-	metaFinish(c, b, quiet)
+	metaFinish(c, b, ret == stored && c.noreply)
 }
 
 // processMetaCommand serves me, which describes an item.

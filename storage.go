@@ -908,19 +908,18 @@ func startStorageCompactThread() { go storageCompactThread() }
 
 // storageConfParse reads the value of ext_path: FILE:SIZE[:BUCKET]
 func storageConfParse(arg string) *extstoreConfFile {
-	words := slices.DeleteFunc(strings.Split(arg, ":"), func(s string) bool { return s == "" })
+	words := strings.FieldsFunc(arg, func(r rune) bool { return r == ':' })
 	if len(words) == 0 {
 		return nil
 	}
 	cf := &extstoreConfFile{file: words[0]}
-	if len(words) < 2 {
-		fmt.Fprintf(os.Stderr, "must supply size to ext_path, ie: ext_path=/f/e:64m (M|G|T|P supported)\n")
-		return nil
+	size, unit := "", -1
+	if len(words) > 1 {
+		size = words[1]
+		unit = strings.IndexByte("mgtp", size[len(size)-1]|0x20)
 	}
-	size := words[1]
-	unit := strings.IndexByte("mgtp", size[len(size)-1]|0x20)
 	if unit < 0 {
-		fmt.Fprintf(os.Stderr, "must supply size to ext_path, ie: ext_path=/f/e:64m (m|g|t|p supported)\n")
+		fmt.Fprintf(os.Stderr, "must supply size to ext_path, ie: ext_path=/f/e:64m (M|G|T|P supported)\n")
 		return nil
 	}
 	shift := 20 + 10*unit
