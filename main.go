@@ -484,7 +484,7 @@ func storageThreads() int {
 	if extStorage == nil {
 		return 0
 	}
-	return 3 + len(extStorage.ioThreads)
+	return 3 + storageConf.ext.ioThreadcount
 }
 
 // authInit reads what -S and -Y need.

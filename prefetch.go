@@ -46,8 +46,8 @@ func peekCommand(b []byte) (key []byte, size int, unlink bool) {
 		if end > len(b) {
 			return nil, 0, false
 		}
-		switch b[1] {
-		case protocolBinaryCmdSet, protocolBinaryCmdSetq, protocolBinaryCmdDelete, protocolBinaryCmdDeleteq:
+		switch binCommands[b[1]].cmd {
+		case protocolBinaryCmdSet, protocolBinaryCmdDelete:
 			unlink = true
 		}
 		return b[start:end], min(size, len(b)), unlink
