@@ -28,14 +28,6 @@ var (
 	mySaslHostname    string // the realm of users who name none
 )
 
-type saslResult int
-
-const (
-	saslFail saslResult = iota
-	saslOk
-	saslContinue // the client must send more
-)
-
 // authfileLoad reads the users from file, one name:password per line. It returns "",
 // or what is wrong with the file; in that case the users stay as they were.
 func authfileLoad(file string) string {
@@ -175,9 +167,7 @@ func asciiauthAnswer(c *conn, str string) {
 func saslServerUserdbCheckpass(user, pass []byte) bool {
 	pwdb, err := os.ReadFile(memcachedSaslPwdb)
 	if err != nil {
-		if settings.verbose.Load() > 0 {
-			fmt.Fprintf(os.Stderr, "WARNING: Failed to open sasl database <%s>: %s\n", memcachedSaslPwdb, strerror(err))
-		}
+		verbosef(1, "WARNING: Failed to open sasl database <%s>: %s", memcachedSaslPwdb, strerror(err))
 		return false
 	}
 	entry := fmt.Appendf(nil, "%s:%s", user, pass)
@@ -210,35 +200,10 @@ func saslPlain(response []byte) bool {
 		return false
 	}
 	ok = saslServerUserdbCheckpass(user, pass)
-	if !ok && settings.verbose.Load() > 0 {
-		fmt.Fprintf(os.Stderr, "INFO: User <%s> failed to authenticate\n", user)
+	if !ok {
+		verbosef(1, "INFO: User <%s> failed to authenticate", user)
 	}
 	return ok
-}
-
-// saslServerStep is C's sasl_server_start and sasl_server_step.
-func saslServerStep(c *conn, mech, challenge []byte) saslResult {
-	if c.cmd == protocolBinaryCmdSaslAuth {
-		c.bin.saslStarted = false
-		if !bytes.EqualFold(mech, []byte("PLAIN")) {
-			return saslFail
-		}
-		if len(challenge) == 0 {
-			c.bin.saslStarted = true // PLAIN has no challenge, but a step may follow
-			return saslContinue
-		}
-	} else if !c.bin.saslStarted {
-		if settings.verbose.Load() > 0 {
-			fmt.Fprintf(os.Stderr, "%d: SASL_STEP called but sasl_server_start "+
-				"not called for this connection!\n", c.sfd)
-		}
-		return saslFail
-	}
-	if !saslPlain(challenge) {
-		return saslFail
-	}
-	c.bin.saslStarted = false
-	return saslOk
 }
 
 func binListSaslMechs(c *conn) {
@@ -271,20 +236,31 @@ func processBinSaslAuth(c *conn, vlen int) {
 	challenge := c.in.rbuf[c.in.rcurr : c.in.rcurr+vlen]
 	c.in.rcurr += vlen
 	c.in.rbytes -= vlen
-	if settings.verbose.Load() > 0 {
-		fmt.Fprintf(os.Stderr, "mech:  ``%s'' with %d bytes of data\n", mech, vlen)
+	verbosef(1, "mech:  ``%s'' with %d bytes of data", mech, vlen)
+	ok, more := false, false
+	switch {
+	case c.cmd == protocolBinaryCmdSaslAuth:
+		plain := bytes.EqualFold(mech, []byte("PLAIN"))
+		more = plain && len(challenge) == 0 // PLAIN has no challenge, but a step may follow
+		ok = plain && !more && saslPlain(challenge)
+		c.bin.saslStarted = more
+	case c.bin.saslStarted:
+		ok = saslPlain(challenge)
+		c.bin.saslStarted = !ok
+	default:
+		verbosef(1, "%d: SASL_STEP called but sasl_server_start not called for this connection!", c.sfd)
 	}
-	n := &c.thread.stats.pending.n
-	switch saslServerStep(c, mech, challenge) {
-	case saslOk:
-		c.authenticated = true
-		n[statAuthCmds]++
-		writeBinResponse(c, "Authenticated")
-	case saslContinue:
+	if more {
 		addBinHeader(c, protocolBinaryResponseAuthContinue, 0, 0, 0)
 		connSetState(c, connMwrite)
-	case saslFail:
-		n[statAuthCmds]++
+		return
+	}
+	n := &c.thread.stats.pending.n
+	n[statAuthCmds]++
+	if ok {
+		c.authenticated = true
+		writeBinResponse(c, "Authenticated")
+	} else {
 		n[statAuthErrors]++
 		writeBinError(c, protocolBinaryResponseAuthError, "", 0)
 	}

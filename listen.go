@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -90,9 +91,7 @@ func activationSockets() bool {
 	for sfd := 3; sfd < 3+atoi(fds); sfd++ {
 		l := listener{sfd, tcpTransport, settings.net.bindingProtocol, sslListen()}
 		socktype, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_TYPE)
-		if err != nil {
-			sysfatal(exOserr, "LISTEN_FDS: descriptor %d: %s", sfd, strerror(err))
-		}
+		refuseErr(err, exOserr, "LISTEN_FDS: descriptor %d", sfd)
 		domain, _ := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 		listening, _ := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 		switch {
@@ -324,20 +323,14 @@ func splitListen(p string, port int) (host string, thePort int, bproto protocol,
 
 	if spec, ok := strings.CutPrefix(p, "proto["); ok {
 		name, rest, ok := strings.Cut(spec, "]")
+		i := slices.Index([]string{"ascii", "binary", "negotiating"}, name)
 		switch {
-		case !ok:
-			return fail("Invalid protocol spec: \"[%s\"", spec)
-		case name == "ascii":
-			bproto = asciiProt
-		case name == "binary":
-			bproto = binaryProt
-		case name == "negotiating":
-			bproto = negotiatingProt
-		case name == "proxy":
+		case ok && name == "proxy":
 			return fail("Server not built with proxy: \"%s\"", p)
-		default: // C ignores unknown names
+		case !ok || i < 0: // C ignores unknown names
 			return fail("Invalid protocol spec: \"[%s\"", spec)
 		}
+		bproto = asciiProt + protocol(i)
 		p = strings.TrimPrefix(rest, ":")
 	}
 	switch {
@@ -425,7 +418,7 @@ func openSockets() {
 }
 
 // savePortnumbers writes the ports that we listen on to the file named by
-// MEMCACHED_PORT_FILENAME, atomically.
+// MEMCACHED_PORT_FILENAME.
 func savePortnumbers() {
 	name := os.Getenv("MEMCACHED_PORT_FILENAME")
 	if name == "" {
@@ -442,12 +435,9 @@ func savePortnumbers() {
 			ports = fmt.Appendf(ports, "%s INET6: %d\n", proto, addr.Port())
 		}
 	}
-	tmp := name + ".lck"
-	if err := os.WriteFile(tmp, ports, 0666); err != nil {
-		fmt.Fprintf(os.Stderr, "Failed to open \"%s\": %s\n", tmp, strerror(err))
-		return
+	if err := replaceFile(name, name+".lck", ports); err != nil {
+		fmt.Fprintf(os.Stderr, "Failed to open \"%s.lck\": %s\n", name, strerror(err))
 	}
-	os.Rename(tmp, name)
 }
 
 // serverConns makes conns for the sockets, once there are threads. A listening
@@ -465,9 +455,8 @@ func serverConns() {
 				sfd := l.sfd
 				if i > 0 {
 					var err error
-					if sfd, err = unix.FcntlInt(uintptr(sfd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
-						sysfatal(1, "Failed to duplicate file descriptor: %s", strerror(err))
-					}
+					sfd, err = unix.FcntlInt(uintptr(sfd), unix.F_DUPFD_CLOEXEC, 0)
+					refuseErr(err, 1, "Failed to duplicate file descriptor")
 				}
 				dispatchConnNew(sfd, connRead, l.transport, l.bproto, sslDisabled)
 			}

@@ -1,9 +1,10 @@
-// The logger: a line for each event, for clients that watch. From logger.c
-// and bipbuffer.c; proto_text.c: process_watch_command.
+// The logger: a line for each event, for clients that watch. From logger.c;
+// proto_text.c: process_watch_command.
 //
-// A worker writes each event to its own ring. The logger thread formats the entries
-// as lines and sends them to the watchers. Nobody waits: an entry is dropped if the
-// ring is full, and a line is skipped if the watcher's buffer is full.
+// A worker writes each event to its own buffer. The logger thread takes that in
+// exchange for an empty one, formats the entries as lines and sends them to the
+// watchers. Nobody waits: an entry is dropped if the worker's buffer is full, and a
+// line is skipped if the watcher's is.
 
 package main
 
@@ -84,7 +85,7 @@ const (
 
 // A logentry is one event, whose type says which fields are set.
 type logentry struct {
-	gid     uint64 // sequence number over all rings
+	gid     uint64 // sequence number over all workers
 	usec    int64  // Unix time
 	event   logEntryType
 	status  uint8 // outcome of a lookup, a storeItemType, a transport, or a page bucket
@@ -99,22 +100,22 @@ type logentry struct {
 }
 
 const (
-	logentrySize  = 43  // bytes in a ring, without the data
+	logentrySize  = 43  // bytes in a buffer, without the data
 	loggerReqlen  = 512 // bytes of data at most
 	loggerSkipped = 128 // bytes at most of a "skipped=" line
 )
 
-// A logger is a worker's ring.
+// A logger holds a worker's entries.
 type logger struct {
 	mutex   sync.Mutex
-	buf     bipbuf
+	buf     []byte // as large as it was made
 	written uint64 // entries since the logger thread last looked
 	dropped uint64
 
-	// Owned by the logger thread: the number of bytes it last peeked at in buf, and
-	// the part of them that it has not read yet.
-	size int
-	data []byte
+	// Owned by the logger thread: the other buffer, and the entries in it that have
+	// not been read yet.
+	taken []byte
+	data  []byte
 }
 
 // A loggerWatcher is a client that watches. Its conn still belongs to a worker: the
@@ -126,7 +127,7 @@ type loggerWatcher struct {
 	minGid      uint64 // entries with a lower gid are not for it
 	failedFlush bool   // the client is not reading; skip lines until the next poll
 	eflags      uint32
-	buf         bipbuf // lines to be sent
+	buf         []byte // lines to be sent; as large as it was made
 }
 
 const (
@@ -185,15 +186,6 @@ const (
 	maxLoggerSleep = time.Second / 2 // half of C's, so that a hang-up is noticed within a second
 	minLoggerSleep = time.Millisecond
 )
-
-// A bipbuf is a ring buffer in which no entry wraps around. It holds
-// data[aStart:aEnd] (region a), followed by data[:bEnd] (region b) if bInuse.
-type bipbuf struct {
-	data         []byte
-	aStart, aEnd int
-	bEnd         int
-	bInuse       bool
-}
 
 // Each of the following logs one event.
 
@@ -358,7 +350,7 @@ func loggerParseCne(b []byte, e *logentry) []byte {
 		what, rip, rport, transportText[e.status], reason, e.sfd)
 }
 
-// logentryAppend appends e as stored in a ring, where gid comes first.
+// logentryAppend appends e as stored in a buffer, where gid comes first.
 func logentryAppend(b []byte, e *logentry) []byte {
 	le := binary.LittleEndian
 	b = le.AppendUint64(b, e.gid)
@@ -420,7 +412,7 @@ func loggerThreadWriteEntry(e *logentry, line []byte) {
 		if w == nil || defaultEntries[e.event].eflags&w.eflags == 0 || e.gid < w.minGid {
 			continue
 		}
-		for !w.failedFlush && bipbufRequest(&w.buf, len(line)+loggerSkipped) == nil {
+		for !w.failedFlush && cap(w.buf)-len(w.buf) < len(line)+loggerSkipped {
 			if loggerThreadPollWatchers(false, x) <= 0 {
 				w.failedFlush = true
 			}
@@ -434,10 +426,10 @@ func loggerThreadWriteEntry(e *logentry, line []byte) {
 			stats.logWatcherSkipped.Add(1)
 			continue
 		case w.skipped > 0:
-			bipbufOffer(&w.buf, fmt.Appendf(nil, "skipped=%d\n", w.skipped))
+			w.buf = fmt.Appendf(w.buf, "skipped=%d\n", w.skipped)
 			w.skipped = 0
 		}
-		bipbufOffer(&w.buf, line)
+		w.buf = append(w.buf, line...)
 		stats.logWatcherSent.Add(1)
 	}
 }
@@ -449,18 +441,21 @@ func loggerThreadCloseWatcher(w *loggerWatcher) {
 	loggerStack.count--
 	statsState.logWatchers.Add(-1)
 	loggerSetFlags()
-	bufFree(w.buf.data)
-	w.buf = bipbuf{}
+	bufFree(w.buf[:cap(w.buf)])
+	w.buf = nil
 	sidethreadConnClose(w.c)
 }
 
-// loggerThreadPeek removes the entries that have been read from l's ring, and peeks
-// at the rest.
+// loggerThreadPeek takes l's entries, if it has read those that it took before.
 func loggerThreadPeek(l *logger) {
 	l.mutex.Lock()
-	bipbufPoll(&l.buf, l.size-len(l.data))
-	l.data = bipbufPeekAll(&l.buf)
-	l.size = len(l.data)
+	if len(l.data) == 0 && len(l.buf) > 0 {
+		if l.taken == nil {
+			l.taken = make([]byte, 0, cap(l.buf))
+		}
+		l.buf, l.taken = l.taken[:0], l.buf
+		l.data = l.taken
+	}
 	stats.logWorkerWritten.Add(l.written)
 	stats.logWorkerDropped.Add(l.dropped)
 	l.written, l.dropped = 0, 0
@@ -468,8 +463,8 @@ func loggerThreadPeek(l *logger) {
 }
 
 // loggerThreadRead formats the entries logged so far as lines, and returns their
-// number. C reads one ring after the other; here lines come in the order of their
-// gids. A worker takes a gid and writes the entry under the ring's mutex: once we
+// number. C reads one buffer after the other; here lines come in the order of their
+// gids. A worker takes a gid and writes the entry under the buffer's mutex: once we
 // have held each mutex, no entry with a gid up to last can appear any more.
 func loggerThreadRead() (found int) {
 	last := loggerGid.Load()
@@ -521,7 +516,7 @@ func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 		}
 		w.failedFlush = false
 		switch {
-		case len(bipbufPeekAll(&w.buf)) > 0:
+		case len(w.buf) > 0:
 			*p = unix.PollFd{Fd: int32(w.c.sfd), Events: unix.POLLOUT}
 			nfd++
 		case forcePoll:
@@ -555,8 +550,8 @@ func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 		case revents&(unix.POLLHUP|unix.POLLERR) != 0:
 			n = 0
 		default:
-			if n, e = sidethreadWrite(w.c, bipbufPeekAll(&w.buf)); n > 0 {
-				bipbufPoll(&w.buf, n)
+			if n, e = sidethreadWrite(w.c, w.buf); n > 0 {
+				w.buf = w.buf[:copy(w.buf, w.buf[n:])]
 				flushed += n
 			}
 		}
@@ -604,27 +599,26 @@ func loggerInit() {
 }
 
 func loggerCreate() *logger {
-	l := &logger{buf: bipbufNew(settings.log.bufSize)}
+	l := &logger{buf: make([]byte, 0, settings.log.bufSize)}
 	loggerStack.lock.Lock()
 	loggerStack.loggers = append(loggerStack.loggers, l)
 	loggerStack.lock.Unlock()
 	return l
 }
 
-// loggerLog writes e to l's ring, or counts it as dropped. It sets gid and
+// loggerLog writes e to l's buffer, or counts it as dropped. It sets gid and
 // usec.
 func loggerLog(l *logger, e *logentry) {
 	e.data = e.data[:min(len(e.data), loggerReqlen)]
 	l.mutex.Lock()
-	b := bipbufRequest(&l.buf, logentrySize+loggerReqlen)
-	if b == nil {
+	if cap(l.buf)-len(l.buf) < logentrySize+loggerReqlen {
 		l.dropped++
 		l.mutex.Unlock()
 		return
 	}
 	e.gid = loggerGid.Add(1)
 	e.usec = time.Now().UnixMicro()
-	bipbufPush(&l.buf, len(logentryAppend(b[:0], e)))
+	l.buf = logentryAppend(l.buf, e)
 	l.written++
 	l.mutex.Unlock()
 }
@@ -638,7 +632,7 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 	if x < 0 {
 		return false
 	}
-	data, err := bufAlloc(max(settings.log.watcherBufSize, 1)) // a mapping is never empty
+	buf, err := bufAlloc(max(settings.log.watcherBufSize, 1)) // a mapping is never empty
 	if err != nil {
 		return false
 	}
@@ -647,9 +641,8 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 		id:     x,
 		eflags: f,
 		minGid: loggerGid.Add(1),
-		buf:    bipbuf{data: data},
+		buf:    append(buf[:0], "OK\r\n"...),
 	}
-	bipbufOffer(&w.buf, []byte("OK\r\n"))
 	loggerStack.watchers[x] = w
 	loggerStack.count++
 	statsState.logWatchers.Add(1)
@@ -694,65 +687,4 @@ func processWatchCommand(c *conn, pr *parser) {
 	// The logger thread may already have returned c. But only this worker can close
 	// c, and it is still busy here.
 	connHandOver(c)
-}
-
-func bipbufUnused(b *bipbuf) int {
-	if b.bInuse {
-		return b.aStart - b.bEnd
-	}
-	return len(b.data) - b.aEnd
-}
-
-func bipbufNew(size int) bipbuf { return bipbuf{data: make([]byte, size)} }
-
-// checkForSwitchToB starts region b if there is more room before a than after it.
-func checkForSwitchToB(b *bipbuf) {
-	if len(b.data)-b.aEnd < b.aStart-b.bEnd {
-		b.bInuse = true
-	}
-}
-
-// bipbufRequest returns room for size bytes in one piece, or nil if there is
-// none.
-func bipbufRequest(b *bipbuf, size int) []byte {
-	if bipbufUnused(b) < size {
-		return nil
-	}
-	end := b.aEnd
-	if b.bInuse {
-		end = b.bEnd
-	}
-	return b.data[end : end+size]
-}
-
-// bipbufPush adds the first size bytes of the requested room to the ring.
-func bipbufPush(b *bipbuf, size int) {
-	if b.bInuse {
-		b.bEnd += size
-	} else {
-		b.aEnd += size
-	}
-	checkForSwitchToB(b)
-}
-
-// bipbufOffer adds data to the ring if there is room for all of it.
-func bipbufOffer(b *bipbuf, data []byte) {
-	if to := bipbufRequest(b, len(data)); to != nil {
-		bipbufPush(b, copy(to, data))
-	}
-}
-
-// bipbufPeekAll returns region a, the oldest data; region b may hold more. Other
-// threads may add data while the caller reads these.
-func bipbufPeekAll(b *bipbuf) []byte { return b.data[b.aStart:b.aEnd] }
-
-// bipbufPoll removes size bytes from the front of region a.
-func bipbufPoll(b *bipbuf, size int) {
-	b.aStart += size
-	if b.aStart == b.aEnd {
-		// Region b becomes a, or the ring is empty.
-		b.aStart, b.aEnd = 0, b.bEnd
-		b.bEnd, b.bInuse = 0, false
-	}
-	checkForSwitchToB(b)
 }

@@ -4,10 +4,8 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"regexp"
 	"strconv"
@@ -226,7 +224,7 @@ func TestWatcherChurn(t *testing.T) {
 
 // Logging does not allocate, whether or not anybody watches.
 func TestLoggerAllocs(t *testing.T) {
-	th := &thread{l: &logger{buf: bipbufNew(64 << 10)}}
+	th := &thread{l: &logger{buf: make([]byte, 0, 64<<10)}}
 	key := []byte("some key")
 	n := testing.AllocsPerRun(1000, func() {
 		if loggerEflags.Load()&logFetchers == 0 {
@@ -242,39 +240,7 @@ func TestLoggerAllocs(t *testing.T) {
 	}
 }
 
-// A ring returns the entries put in, each in one piece.
-func TestBipbuf(t *testing.T) {
-	for _, size := range []int{0, 1, 20, 100} {
-		b := bipbufNew(size)
-		var in []byte // the expected contents of the ring
-		put := 0
-		for i := range 10000 {
-			if n := rand.IntN(30); rand.IntN(2) == 0 {
-				to := bipbufRequest(&b, n)
-				if to == nil {
-					continue
-				}
-				n = copy(to, bytes.Repeat([]byte{byte(i)}, rand.IntN(n+1)))
-				in = append(in, to[:n]...)
-				bipbufPush(&b, n)
-				put += n
-			} else {
-				out := bipbufPeekAll(&b)
-				if !bytes.HasPrefix(in, out) || len(out) == 0 && len(in) > 0 {
-					t.Fatalf("size %d: have %v, want %v", size, out, in)
-				}
-				n = rand.IntN(len(out) + 1)
-				in = in[n:]
-				bipbufPoll(&b, n)
-			}
-		}
-		if size > 1 && put < 10*size {
-			t.Errorf("only %d bytes went through a ring of %d", put, size)
-		}
-	}
-}
-
-// An entry comes out of a ring unchanged.
+// An entry comes out of a buffer unchanged.
 func TestLogentry(t *testing.T) {
 	want := logentry{1 << 60, 1 << 50, loggerDeletions, 1, 2, 63, true, -1, 1 << 31, 1 << 30, -1, []byte("data")}
 	b := logentryAppend(nil, &want)
@@ -288,14 +254,14 @@ func TestLogentry(t *testing.T) {
 }
 
 func BenchmarkLoggerItemGet(b *testing.B) {
-	th := &thread{l: &logger{buf: bipbufNew(64 << 10)}}
+	th := &thread{l: &logger{buf: make([]byte, 0, 64<<10)}}
 	key := []byte("some key")
 	b.ReportAllocs()
 	for range b.N {
 		loggerLogItemGet(th, itemNotFound, key, nil)
 		if th.l.dropped > 0 {
 			th.l.dropped = 0
-			th.l.buf = bipbuf{data: th.l.buf.data}
+			th.l.buf = th.l.buf[:0]
 		}
 	}
 }

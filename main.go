@@ -59,8 +59,14 @@ func refuse(bad bool, code int, format string, args ...any) {
 	}
 }
 
-// savePid writes our process id to pidFile, atomically, so that nobody reads
-// half of it.
+// refuseErr is sysfatal if there is an error, which it adds to the text.
+func refuseErr(err error, code int, format string, args ...any) {
+	if err != nil {
+		sysfatal(code, format+": %s", append(args, strerror(err))...)
+	}
+}
+
+// savePid writes our process id to pidFile.
 func savePid(pidFile string) {
 	if old, err := os.ReadFile(pidFile); err == nil {
 		line, _, _ := bytes.Cut(old, []byte("\n"))
@@ -69,14 +75,18 @@ func savePid(pidFile string) {
 			fmt.Fprintf(os.Stderr, "WARNING: The pid file contained the following (running) pid: %d\n", pid)
 		}
 	}
-	tmp := pidFile + ".tmp"
-	if err := os.WriteFile(tmp, fmt.Appendf(nil, "%d\n", os.Getpid()), 0666); err != nil {
-		perror(fmt.Sprintf("Could not open the pid file %s for writing", tmp), err)
-		return
+	if err := replaceFile(pidFile, pidFile+".tmp", fmt.Appendf(nil, "%d\n", os.Getpid())); err != nil {
+		perror(fmt.Sprintf("Could not write the pid file %s", pidFile), err)
 	}
-	if err := os.Rename(tmp, pidFile); err != nil {
-		perror(fmt.Sprintf("Could not rename the pid file from %s to %s", tmp, pidFile), err)
+}
+
+// replaceFile writes a file by way of another one, so that nobody reads half of it.
+func replaceFile(name, tmp string, data []byte) error {
+	err := os.WriteFile(tmp, data, 0666)
+	if err == nil {
+		err = os.Rename(tmp, name)
 	}
+	return err
 }
 
 func removePidfile(pidFile string) {
@@ -104,21 +114,14 @@ func sigHandler(sigs <-chan os.Signal) {
 // asks for them in any case.
 func enableLargePages() bool {
 	thp, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
-	if err != nil {
-		thp, err = os.ReadFile("/sys/kernel/mm/redhat_transparent_hugepage/enabled")
+	why := "not detected"
+	if err == nil {
+		if !bytes.Contains(thp, []byte("[never]")) {
+			return true
+		}
+		why = "disabled"
 	}
-	why := ""
-	switch {
-	case err != nil:
-		why = "Transparent huge pages support not detected."
-	case len(thp) == 0:
-		why = "Transparent huge pages could not read the configuration."
-	case bytes.Contains(thp, []byte("[never]")):
-		why = "Transparent huge pages support disabled."
-	default:
-		return true
-	}
-	fmt.Fprintf(os.Stderr, "%s\nWill use default page size.\n", why)
+	fmt.Fprintf(os.Stderr, "Transparent huge pages support %s.\nWill use default page size.\n", why)
 	return false
 }
 
@@ -349,9 +352,7 @@ func openListeners() {
 		savePortnumbers()
 	}
 	if !activated && settings.net.socketpath != "" {
-		if err := serverSocketUnix(settings.net.socketpath, settings.net.access); err != nil {
-			sysfatal(exOserr, "failed to listen on UNIX socket: %s: %s", settings.net.socketpath, strerror(err))
-		}
+		refuseErr(serverSocketUnix(settings.net.socketpath, settings.net.access), exOserr, "failed to listen on UNIX socket: %s", settings.net.socketpath)
 	}
 }
 
@@ -389,9 +390,7 @@ func main() {
 	} else {
 		openListeners()
 		if options.daemonize {
-			if err := daemonize(options.maxcore); err != nil {
-				sysfatal(1, "failed to daemon() in order to daemonize: %s", strerror(err))
-			}
+			refuseErr(daemonize(options.maxcore), 1, "failed to daemon() in order to daemonize")
 			return
 		}
 	}
@@ -441,9 +440,7 @@ func main() {
 			}
 		}
 	case exitNormally:
-		if settings.verbose.Load() > 0 {
-			fmt.Fprintf(os.Stderr, "Exiting normally\n")
-		}
+		verbosef(1, "Exiting normally")
 	}
 	if options.daemonize && options.pidFile != "" {
 		removePidfile(options.pidFile)
@@ -493,9 +490,8 @@ func authInit() {
 		initSasl()
 	}
 	if settings.auth.file != "" {
-		if problem := authfileLoad(settings.auth.file); problem != "" {
-			sysfatal(1, "%s", problem)
-		}
+		problem := authfileLoad(settings.auth.file)
+		refuse(problem != "", 1, "%s", problem)
 	}
 }
 

@@ -61,9 +61,7 @@ func metricsOpen(arg string) {
 	if err == nil {
 		err = serverSocket(host, port, metricsTransport, asciiProt, sslDisabled)
 	}
-	if err != nil {
-		sysfatal(exOserr, "failed to listen on %s for metrics: %s", arg, strerror(err))
-	}
+	refuseErr(err, exOserr, "failed to listen on %s for metrics", arg)
 }
 
 // metricsStart starts serving the socket sfd. It opens the files of metricsSelf,
@@ -76,9 +74,7 @@ func metricsStart(sfd int) {
 	unix.Getrlimit(unix.RLIMIT_AS, &metricsLimits[1])
 	unix.Listen(sfd, metricsBacklog)
 	raw, err := os.NewFile(uintptr(sfd), "metrics").SyscallConn()
-	if err != nil {
-		sysfatal(exOserr, "metrics: %s", strerror(err))
-	}
+	refuseErr(err, exOserr, "metrics")
 	go func() {
 		var open [metricsConns]*os.File
 		for i := 0; ; time.Sleep(metricsPause) {

@@ -173,9 +173,7 @@ func privFilter() []unix.SockFilter {
 // denyAction, which replaces C's handler.
 func setupPrivilegeViolationsHandler() {
 	refuse(auditArch[runtime.GOARCH] == 0, 1, "drop_privileges: there is no table of system calls for %s", runtime.GOARCH)
-	if err := rawSeccompAvail(denyAction); err != nil {
-		sysfatal(1, "drop_privileges: this system has no seccomp: %s", strerror(err))
-	}
+	refuseErr(rawSeccompAvail(denyAction), 1, "drop_privileges: this system has no seccomp")
 }
 
 // dropPrivileges sets the filter for all present and future threads. It includes
@@ -187,7 +185,5 @@ func dropPrivileges() {
 	if err == nil {
 		err = rawSeccomp(privFilter())
 	}
-	if err != nil {
-		sysfatal(1, "Failed to set a seccomp profile: %s", strerror(err))
-	}
+	refuseErr(err, 1, "Failed to set a seccomp profile")
 }

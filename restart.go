@@ -32,7 +32,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -111,15 +110,12 @@ func metaFile() string { return settings.memoryFile + ".meta" }
 // restartRefuse ends the process if f is not a plain file of our own, to which
 // no other name leads. Anybody who could write to it might write items.
 func restartRefuse(f *os.File) {
-	fi, err := f.Stat()
-	if err != nil {
-		sysfatal(1, "[restart] %s: %s", f.Name(), strerror(err))
-	}
-	st := fi.Sys().(*syscall.Stat_t)
-	refuse(!fi.Mode().IsRegular(), 1, "[restart] %s is not a regular file", f.Name())
+	var st unix.Stat_t
+	refuseErr(unix.Fstat(int(f.Fd()), &st), 1, "[restart] %s", f.Name())
+	refuse(st.Mode&unix.S_IFMT != unix.S_IFREG, 1, "[restart] %s is not a regular file", f.Name())
 	refuse(int(st.Uid) != os.Geteuid(), 1, "[restart] %s belongs to another user", f.Name())
 	refuse(st.Nlink != 1, 1, "[restart] %s has other names, too", f.Name())
-	refuse(fi.Mode()&0o022 != 0, 1, "[restart] other users may write to %s: chmod it to 600, or remove it", f.Name())
+	refuse(st.Mode&0o022 != 0, 1, "[restart] other users may write to %s: chmod it to 600, or remove it", f.Name())
 }
 
 // restartReadMeta returns the contents of the metadata file, and whether there is
@@ -129,15 +125,12 @@ func restartReadMeta(limit int) (text []byte, found bool) {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, false
 	}
-	if err != nil {
-		sysfatal(1, "[restart] failed to open %s: %s", metaFile(), strerror(err))
-	}
+	refuseErr(err, 1, "[restart] failed to open %s", metaFile())
 	defer f.Close()
 	restartRefuse(f)
 	most := int64(64<<10 + limit/settings.slab.pageSize*64)
-	if text, err = io.ReadAll(io.LimitReader(f, most)); err != nil {
-		sysfatal(1, "[restart] failed to read %s: %s", metaFile(), strerror(err))
-	}
+	text, err = io.ReadAll(io.LimitReader(f, most))
+	refuseErr(err, 1, "[restart] failed to read %s", metaFile())
 	return text, true
 }
 
@@ -150,9 +143,7 @@ func restartOpen(limit int) (f *os.File, head string, meta []byte, found bool) {
 	if errors.Is(err, os.ErrNotExist) {
 		f, err = os.OpenFile(settings.memoryFile, flags|os.O_CREATE|os.O_EXCL, 0o600)
 	}
-	if err != nil {
-		sysfatal(1, "failed to open file for mmap: %s: %s", settings.memoryFile, strerror(err))
-	}
+	refuseErr(err, 1, "failed to open file for mmap: %s", settings.memoryFile)
 	restartRefuse(f)
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	refuse(err != nil, 1, "[restart] %s is in use by another process", settings.memoryFile)
@@ -168,11 +159,7 @@ func restartOpen(limit int) (f *os.File, head string, meta []byte, found bool) {
 // whether the pages in it may be used.
 func restartMmapOpen(limit int) bool {
 	f, head, meta, found := restartOpen(limit)
-	must := func(err error) {
-		if err != nil {
-			sysfatal(1, "[restart] %s: %s", settings.memoryFile, strerror(err))
-		}
-	}
+	must := func(err error) { refuseErr(err, 1, "[restart] %s", settings.memoryFile) }
 	must(f.Chmod(0o600)) // even if somebody else made it
 	reuse := false
 	if !found {
@@ -764,9 +751,7 @@ func restartFixup() {
 	start := time.Now()
 	memCurrent = slabsStart + len(restartPages)*settings.slab.pageSize
 	memMalloced += len(restartPages) * settings.slab.pageSize
-	if err := memFromFile(memCurrent); err != nil {
-		sysfatal(1, "[restart] failed to read %s: %s", settings.memoryFile, strerror(err))
-	}
+	refuseErr(memFromFile(memCurrent), 1, "[restart] failed to read %s", settings.memoryFile)
 	table := assocFixupInit()
 	works := make([]restartWork, restartWorks())
 	for i := range works {
