@@ -65,15 +65,6 @@ func resetCmdHandler(c *conn) {
 	}
 }
 
-// completeNread runs a storage command whose value has been read.
-func completeNread(c *conn) {
-	if c.protocol == binaryProt {
-		completeNreadBinary(c)
-	} else {
-		completeNreadAscii(c)
-	}
-}
-
 // tryReadCommand serves one command from the read buffer. It returns false
 // if the buffer holds no complete one.
 func tryReadCommand(c *conn) bool {
@@ -383,11 +374,14 @@ func driveNewCmd(c *conn) bool {
 // driveNread reads the remaining c.val.rlbytes bytes of a value, then runs its
 // command. It returns true if c must wait.
 func driveNread(c *conn) bool {
-	if c.val.rlbytes == 0 {
-		completeNread(c)
+	switch {
+	case c.val.rlbytes == 0 && c.protocol == binaryProt:
+		completeNreadBinary(c)
 		return false
-	}
-	if c.in.rbytes > 0 {
+	case c.val.rlbytes == 0:
+		completeNreadAscii(c)
+		return false
+	case c.in.rbytes > 0:
 		if !readIntoItem(c) {
 			driveNreadError(c)
 		}

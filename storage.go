@@ -244,7 +244,7 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 	}
 	extstoreHold(extStorage, io)
 	respAddIo(c, p, n, head, miss)
-	connRespSuspend(c)
+	c.respsSuspended.Add(1)
 	if t.ext.ioQueue == nil {
 		t.ext.ioQueue = io
 	} else {

@@ -145,8 +145,9 @@ func sslAccept(c *conn) {
 	c.lastCmdTime = currentTime.Load() // the client has not been idle
 	if loggerEflags.Load()&logConnevents != 0 {
 		loggerLogConnEvent(c, loggerConnectionNew)
-		if name := sslGetPeerCn(c); name != "" {
-			loggerLogText(loggerConnectionTls, c.sfd, uriencode(nil, []byte(name)))
+		certs := s.tls.ConnectionState().PeerCertificates // C: ssl_get_peer_cn
+		if len(certs) > 0 && certs[0].Subject.CommonName != "" {
+			loggerLogText(loggerConnectionTls, c.sfd, uriencode(nil, []byte(certs[0].Subject.CommonName)))
 		}
 	}
 	if err != nil {
@@ -324,15 +325,6 @@ func sslSend(sfd int, b []byte) (done int, e unix.Errno) {
 		done += max(n, 0)
 	}
 	return done, e
-}
-
-// sslGetPeerCn returns the common name in the client's certificate, or "".
-func sslGetPeerCn(c *conn) string {
-	certs := c.ssl.tls.ConnectionState().PeerCertificates
-	if len(certs) == 0 {
-		return ""
-	}
-	return certs[0].Subject.CommonName
 }
 
 // sslLend lends c's tls.Conn one of the worker's buffers to receive records in.
@@ -770,8 +762,6 @@ func processRefreshCertsCommand(c *conn, pr *parser) bool {
 	return true
 }
 
-func sslProtoText(version uint16) string { return fmt.Sprintf("tlsv1.%d", version-tls.VersionTLS10) }
-
 func sslSetVerifyMode(verify int) bool {
 	modes := [...]int{0, sslVerifyPeer, sslVerifyPeer | sslVerifyFailIfNoPeerCert,
 		sslVerifyPeer | sslVerifyFailIfNoPeerCert | sslVerifyClientOnce}
@@ -881,7 +871,7 @@ func sslStatSettings(c *conn) {
 	appendStat(c, "ssl_wbuf_size", "%d", settings.ssl.wbufSize)
 	appendStat(c, "ssl_session_cache", "%s", yesno(settings.ssl.sessionCache))
 	appendStat(c, "ssl_kernel_tls", "no")
-	appendStat(c, "ssl_min_version", "%s", sslProtoText(settings.ssl.minVersion))
+	appendStat(c, "ssl_min_version", "tlsv1.%d", settings.ssl.minVersion-tls.VersionTLS10)
 }
 
 // sslAsk is the part of askDial that is about TLS. It takes any certificate, and
