@@ -957,12 +957,14 @@ func storageInitConfig() {
 	}
 }
 
+// numberOption returns a suboption that takes a number.
+func numberOption(name, help string, store func(uint32)) option {
+	return option{name, missingArgument, help, setUint32(store, "could not parse argument to "+name)}
+}
+
 // storageOptions are the suboptions of extstore (C: storage_read_config).
 func storageOptions() []option {
 	ext := &storageConf.ext
-	number := func(name, help string, store func(uint32)) option {
-		return option{name, missingArgument, help, setUint32(store, "could not parse argument to "+name)}
-	}
 	count := func(p *int) func(uint32) { return func(n uint32) { *p = int(n) } }
 	part := func(name, help string, store func(float64)) option {
 		return option{name, missingArgument, help, func(value string) {
@@ -984,28 +986,28 @@ may be repeated`, func(value string) {
 			}
 			storageConf.file = slices.Insert(storageConf.file, 0, cf)
 		}},
-		number("ext_page_size", fmt.Sprintf("megabytes per page of these files (default: %d)", ext.pageSize>>20),
+		numberOption("ext_page_size", fmt.Sprintf("megabytes per page of these files (default: %d)", ext.pageSize>>20),
 			func(n uint32) { ext.pageSize = int(n) << 20 }),
-		number("ext_wbuf_size", fmt.Sprintf("megabytes per write buffer; no less than -I (default: %d)", ext.wbufSize>>20),
+		numberOption("ext_wbuf_size", fmt.Sprintf("megabytes per write buffer; no less than -I (default: %d)", ext.wbufSize>>20),
 			func(n uint32) { ext.wbufSize, settings.ext.wbufSize = int(n)<<20, int(n)<<20 }),
-		number("ext_threads", fmt.Sprintf("threads that read (default: %d)", ext.ioThreadcount), count(&ext.ioThreadcount)),
-		number("ext_io_depth", fmt.Sprintf("reads that a thread takes from its queue at a time (default: %d)", ext.ioDepth), count(&ext.ioDepth)),
-		number("ext_item_size", fmt.Sprintf("smallest item to move, in bytes (default: %d)", settings.ext.itemSize.Load()), settings.ext.itemSize.Store),
-		number("ext_item_age", `seconds without access after which to move an item even if
+		numberOption("ext_threads", fmt.Sprintf("threads that read (default: %d)", ext.ioThreadcount), count(&ext.ioThreadcount)),
+		numberOption("ext_io_depth", fmt.Sprintf("reads that a thread takes from its queue at a time (default: %d)", ext.ioDepth), count(&ext.ioDepth)),
+		numberOption("ext_item_size", fmt.Sprintf("smallest item to move, in bytes (default: %d)", settings.ext.itemSize.Load()), settings.ext.itemSize.Store),
+		numberOption("ext_item_age", `seconds without access after which to move an item even if
 memory is not short (default: never)`, settings.ext.itemAge.Store),
-		number("ext_low_ttl", fmt.Sprintf(`items that expire sooner go to pages of their own (in seconds;
+		numberOption("ext_low_ttl", fmt.Sprintf(`items that expire sooner go to pages of their own (in seconds;
 default: %d)`, settings.ext.lowTtl.Load()), settings.ext.lowTtl.Store),
-		number("ext_recache_rate", fmt.Sprintf(`move a value back to memory on one fetch in so many, 0 for never
+		numberOption("ext_recache_rate", fmt.Sprintf(`move a value back to memory on one fetch in so many, 0 for never
 (default: %d)`, settings.ext.recacheRate.Load()),
 			settings.ext.recacheRate.Store),
 		part("ext_max_frag", fmt.Sprintf(`compact a page if less than this part of it is in use
 (default: %.2f)`, settings.ext.maxFrag.Load()), settings.ext.maxFrag.Store),
-		number("ext_compact_under", `compact when fewer pages than this are free
+		numberOption("ext_compact_under", `compact when fewer pages than this are free
 (default: 1 percent)`, settings.ext.compactUnder.Store),
-		number("ext_drop_under", `when fewer than this are free, and none has holes, drop or move
+		numberOption("ext_drop_under", `when fewer than this are free, and none has holes, drop or move
 cold items of the oldest page (default: 1 percent)`, settings.ext.dropUnder.Store),
 		{"ext_drop_unread", "", "drop them, rather than compact or evict", func(string) { settings.ext.dropUnread.Store(true) }},
-		number("ext_max_sleep", fmt.Sprintf(`longest sleep of the thread that writes, in microseconds
+		numberOption("ext_max_sleep", fmt.Sprintf(`longest sleep of the thread that writes, in microseconds
 (default: %d)`, settings.ext.maxSleep.Load()), settings.ext.maxSleep.Store),
 		part("slab_automove_freeratio", fmt.Sprintf("part of memory to keep free with ext_path (default: %.3f)", settings.slab.automoveFreeratio.Load()),
 			settings.slab.automoveFreeratio.Store),
