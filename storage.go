@@ -78,25 +78,14 @@ type storageBuk struct {
 
 // A storageCompactWrap is the compaction of a page.
 type storageCompactWrap struct {
-	io          objIo
-	done        chan int
 	pageId      int
 	pageVersion uint32
 	waits       int  // left for this part
 	stalled     bool // failing files leave no room
 	unsaved     bool // part of the page is damaged or unreadable
-	compactCounts
 
+	rescues, lost, skipped             int  // values of this part
 	dropUnread, hasColdcompact, useOld bool // see storageCompactCheck
-}
-
-// compactCounts are the results for a part of a page.
-type compactCounts struct {
-	rescues        int
-	rescuesRealloc int // with a new header item
-	lost           int
-	lostOom        int // for lack of memory for a new header item
-	skipped        int
 }
 
 // storageConf holds the options of the command line.
@@ -351,7 +340,9 @@ func recacheOrFree(p *ioPending) {
 	n := &p.thread.stats.pending.n
 	hdrIt := p.hdrIt
 	if p.miss {
-		doItemUnlink(hdrIt, hash(hdrIt.key()))
+		if hdr := hdrIt.hdr(); hdr.pageVersion == p.ioCtx.pageVersion && int(hdr.offset) == p.ioCtx.offset {
+			doItemUnlink(hdrIt, hash(hdrIt.key())) // else compaction has rescued it
+		}
 		n[statMissFromExtstore]++
 		if p.badcrc {
 			n[statBadcrcFromExtstore]++
@@ -720,44 +711,17 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 	copy(io.buf, rec.offset(0, n))
 	storageSum(io.buf, io.pageVersion)
 	extstoreWrite(extStorage, &io)
-	newHdr := itemHdrT{pageVersion: io.pageVersion, offset: uint32(io.offset), pageId: uint16(io.pageId)}
-	hdrIt.refcount++
-	if !storageCompactHeader(wrap, hdrIt, hv, newHdr) {
-		extstoreDelete(extStorage, io.pageId, io.pageVersion, io.offset, n)
-		wrap.lost++
-		wrap.lostOom++
-	} else {
-		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, n)
-		wrap.rescues++
-		switch bucket {
-		case pageBucketColdcompact:
-			stats.extstoreCompactRescCold.Add(1)
-		case pageBucketOld:
-			stats.extstoreCompactRescOld.Add(1)
-		}
+	// Even if others hold references, as they read the old location: unlike in C, they
+	// use the header only with the item locked.
+	hdrIt.setHdr(itemHdrT{pageVersion: io.pageVersion, offset: uint32(io.offset), pageId: uint16(io.pageId)})
+	extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, n)
+	wrap.rescues++
+	switch bucket {
+	case pageBucketColdcompact:
+		stats.extstoreCompactRescCold.Add(1)
+	case pageBucketOld:
+		stats.extstoreCompactRescOld.Add(1)
 	}
-	doItemRemove(hdrIt)
-	return true
-}
-
-// storageCompactHeader points an item, to which we hold a reference, to the new
-// location of its value. If others hold references, because they read the old
-// location, it replaces the item. It returns false if there is no memory.
-func storageCompactHeader(wrap *storageCompactWrap, hdrIt *item, hv uint32, hdr itemHdrT) bool {
-	if hdrIt.refcount == 2 {
-		hdrIt.setHdr(hdr)
-		return true
-	}
-	newIt := doItemAlloc(hdrIt.key(), hv, hdrIt.clientFlags(), hdrIt.exptime, itemHdrSize)
-	if newIt == nil {
-		return false
-	}
-	newIt.itFlags = hdrIt.itFlags &^ itemLinked
-	newIt.setHdr(hdr)
-	newIt.nbytes = hdrIt.nbytes
-	doItemReplace(hdrIt, newIt, hv, hdrIt.cas())
-	doItemRemove(newIt)
-	wrap.rescuesRealloc++
 	return true
 }
 
@@ -801,6 +765,7 @@ func storageNextRecord(wrap *storageCompactWrap, buf []byte, offset int) (int, *
 func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOffset int) bool {
 	wrap.waits = compactMaxWaits
 	wrap.stalled = false
+	wrap.rescues, wrap.lost, wrap.skipped = 0, 0, 0
 	offset, rec := storageNextRecord(wrap, readbackBuf, 0)
 	for rec != nil && !wrap.stalled {
 		hv := rec.time
@@ -827,29 +792,18 @@ func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOf
 	stats.extstoreCompactLost.Add(uint64(wrap.lost))
 	stats.extstoreCompactRescues.Add(uint64(wrap.rescues))
 	stats.extstoreCompactSkipped.Add(uint64(wrap.skipped))
-	storageLog(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.rescuesRealloc, wrap.lost, wrap.lostOom, wrap.skipped)
-	wrap.compactCounts = compactCounts{}
+	storageLog(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, 0, wrap.lost, 0, wrap.skipped)
 	return !wrap.stalled
 }
-
-func storageCompactCb(_ *storeEngine, io *objIo, ret int) { io.data.(*storageCompactWrap).done <- ret }
 
 // storageCompactPage reads a page, rescues its live values and frees it. It
 // returns false if the page was freed meanwhile, or there is no room for values.
 func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 	wrap.unsaved = false
+	iov := [][]byte{readbackBuf}
 	for off := 0; off < extStorage.pageSize; off += len(readbackBuf) {
-		wrap.io = objIo{
-			data:        wrap,
-			iov:         [][]byte{readbackBuf},
-			len:         len(readbackBuf),
-			pageId:      wrap.pageId,
-			pageVersion: wrap.pageVersion,
-			offset:      off,
-			cb:          storageCompactCb,
-		}
-		extstoreSubmitBg(extStorage, &wrap.io)
-		ret := <-wrap.done
+		io := objIo{iov: iov, len: len(readbackBuf), pageId: wrap.pageId, pageVersion: wrap.pageVersion, offset: off}
+		ret := extstoreRead(extStorage, &io, nil) // in C an I/O thread reads
 		if ret == readGone {
 			if off > 0 && extstoreCheck(extStorage, wrap.pageId, wrap.pageVersion, 0) {
 				break // a write failed here, so the page has no more values
@@ -877,7 +831,7 @@ func storageCompactThread() {
 	if err != nil {
 		readbackBuf = make([]byte, settings.ext.wbufSize)
 	}
-	wrap := &storageCompactWrap{done: make(chan int, 1)}
+	wrap := new(storageCompactWrap)
 	storageCompactPlock.Lock()
 	for {
 		if !storageCompactCheck(wrap) {
