@@ -304,7 +304,8 @@ func driveMachine(c *conn) {
 			case c.transport == udpTransport:
 				stop = !connSent(c, transmitUdp(c))
 			default:
-				respClose(c)
+				r := c.resp // ends here: others follow it in the worker's buffers
+				r.end, r.iovEnd = len(r.wbuf), len(r.iov)
 				c.thread.round.sends = append(c.thread.round.sends, c)
 				return // c goes on when roundSend has sent
 			}
