@@ -402,8 +402,6 @@ func threadIoQueueSubmit(t *thread) {
 	}
 }
 
-func connRespSuspend(c *conn) { c.respsSuspended.Add(1) }
-
 func connRespUnsuspend(c *conn) {
 	if c.respsSuspended.Add(-1) == 0 {
 		connWorkerReadd(c)

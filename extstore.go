@@ -176,7 +176,7 @@ type storeEngine struct {
 
 	pageSize int
 	reads    storeIoQueue
-	bg       storeIoQueue // writes, and reads for compaction; has one thread
+	bg       storeIoQueue // writes; has one thread
 	ioDepth  int
 
 	stats [extStatCount]atomic.Int64 // extstoreGetStats computes some of them

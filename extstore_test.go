@@ -84,7 +84,7 @@ func extInit(t testing.TB, parks bool) {
 func extCompact(pageId int) {
 	p := &extStorage.pages[pageId]
 	p.mutex.Lock()
-	wrap := &storageCompactWrap{done: make(chan int, 1), pageId: pageId, pageVersion: p.version}
+	wrap := &storageCompactWrap{pageId: pageId, pageVersion: p.version}
 	ok := p.version != 0 && !p.active
 	p.mutex.Unlock()
 	if !ok {

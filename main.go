@@ -475,8 +475,8 @@ func memoryInit() {
 	}
 }
 
-// storageThreads is the number of threads of extstore: writing, compaction, the
-// I/O thread of both, and the I/O threads that read.
+// storageThreads is the number of threads of extstore: writing, compaction, the I/O
+// thread that writes, and those that read.
 func storageThreads() int {
 	if extStorage == nil {
 		return 0

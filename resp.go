@@ -226,13 +226,6 @@ func respLend(t *thread) *resp {
 	return r
 }
 
-// respClose ends c's resp, if it is in the worker's buffers: others follow it.
-func respClose(c *conn) {
-	if r := c.resp; r.respBufs == &c.thread.bufs.round {
-		r.end, r.iovEnd = len(r.wbuf), len(r.iov)
-	}
-}
-
 // respBufsReset empties t's buffers. It replaces buffers that a large reply
 // has made grow.
 func respBufsReset(t *thread) {
@@ -458,23 +451,21 @@ func transmit(c *conn) transmitResult {
 			respSetMark(r)
 			c.lastCmdTime = currentTime.Load() // c is not idle
 		}
-		switch e {
-		case 0, unix.EINTR:
+		if e == 0 || e == unix.EINTR {
 			continue
-		case unix.EAGAIN:
-			t.stats.pending.n[statBytesWritten] -= uint64(respLen(r))
-			respKeep(c)
-			if settings.net.idleTimeout != 0 {
-				c.outq = socketOutq(c.sfd)
-			}
-			return transmitSoftError
 		}
-		// Any other error closes the connection.
 		t.stats.pending.n[statBytesWritten] -= uint64(respLen(r))
-		respRelease(c)
-		if settings.verbose.Load() > 0 {
-			perror("Failed to write, and not due to blocking", e)
+		if e != unix.EAGAIN {
+			respRelease(c)
+			if settings.verbose.Load() > 0 {
+				perror("Failed to write, and not due to blocking", e)
+			}
+			return transmitHardError
 		}
-		return transmitHardError
+		respKeep(c)
+		if settings.net.idleTimeout != 0 {
+			c.outq = socketOutq(c.sfd)
+		}
+		return transmitSoftError
 	}
 }

@@ -65,15 +65,6 @@ func resetCmdHandler(c *conn) {
 	}
 }
 
-// completeNread runs a storage command whose value has been read.
-func completeNread(c *conn) {
-	if c.protocol == binaryProt {
-		completeNreadBinary(c)
-	} else {
-		completeNreadAscii(c)
-	}
-}
-
 // tryReadCommand serves one command from the read buffer. It returns false
 // if the buffer holds no complete one.
 func tryReadCommand(c *conn) bool {
@@ -313,7 +304,8 @@ func driveMachine(c *conn) {
 			case c.transport == udpTransport:
 				stop = !connSent(c, transmitUdp(c))
 			default:
-				respClose(c)
+				r := c.resp // ends here: others follow it in the worker's buffers
+				r.end, r.iovEnd = len(r.wbuf), len(r.iov)
 				c.thread.round.sends = append(c.thread.round.sends, c)
 				return // c goes on when roundSend has sent
 			}
@@ -383,11 +375,14 @@ func driveNewCmd(c *conn) bool {
 // driveNread reads the remaining c.val.rlbytes bytes of a value, then runs its
 // command. It returns true if c must wait.
 func driveNread(c *conn) bool {
-	if c.val.rlbytes == 0 {
-		completeNread(c)
+	switch {
+	case c.val.rlbytes == 0 && c.protocol == binaryProt:
+		completeNreadBinary(c)
 		return false
-	}
-	if c.in.rbytes > 0 {
+	case c.val.rlbytes == 0:
+		completeNreadAscii(c)
+		return false
+	case c.in.rbytes > 0:
 		if !readIntoItem(c) {
 			driveNreadError(c)
 		}

@@ -78,25 +78,14 @@ type storageBuk struct {
 
 // A storageCompactWrap is the compaction of a page.
 type storageCompactWrap struct {
-	io          objIo
-	done        chan int
 	pageId      int
 	pageVersion uint32
 	waits       int  // left for this part
 	stalled     bool // failing files leave no room
 	unsaved     bool // part of the page is damaged or unreadable
-	compactCounts
 
+	rescues, lost, skipped             int  // values of this part
 	dropUnread, hasColdcompact, useOld bool // see storageCompactCheck
-}
-
-// compactCounts are the results for a part of a page.
-type compactCounts struct {
-	rescues        int
-	rescuesRealloc int // with a new header item
-	lost           int
-	lostOom        int // for lack of memory for a new header item
-	skipped        int
 }
 
 // storageConf holds the options of the command line.
@@ -244,7 +233,7 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 	}
 	extstoreHold(extStorage, io)
 	respAddIo(c, p, n, head, miss)
-	connRespSuspend(c)
+	c.respsSuspended.Add(1)
 	if t.ext.ioQueue == nil {
 		t.ext.ioQueue = io
 	} else {
@@ -351,7 +340,9 @@ func recacheOrFree(p *ioPending) {
 	n := &p.thread.stats.pending.n
 	hdrIt := p.hdrIt
 	if p.miss {
-		doItemUnlink(hdrIt, hash(hdrIt.key()))
+		if hdr := hdrIt.hdr(); hdr.pageVersion == p.ioCtx.pageVersion && int(hdr.offset) == p.ioCtx.offset {
+			doItemUnlink(hdrIt, hash(hdrIt.key())) // else compaction has rescued it
+		}
 		n[statMissFromExtstore]++
 		if p.badcrc {
 			n[statBadcrcFromExtstore]++
@@ -722,44 +713,17 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 	copy(io.buf, rec.offset(0, n))
 	storageSum(io.buf, io.pageVersion)
 	extstoreWrite(extStorage, &io)
-	newHdr := itemHdrT{pageVersion: io.pageVersion, offset: uint32(io.offset), pageId: uint16(io.pageId)}
-	hdrIt.refcount++
-	if !storageCompactHeader(wrap, hdrIt, hv, newHdr) {
-		extstoreDelete(extStorage, io.pageId, io.pageVersion, io.offset, n)
-		wrap.lost++
-		wrap.lostOom++
-	} else {
-		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, n)
-		wrap.rescues++
-		switch bucket {
-		case pageBucketColdcompact:
-			stats.extstoreCompactRescCold.Add(1)
-		case pageBucketOld:
-			stats.extstoreCompactRescOld.Add(1)
-		}
+	// Even if others hold references, as they read the old location: unlike in C, they
+	// use the header only with the item locked.
+	hdrIt.setHdr(itemHdrT{pageVersion: io.pageVersion, offset: uint32(io.offset), pageId: uint16(io.pageId)})
+	extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, n)
+	wrap.rescues++
+	switch bucket {
+	case pageBucketColdcompact:
+		stats.extstoreCompactRescCold.Add(1)
+	case pageBucketOld:
+		stats.extstoreCompactRescOld.Add(1)
 	}
-	doItemRemove(hdrIt)
-	return true
-}
-
-// storageCompactHeader points an item, to which we hold a reference, to the new
-// location of its value. If others hold references, because they read the old
-// location, it replaces the item. It returns false if there is no memory.
-func storageCompactHeader(wrap *storageCompactWrap, hdrIt *item, hv uint32, hdr itemHdrT) bool {
-	if hdrIt.refcount == 2 {
-		hdrIt.setHdr(hdr)
-		return true
-	}
-	newIt := doItemAlloc(hdrIt.key(), hv, hdrIt.clientFlags(), hdrIt.exptime, itemHdrSize)
-	if newIt == nil {
-		return false
-	}
-	newIt.itFlags = hdrIt.itFlags &^ itemLinked
-	newIt.setHdr(hdr)
-	newIt.nbytes = hdrIt.nbytes
-	doItemReplace(hdrIt, newIt, hv, hdrIt.cas())
-	doItemRemove(newIt)
-	wrap.rescuesRealloc++
 	return true
 }
 
@@ -803,6 +767,7 @@ func storageNextRecord(wrap *storageCompactWrap, buf []byte, offset int) (int, *
 func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOffset int) bool {
 	wrap.waits = compactMaxWaits
 	wrap.stalled = false
+	wrap.rescues, wrap.lost, wrap.skipped = 0, 0, 0
 	offset, rec := storageNextRecord(wrap, readbackBuf, 0)
 	for rec != nil && !wrap.stalled {
 		hv := rec.time
@@ -829,29 +794,18 @@ func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOf
 	stats.extstoreCompactLost.Add(uint64(wrap.lost))
 	stats.extstoreCompactRescues.Add(uint64(wrap.rescues))
 	stats.extstoreCompactSkipped.Add(uint64(wrap.skipped))
-	storageLog(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.rescuesRealloc, wrap.lost, wrap.lostOom, wrap.skipped)
-	wrap.compactCounts = compactCounts{}
+	storageLog(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, 0, wrap.lost, 0, wrap.skipped)
 	return !wrap.stalled
 }
-
-func storageCompactCb(_ *storeEngine, io *objIo, ret int) { io.data.(*storageCompactWrap).done <- ret }
 
 // storageCompactPage reads a page, rescues its live values and frees it. It
 // returns false if the page was freed meanwhile, or there is no room for values.
 func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 	wrap.unsaved = false
+	iov := [][]byte{readbackBuf}
 	for off := 0; off < extStorage.pageSize; off += len(readbackBuf) {
-		wrap.io = objIo{
-			data:        wrap,
-			iov:         [][]byte{readbackBuf},
-			len:         len(readbackBuf),
-			pageId:      wrap.pageId,
-			pageVersion: wrap.pageVersion,
-			offset:      off,
-			cb:          storageCompactCb,
-		}
-		extstoreSubmitBg(extStorage, &wrap.io)
-		ret := <-wrap.done
+		io := objIo{iov: iov, len: len(readbackBuf), pageId: wrap.pageId, pageVersion: wrap.pageVersion, offset: off}
+		ret := extstoreRead(extStorage, &io, nil) // in C an I/O thread reads
 		if ret == readGone {
 			if off > 0 && extstoreCheck(extStorage, wrap.pageId, wrap.pageVersion, 0) {
 				break // a write failed here, so the page has no more values
@@ -879,7 +833,7 @@ func storageCompactThread() {
 	if err != nil {
 		readbackBuf = make([]byte, settings.ext.wbufSize)
 	}
-	wrap := &storageCompactWrap{done: make(chan int, 1)}
+	wrap := new(storageCompactWrap)
 	storageCompactPlock.Lock()
 	for {
 		if !storageCompactCheck(wrap) {
@@ -959,12 +913,14 @@ func storageInitConfig() {
 	}
 }
 
+// numberOption returns a suboption that takes a number.
+func numberOption(name, help string, store func(uint32)) option {
+	return option{name, missingArgument, help, setUint32(store, "could not parse argument to "+name)}
+}
+
 // storageOptions are the suboptions of extstore (C: storage_read_config).
 func storageOptions() []option {
 	ext := &storageConf.ext
-	number := func(name, help string, store func(uint32)) option {
-		return option{name, missingArgument, help, setUint32(store, "could not parse argument to "+name)}
-	}
 	count := func(p *int) func(uint32) { return func(n uint32) { *p = int(n) } }
 	part := func(name, help string, store func(float64)) option {
 		return option{name, missingArgument, help, func(value string) {
@@ -986,28 +942,28 @@ may be repeated`, func(value string) {
 			}
 			storageConf.file = slices.Insert(storageConf.file, 0, cf)
 		}},
-		number("ext_page_size", fmt.Sprintf("megabytes per page of these files (default: %d)", ext.pageSize>>20),
+		numberOption("ext_page_size", fmt.Sprintf("megabytes per page of these files (default: %d)", ext.pageSize>>20),
 			func(n uint32) { ext.pageSize = int(n) << 20 }),
-		number("ext_wbuf_size", fmt.Sprintf("megabytes per write buffer; no less than -I (default: %d)", ext.wbufSize>>20),
+		numberOption("ext_wbuf_size", fmt.Sprintf("megabytes per write buffer; no less than -I (default: %d)", ext.wbufSize>>20),
 			func(n uint32) { ext.wbufSize, settings.ext.wbufSize = int(n)<<20, int(n)<<20 }),
-		number("ext_threads", fmt.Sprintf("threads that read (default: %d)", ext.ioThreadcount), count(&ext.ioThreadcount)),
-		number("ext_io_depth", fmt.Sprintf("reads that a thread takes from its queue at a time (default: %d)", ext.ioDepth), count(&ext.ioDepth)),
-		number("ext_item_size", fmt.Sprintf("smallest item to move, in bytes (default: %d)", settings.ext.itemSize.Load()), settings.ext.itemSize.Store),
-		number("ext_item_age", `seconds without access after which to move an item even if
+		numberOption("ext_threads", fmt.Sprintf("threads that read (default: %d)", ext.ioThreadcount), count(&ext.ioThreadcount)),
+		numberOption("ext_io_depth", fmt.Sprintf("reads that a thread takes from its queue at a time (default: %d)", ext.ioDepth), count(&ext.ioDepth)),
+		numberOption("ext_item_size", fmt.Sprintf("smallest item to move, in bytes (default: %d)", settings.ext.itemSize.Load()), settings.ext.itemSize.Store),
+		numberOption("ext_item_age", `seconds without access after which to move an item even if
 memory is not short (default: never)`, settings.ext.itemAge.Store),
-		number("ext_low_ttl", fmt.Sprintf(`items that expire sooner go to pages of their own (in seconds;
+		numberOption("ext_low_ttl", fmt.Sprintf(`items that expire sooner go to pages of their own (in seconds;
 default: %d)`, settings.ext.lowTtl.Load()), settings.ext.lowTtl.Store),
-		number("ext_recache_rate", fmt.Sprintf(`move a value back to memory on one fetch in so many, 0 for never
+		numberOption("ext_recache_rate", fmt.Sprintf(`move a value back to memory on one fetch in so many, 0 for never
 (default: %d)`, settings.ext.recacheRate.Load()),
 			settings.ext.recacheRate.Store),
 		part("ext_max_frag", fmt.Sprintf(`compact a page if less than this part of it is in use
 (default: %.2f)`, settings.ext.maxFrag.Load()), settings.ext.maxFrag.Store),
-		number("ext_compact_under", `compact when fewer pages than this are free
+		numberOption("ext_compact_under", `compact when fewer pages than this are free
 (default: 1 percent)`, settings.ext.compactUnder.Store),
-		number("ext_drop_under", `when fewer than this are free, and none has holes, drop or move
+		numberOption("ext_drop_under", `when fewer than this are free, and none has holes, drop or move
 cold items of the oldest page (default: 1 percent)`, settings.ext.dropUnder.Store),
 		{"ext_drop_unread", "", "drop them, rather than compact or evict", func(string) { settings.ext.dropUnread.Store(true) }},
-		number("ext_max_sleep", fmt.Sprintf(`longest sleep of the thread that writes, in microseconds
+		numberOption("ext_max_sleep", fmt.Sprintf(`longest sleep of the thread that writes, in microseconds
 (default: %d)`, settings.ext.maxSleep.Load()), settings.ext.maxSleep.Store),
 		part("slab_automove_freeratio", fmt.Sprintf("part of memory to keep free with ext_path (default: %.3f)", settings.slab.automoveFreeratio.Load()),
 			settings.slab.automoveFreeratio.Store),
