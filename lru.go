@@ -315,6 +315,7 @@ func doPullEvict(l *lru, it *item) {
 // These functions make the eviction policy:
 //
 //	doItemBump, doItemUpdate       what a hit does
+//	doItemRewrite                  what a new value does that is written in place
 //	lruRemembers, doItemReplace    where a new item starts
 //	doPullItem                     what happens to the last item of each LRU
 //	lruPcts, lruMaxFactors         how large and how old LRUs may become
@@ -348,7 +349,7 @@ func doItemBump(t *thread, it *item, hv uint32) {
 		most = itemActive
 	}
 	if lru != coldLru {
-		if it.itFlags&itemActive == 0 {
+		if first || it.itFlags&itemActive == 0 {
 			atomic.StoreUint32(&it.time, itemAccess(it)) // doTailAge reads it unlocked
 		}
 		if it.itFlags&itemActive < most {
@@ -357,6 +358,18 @@ func doItemBump(t *thread, it *item, hv uint32) {
 	} else if it.itFlags&itemActive == 0 && t != nil && lruBumpAsync(t.bumpBuf, it, hv) {
 		it.itFlags |= itemHit
 	}
+}
+
+// doItemRewrite marks an item that gets a new value in its place, which counts as a
+// hit. An item in COLD moves to WARM at once: in the ring of a worker it would have
+// another reference.
+func doItemRewrite(it *item) {
+	if it.lruid() == hotLru {
+		it.itFlags &^= itemActive // as if no hit had set the time
+	} else if it.itFlags&itemActive < itemActive {
+		it.itFlags += itemHit
+	}
+	doItemUpdate(it)
 }
 
 // doItemUpdate sets the time of last access, and moves an active item from
