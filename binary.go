@@ -613,6 +613,15 @@ func processBinUpdate(c *conn, ext []byte, vlen int) {
 	if settings.detailEnabled.Load() {
 		statsPrefixRecordSet(key)
 	}
+	if c.bin.header.cas == 0 {
+		it, hv := connStoreInPlace(c, comm, key, flags, realtime(int64(expiration)), vlen+2, 0, 0)
+		if it != nil {
+			c.cas = it.cas()
+			itemUnlock(hv)
+			writeBinResponse(c, "")
+			return
+		}
+	}
 	it := itemAlloc(key, flags, realtime(int64(expiration)), vlen+2)
 	if it == nil {
 		if storeRefused(c.thread, comm, key, flags, vlen+2) == tooLarge {

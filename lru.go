@@ -296,6 +296,7 @@ func doPullEvict(l *lru, it *item) {
 // These functions make the eviction policy:
 //
 //	doItemBump, doItemUpdate       what a hit does
+//	doItemRewrite                  what a new value does that is written in place
 //	lruRemembers, doItemReplace    where a new item starts
 //	doPullItem                     what happens to the last item of each LRU
 //	lruPcts, lruMaxFactors         how large and how old LRUs may become
@@ -326,12 +327,23 @@ func doItemBump(it *item) {
 		}
 		most = itemHit
 	}
-	if it.itFlags&itemActive == 0 {
+	if first || it.itFlags&itemActive == 0 {
 		atomic.StoreUint32(&it.time, itemAccess(it)) // doTailAge reads it unlocked
 	}
 	if it.itFlags&itemActive < most {
 		it.itFlags += itemHit
 	}
+}
+
+// doItemRewrite marks an item that gets a new value in its place, which counts as a
+// hit.
+func doItemRewrite(it *item) {
+	if it.lruid() == hotLru {
+		it.itFlags &^= itemActive // as if no hit had set the time
+	} else if it.itFlags&itemActive < itemActive {
+		it.itFlags += itemHit
+	}
+	doItemUpdate(it)
 }
 
 // doItemUpdate sets the time of last access. Without segments it also moves the item

@@ -339,14 +339,14 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 	return append(b, "\r\n"...)
 }
 
-// processMsetCmdStart returns an item to read the value into and how to store
-// it, or nil after answering with an error.
-func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
+// processMsetCmdStart returns an item to read the value into and how to store it, or
+// nil if the value is stored already. It returns false after answering with an error.
+func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int, ok bool) {
 	t := c.thread
 	var of metaFlags
 	if errstr := metaFlagPreparse(pr, 3, &of); errstr != "" {
 		outErrstring(c, errstr)
-		return nil, 0
+		return nil, 0, false
 	}
 	exptime := of.exptime
 	comm = nreadSet
@@ -370,26 +370,36 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
 		comm = nreadReplace
 	default:
 		outErrstring(c, "CLIENT_ERROR invalid mode for ms M token")
-		return nil, 0
+		return nil, 0, false
 	}
 	// A set or replace with a unique is a cas. Append and prepend check the
 	// unique themselves.
 	if of.has('C') && (comm == nreadSet || comm == nreadReplace) {
 		comm = nreadCas
 	}
+	c.val.meta = metaReply{mset: true, setStale: of.has('I') && comm == nreadCas}
+	msetNote(&c.val.meta, pr)
+	if !of.has('C') {
+		it, hv := connStoreInPlace(c, comm, of.key, of.clientFlags, exptime, pr.vlen, of.itFlags(), of.casIdIn)
+		if it != nil {
+			c.noreply = of.has('q')
+			finalizeMset(c, of.key, of.has('b'), int(it.nbytes), stored, it.cas())
+			itemUnlock(hv)
+			return nil, comm, true
+		}
+	}
 	it = itemAlloc(of.key, of.clientFlags, exptime, pr.vlen)
 	if it == nil {
 		outRefused(c, comm, of.key, of.clientFlags, pr.vlen)
 		itemForget(of.key, t)
-		return nil, 0
+		return nil, 0, false
 	}
 	it.setCas(of.reqCasId)
 	it.itFlags |= of.itFlags()
 	t.stats.slab(it, slabSetCmds)
 	c.noreply = of.has('q')
 	c.cas = of.casIdIn // 0 without E: then a new one when the value is stored
-	c.val.meta = metaReply{mset: true, setStale: of.has('I') && comm == nreadCas}
-	return it, comm
+	return it, comm, true
 }
 
 // processMdeleteCmd serves md.
@@ -573,8 +583,8 @@ func marithmeticReply(b []byte, pr *parser, of *metaFlags, r *marithmeticResult)
 	return b
 }
 
-// finalizeMset answers ms, with ret from storing its value. The item is locked.
-func finalizeMset(c *conn, it *item, nbytes int, ret storeItemType, cas uint64) {
+// finalizeMset answers ms, with ret from storing its value.
+func finalizeMset(c *conn, key []byte, keyBinary bool, nbytes int, ret storeItemType, cas uint64) {
 	code := [...]string{stored: "HD", exists: "EX", notFound: "NF", notStored: "NS", noMemory: ""}[ret]
 	if code == "" {
 		outErrstring(c, errUnhandledStore)
@@ -584,16 +594,13 @@ func finalizeMset(c *conn, it *item, nbytes int, ret storeItemType, cas uint64) 
 	if ret != stored {
 		cas = 0
 	}
-	if nbytes == 0 { // set by append and prepend only
-		nbytes = int(it.nbytes)
-	}
 	m := &c.val.meta
 	for _, f := range m.flags[:m.nflags] {
 		switch f {
 		case 'O':
 			b = metaOpaque(b, m.opaque[:m.nopaque])
 		case 'k':
-			b = metaKey(b, it.key(), it.itFlags&itemKeyBinary != 0)
+			b = metaKey(b, key, keyBinary)
 		case 'c':
 			b = metaUint(b, 'c', cas)
 		case 's':
@@ -644,13 +651,13 @@ func processMetaCommand(c *conn, pr *parser) {
 
 // processMsetCommand begins to read the value of ms.
 func processMsetCommand(c *conn, pr *parser) {
-	it, comm := processMsetCmdStart(c, pr)
-	if it == nil {
+	it, comm, ok := processMsetCmdStart(c, pr)
+	switch {
+	case !ok:
 		connSwallowValue(c, pr.vlen)
-		return
+	case it != nil:
+		connReadValue(c, it, comm)
 	}
-	msetNote(&c.val.meta, pr)
-	connReadValue(c, it, comm)
 }
 
 // msetNote stores in m the flags to return.

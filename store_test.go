@@ -298,6 +298,16 @@ func set(th *thread, comm int, key, value string, exptime relTime) storeItemType
 	return ret
 }
 
+// setInPlace is set for an item that can be written in place. It returns false if
+// the item cannot.
+func setInPlace(th *thread, comm int, key, value string, exptime relTime) bool {
+	it, hv := storeInPlace(th, comm, []byte(key), []byte(value), uint32(len(value)%2), exptime, 0, 0)
+	if it != nil {
+		itemUnlock(hv)
+	}
+	return it != nil
+}
+
 // itemValue returns the whole value of an item. The caller holds its lock.
 func itemValue(it *item) []byte {
 	if it.itFlags&itemChunked == 0 {
@@ -445,6 +455,92 @@ func TestStoreItem(t *testing.T) {
 		try(0, tt.missing, "")
 	}
 	checkStore(t)
+}
+
+// A value written in place makes the item that a new item would be.
+func TestStoreInPlace(t *testing.T) {
+	storeInit(t, 64, func() { settings.slab.chunkSizeMax = 16 << 10; statsSizesHist = nil; itemStatsSizesInit() })
+	t.Cleanup(func() { statsSizesHist = nil })
+	th, r := testThread(), rand.New(rand.NewPCG(1, 2))
+	size := func() int { return r.IntN(40) + r.IntN(2)*r.IntN(200) + r.IntN(20)/19*r.IntN(20<<10) }
+	set(th, nreadSet, "in place", "1", 0)
+	set(th, nreadSet, "replaced", "1", 0)
+	inPlace, hits := 0, 0
+	for i := range 20000 {
+		if i%100 == 0 {
+			currentTime.Add(1)
+		}
+		comm := []int{nreadSet, nreadReplace, nreadAppend, nreadPrepend, nreadAppendviv, nreadPrependviv}[r.IntN(6)]
+		if r.IntN(10) == 0 {
+			comm = nreadSet // so that no value grows too large
+		}
+		value, exptime := pattern(size(), i), relTime(r.IntN(2)*5000)
+		was := itemGet([]byte("in place"), th, dontUpdate)
+		itemRemove(was)
+		if setInPlace(th, comm, "in place", value, exptime) {
+			inPlace++
+		} else {
+			set(th, comm, "in place", value, exptime)
+		}
+		set(th, comm, "replaced", value, exptime)
+		a, b := itemGet([]byte("in place"), th, dontUpdate), itemGet([]byte("replaced"), th, dontUpdate)
+		mask := uint16(itemFlagsEnd-1) &^ itemActive
+		if !bytes.Equal(itemValue(a), itemValue(b)) || a.itFlags&mask != b.itFlags&mask || a.clsid() != b.clsid() ||
+			a.clientFlags() != b.clientFlags() || a.exptime != b.exptime || a.time != b.time || a.cas()+1 != b.cas() {
+			t.Fatalf("command %d of %d bytes: %+v, %.50q; want %+v, %.50q", comm, len(value), *a, itemValue(a), *b, itemValue(b))
+		}
+		// A reader keeps the old value.
+		old := string(itemValue(a))
+		if setInPlace(th, nreadSet, "in place", value, exptime) || string(itemValue(a)) != old {
+			t.Fatalf("%d: %.50q, was %.50q", i, itemValue(a), old)
+		}
+		itemRemove(a)
+		itemRemove(b)
+		for _, it := range []*item{a, b} {
+			it.itFlags |= itemTokenSent | itemStale
+		}
+		if r.IntN(3) == 0 {
+			get(th, "in place")
+			get(th, "replaced")
+			hits++
+		}
+	}
+	if inPlace < 4000 || hits < 1000 {
+		t.Errorf("%d in place, %d hits", inPlace, hits)
+	}
+	if n := th.stats.pending.n[statStoredInPlace]; int(n) != inPlace {
+		t.Errorf("%d counted, want %d", n, inPlace)
+	}
+	sizes := 0
+	for i := range statsSizesHist {
+		sizes += int(statsSizesHist[i].Load())
+	}
+	if sizes != 2 {
+		t.Errorf("%d items by size, want 2", sizes)
+	}
+	checkStore(t)
+
+	// An item that is flushed, expired or missing is not written to.
+	for _, f := range []func(){func() { flushAll(0) }, func() { currentTime.Add(6000) }, func() { unlink("k") }} {
+		set(th, nreadSet, "k", "v", realtime(5000))
+		if !setInPlace(th, nreadSet, "k", "w", realtime(5000)) {
+			t.Error("not in place")
+		}
+		f()
+		if setInPlace(th, nreadSet, "k", "x", 0) {
+			t.Error("in place")
+		}
+	}
+	for _, conf := range []func(){
+		func() { settings.lru.tempLru.Store(true) }, func() { settings.lru.memory = false },
+		func() { settings.lru.segmented.Store(false) }, func() { settings.evictToFree = false },
+	} {
+		storeInit(t, 64, conf)
+		set(th, nreadSet, "k", "v", 0)
+		if setInPlace(th, nreadSet, "k", "w", 0) {
+			t.Error("in place, and not at the head of its LRU")
+		}
+	}
 }
 
 func TestCasStale(t *testing.T) {
@@ -1259,6 +1355,20 @@ func TestPolicy(t *testing.T) {
 	want("back", warmLru)
 	set(th, nreadSet, "back", value, 0)
 	want("back", hotLru) // as nobody has read it since
+
+	// A value written in place counts as a hit.
+	for _, lru := range [][2]int{{hotLru, hotLru}, {coldLru, warmLru}, {warmLru, warmLru}} {
+		itemLinkTo("back", lru[0])
+		if !setInPlace(th, nreadSet, "back", value, 0) {
+			t.Error("not in place")
+		}
+		want("back", lru[1])
+	}
+	if it := itemGet([]byte("back"), th, dontUpdate); it.itFlags&(itemActive|itemFetched) != itemHit {
+		t.Errorf("flags %#x", it.itFlags)
+	} else {
+		itemRemove(it)
+	}
 	checkStore(t)
 }
 
@@ -1569,13 +1679,19 @@ func hammerOne(th *thread, r *rand.Rand, i, nkeys, bigPerMil int, counted []uint
 			return checkRecords(key, v)
 		}
 	case op < 55:
-		set(th, nreadSet, key, record(key, n, i), exptime)
+		if op%2 == 0 || !setInPlace(th, nreadSet, key, record(key, n, i), exptime) {
+			set(th, nreadSet, key, record(key, n, i), exptime)
+		}
 	case op < 60:
 		set(th, nreadAdd, key, record(key, n, i), exptime)
-	case op < 65:
-		set(th, nreadAppend, key, record(key, n/4, i), 0)
 	case op < 70:
-		set(th, nreadPrepend, key, record(key, n/4, i), 0)
+		comm := nreadAppend
+		if op >= 65 {
+			comm = nreadPrepend
+		}
+		if op%2 == 0 || !setInPlace(th, comm, key, record(key, n/4, i), 0) {
+			set(th, comm, key, record(key, n/4, i), 0)
+		}
 	case op < 80:
 		unlink(key)
 	case op < 92:
@@ -1660,6 +1776,7 @@ func TestStoreAllocs(t *testing.T) {
 		storeItem(it, nreadSet, th, nil, nil, getCasId(), false)
 		itemRemove(it)
 		itemRemove(itemGet(key, th, doUpdate))
+		setInPlace(th, nreadSet, "key", "value", 0)
 		addDelta(th, num, true, 12345, buf[:], nil)
 	})
 	if n != 0 {
