@@ -1357,14 +1357,14 @@ func TestPolicy(t *testing.T) {
 	want("back", hotLru) // as nobody has read it since
 
 	// A value written in place counts as a hit.
-	for _, lru := range [][2]int{{hotLru, hotLru}, {coldLru, warmLru}, {warmLru, warmLru}} {
-		itemLinkTo("back", lru[0])
+	for _, lru := range []int{hotLru, coldLru, warmLru} {
+		itemLinkTo("back", lru)
 		if !setInPlace(th, nreadSet, "back", value, 0) {
 			t.Error("not in place")
 		}
-		want("back", lru[1])
+		want("back", lru)
 	}
-	if it := itemGet([]byte("back"), th, dontUpdate); it.itFlags&(itemActive|itemFetched) != itemHit {
+	if it := itemGet([]byte("back"), th, dontUpdate); it.itFlags&(itemActive|itemFetched) != 2*itemHit {
 		t.Errorf("flags %#x", it.itFlags)
 	} else {
 		itemRemove(it)
