@@ -43,33 +43,19 @@ const (
 	protocolBinaryCmdDecrement     = 0x06
 	protocolBinaryCmdQuit          = 0x07
 	protocolBinaryCmdFlush         = 0x08
-	protocolBinaryCmdGetq          = 0x09
 	protocolBinaryCmdNoop          = 0x0a
 	protocolBinaryCmdVersion       = 0x0b
 	protocolBinaryCmdGetk          = 0x0c
-	protocolBinaryCmdGetkq         = 0x0d
 	protocolBinaryCmdAppend        = 0x0e
 	protocolBinaryCmdPrepend       = 0x0f
 	protocolBinaryCmdStat          = 0x10
-	protocolBinaryCmdSetq          = 0x11
-	protocolBinaryCmdAddq          = 0x12
-	protocolBinaryCmdReplaceq      = 0x13
-	protocolBinaryCmdDeleteq       = 0x14
-	protocolBinaryCmdIncrementq    = 0x15
-	protocolBinaryCmdDecrementq    = 0x16
-	protocolBinaryCmdQuitq         = 0x17
-	protocolBinaryCmdFlushq        = 0x18
-	protocolBinaryCmdAppendq       = 0x19
-	protocolBinaryCmdPrependq      = 0x1a
 	protocolBinaryCmdVerbosity     = 0x1b // in the specification, but not in C
 	protocolBinaryCmdTouch         = 0x1c
 	protocolBinaryCmdGat           = 0x1d
-	protocolBinaryCmdGatq          = 0x1e
 	protocolBinaryCmdSaslListMechs = 0x20
 	protocolBinaryCmdSaslAuth      = 0x21
 	protocolBinaryCmdSaslStep      = 0x22
 	protocolBinaryCmdGatk          = 0x23
-	protocolBinaryCmdGatkq         = 0x24
 )
 
 // What follows the header of a request and its extras.
@@ -82,52 +68,50 @@ const (
 	binKeyValue // the value may be empty
 )
 
-// For each opcode: its form that is not quiet; whether it is quiet; the
-// length of its extras in bytes; what follows them. Unknown opcodes have body
-// 0.
-var binCommands = [256]struct {
-	cmd    uint8
+// A binCommand says what an opcode stands for. Unknown opcodes have body 0.
+type binCommand struct {
+	cmd    uint8 // the form that is not quiet
 	quiet  bool
-	extlen int
+	extlen int // bytes of extras
 	body   binBody
-}{
-	protocolBinaryCmdGet:           {protocolBinaryCmdGet, false, 0, binKey},
-	protocolBinaryCmdSet:           {protocolBinaryCmdSet, false, 8, binKeyValue},
-	protocolBinaryCmdAdd:           {protocolBinaryCmdAdd, false, 8, binKeyValue},
-	protocolBinaryCmdReplace:       {protocolBinaryCmdReplace, false, 8, binKeyValue},
-	protocolBinaryCmdDelete:        {protocolBinaryCmdDelete, false, 0, binKey},
-	protocolBinaryCmdIncrement:     {protocolBinaryCmdIncrement, false, 20, binKey},
-	protocolBinaryCmdDecrement:     {protocolBinaryCmdDecrement, false, 20, binKey},
-	protocolBinaryCmdQuit:          {protocolBinaryCmdQuit, false, 0, binNothing},
-	protocolBinaryCmdFlush:         {protocolBinaryCmdFlush, false, 4, binNothing}, // or no extras
-	protocolBinaryCmdGetq:          {protocolBinaryCmdGet, true, 0, binKey},
-	protocolBinaryCmdNoop:          {protocolBinaryCmdNoop, false, 0, binNothing},
-	protocolBinaryCmdVersion:       {protocolBinaryCmdVersion, false, 0, binNothing},
-	protocolBinaryCmdGetk:          {protocolBinaryCmdGetk, false, 0, binKey},
-	protocolBinaryCmdGetkq:         {protocolBinaryCmdGetk, true, 0, binKey},
-	protocolBinaryCmdAppend:        {protocolBinaryCmdAppend, false, 0, binKeyValue},
-	protocolBinaryCmdPrepend:       {protocolBinaryCmdPrepend, false, 0, binKeyValue},
-	protocolBinaryCmdStat:          {protocolBinaryCmdStat, false, 0, binMayKey},
-	protocolBinaryCmdSetq:          {protocolBinaryCmdSet, true, 8, binKeyValue},
-	protocolBinaryCmdAddq:          {protocolBinaryCmdAdd, true, 8, binKeyValue},
-	protocolBinaryCmdReplaceq:      {protocolBinaryCmdReplace, true, 8, binKeyValue},
-	protocolBinaryCmdDeleteq:       {protocolBinaryCmdDelete, true, 0, binKey},
-	protocolBinaryCmdIncrementq:    {protocolBinaryCmdIncrement, true, 20, binKey},
-	protocolBinaryCmdDecrementq:    {protocolBinaryCmdDecrement, true, 20, binKey},
-	protocolBinaryCmdQuitq:         {protocolBinaryCmdQuit, true, 0, binNothing},
-	protocolBinaryCmdFlushq:        {protocolBinaryCmdFlush, true, 4, binNothing},
-	protocolBinaryCmdAppendq:       {protocolBinaryCmdAppend, true, 0, binKeyValue},
-	protocolBinaryCmdPrependq:      {protocolBinaryCmdPrepend, true, 0, binKeyValue},
-	protocolBinaryCmdVerbosity:     {protocolBinaryCmdVerbosity, false, 4, binNothing},
-	protocolBinaryCmdTouch:         {protocolBinaryCmdTouch, false, 4, binKey},
-	protocolBinaryCmdGat:           {protocolBinaryCmdGat, false, 4, binKey},
-	protocolBinaryCmdGatq:          {protocolBinaryCmdGat, true, 4, binKey},
-	protocolBinaryCmdSaslListMechs: {protocolBinaryCmdSaslListMechs, false, 0, binNothing},
-	protocolBinaryCmdSaslAuth:      {protocolBinaryCmdSaslAuth, false, 0, binKeyValue},
-	protocolBinaryCmdSaslStep:      {protocolBinaryCmdSaslStep, false, 0, binKeyValue},
-	protocolBinaryCmdGatk:          {protocolBinaryCmdGatk, false, 4, binKey},
-	protocolBinaryCmdGatkq:         {protocolBinaryCmdGatk, true, 4, binKey},
 }
+
+var binCommands = func() (all [256]binCommand) {
+	for _, row := range [...]struct {
+		cmd, quiet uint8 // quiet is 0 for commands without such a form
+		extlen     int
+		body       binBody
+	}{
+		{protocolBinaryCmdGet, 0x09, 0, binKey},
+		{protocolBinaryCmdSet, 0x11, 8, binKeyValue},
+		{protocolBinaryCmdAdd, 0x12, 8, binKeyValue},
+		{protocolBinaryCmdReplace, 0x13, 8, binKeyValue},
+		{protocolBinaryCmdDelete, 0x14, 0, binKey},
+		{protocolBinaryCmdIncrement, 0x15, 20, binKey},
+		{protocolBinaryCmdDecrement, 0x16, 20, binKey},
+		{protocolBinaryCmdQuit, 0x17, 0, binNothing},
+		{protocolBinaryCmdFlush, 0x18, 4, binNothing}, // or no extras
+		{protocolBinaryCmdNoop, 0, 0, binNothing},
+		{protocolBinaryCmdVersion, 0, 0, binNothing},
+		{protocolBinaryCmdGetk, 0x0d, 0, binKey},
+		{protocolBinaryCmdAppend, 0x19, 0, binKeyValue},
+		{protocolBinaryCmdPrepend, 0x1a, 0, binKeyValue},
+		{protocolBinaryCmdStat, 0, 0, binMayKey},
+		{protocolBinaryCmdVerbosity, 0, 4, binNothing},
+		{protocolBinaryCmdTouch, 0, 4, binKey},
+		{protocolBinaryCmdGat, 0x1e, 4, binKey},
+		{protocolBinaryCmdSaslListMechs, 0, 0, binNothing},
+		{protocolBinaryCmdSaslAuth, 0, 0, binKeyValue},
+		{protocolBinaryCmdSaslStep, 0, 0, binKeyValue},
+		{protocolBinaryCmdGatk, 0x24, 4, binKey},
+	} {
+		all[row.cmd] = binCommand{row.cmd, false, row.extlen, row.body}
+		if row.quiet != 0 {
+			all[row.quiet] = binCommand{row.cmd, true, row.extlen, row.body}
+		}
+	}
+	return all
+}()
 
 const (
 	binHeaderSize         = 24      // bytes
@@ -153,7 +137,6 @@ func completeNreadBinary(c *conn) {
 	c.val.item = nil
 	if c.resp == nil && !respStart(c) { // nil if earlier replies were sent meanwhile
 		itemRemove(it)
-		connSetState(c, connClosing)
 		return
 	}
 	t := c.thread
@@ -165,22 +148,15 @@ func completeNreadBinary(c *conn) {
 	}
 	hv := hash(it.key())
 	itemLock(hv)
-	switch doStoreItem(it, c.cmd, t, hv, nil, &c.cas, getCasId(), false) {
-	case stored:
+	switch ret := doStoreItem(it, c.cmd, t, hv, nil, &c.cas, getCasId(), false); {
+	case ret == stored:
 		writeBinResponse(c, "")
-	case exists:
+	case ret == exists, ret == notStored && c.cmd == nreadAdd:
 		writeBinError(c, protocolBinaryResponseKeyEexists, "", 0)
-	case notFound:
+	case ret == notFound, ret == notStored && c.cmd == nreadReplace:
 		writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
 	default:
-		switch c.cmd {
-		case nreadAdd:
-			writeBinError(c, protocolBinaryResponseKeyEexists, "", 0)
-		case nreadReplace:
-			writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
-		default:
-			writeBinError(c, protocolBinaryResponseNotStored, "", 0)
-		}
+		writeBinError(c, protocolBinaryResponseNotStored, "", 0)
 	}
 	doItemRemove(it)
 	itemUnlock(hv)
@@ -244,7 +220,6 @@ func tryReadCommandBinary(c *conn) bool {
 		lookAhead(c)
 	}
 	if !respStart(c) {
-		connSetState(c, connClosing)
 		return true
 	}
 	c.cas = 0
@@ -263,11 +238,8 @@ func printBinHeader(c *conn, dir byte, what string, hdr []byte) {
 	if dir == '>' {
 		indent = "  "
 	}
-	for i, b := range hdr[:binHeaderSize] {
-		if i%4 == 0 {
-			out = fmt.Appendf(out, "\n%c%d%s", dir, c.sfd, indent)
-		}
-		out = fmt.Appendf(out, " 0x%02x", b)
+	for i := 0; i < binHeaderSize; i += 4 {
+		out = fmt.Appendf(out, "\n%c%d%s % #x", dir, c.sfd, indent, hdr[i:i+4])
 	}
 	os.Stderr.Write(append(out, '\n'))
 }
@@ -434,7 +406,7 @@ func writeBinMissResponse(c *conn, key []byte) {
 // processBinGetOrTouch serves get, getk, touch, gat and gatk.
 func processBinGetOrTouch(c *conn, ext []byte) {
 	key := binaryGetKey(c)
-	shouldTouch := c.cmd == protocolBinaryCmdTouch || c.cmd == protocolBinaryCmdGat || c.cmd == protocolBinaryCmdGatk
+	shouldTouch := len(ext) > 0
 	var keyBack []byte
 	if c.cmd == protocolBinaryCmdGetk || c.cmd == protocolBinaryCmdGatk {
 		keyBack = key
@@ -614,6 +586,17 @@ func dispatchBinCommand(c *conn, ext []byte) {
 	}
 }
 
+var binUpdates = [...]struct {
+	name string
+	comm int
+}{
+	protocolBinaryCmdSet:     {"SET", nreadSet},
+	protocolBinaryCmdAdd:     {"ADD", nreadAdd},
+	protocolBinaryCmdReplace: {"REPLACE", nreadReplace},
+	protocolBinaryCmdAppend:  {"APPEND", nreadAppend},
+	protocolBinaryCmdPrepend: {"PREPEND", nreadPrepend},
+}
+
 // processBinUpdate starts to read the value of set, add, replace, append and
 // prepend.
 func processBinUpdate(c *conn, ext []byte, vlen int) {
@@ -623,22 +606,21 @@ func processBinUpdate(c *conn, ext []byte, vlen int) {
 		flags = binary.BigEndian.Uint32(ext)
 		expiration = binary.BigEndian.Uint32(ext[4:])
 	}
-	name, comm := "SET", nreadSet
-	switch c.cmd {
-	case protocolBinaryCmdAdd:
-		name, comm = "ADD", nreadAdd
-	case protocolBinaryCmdReplace:
-		name, comm = "REPLACE", nreadReplace
-	case protocolBinaryCmdAppend:
-		name, comm = "APPEND", nreadAppend
-	case protocolBinaryCmdPrepend:
-		name, comm = "PREPEND", nreadPrepend
-	}
+	comm := binUpdates[c.cmd].comm
 	if settings.verbose.Load() > 1 {
-		fmt.Fprintf(os.Stderr, "<%d %s %s Value len is %d\n", c.sfd, name, key, vlen)
+		fmt.Fprintf(os.Stderr, "<%d %s %s Value len is %d\n", c.sfd, binUpdates[c.cmd].name, key, vlen)
 	}
 	if settings.detailEnabled.Load() {
 		statsPrefixRecordSet(key)
+	}
+	if c.bin.header.cas == 0 {
+		it, hv := connStoreInPlace(c, comm, key, flags, realtime(int64(expiration)), vlen+2, 0, 0)
+		if it != nil {
+			c.cas = it.cas()
+			itemUnlock(hv)
+			writeBinResponse(c, "")
+			return
+		}
 	}
 	it := itemAlloc(key, flags, realtime(int64(expiration)), vlen+2)
 	if it == nil {

@@ -350,10 +350,7 @@ func connHandOver(c *conn) {
 
 // sidethreadWrite is send(2) for the side thread that has c.
 func sidethreadWrite(c *conn, b []byte) (int, unix.Errno) {
-	if tlsBuild && c.ssl != nil {
-		return sslWrite(c, b)
-	}
-	return rawSend(c.sfd, b)
+	return connSend(c, &resp{respBufs: &respBufs{wbuf: b}, end: len(b)})
 }
 
 // connEventReadd makes epoll watch c for input. If that fails, c begins to close.
@@ -404,8 +401,6 @@ func threadIoQueueSubmit(t *thread) {
 		storageSubmitCb(t)
 	}
 }
-
-func connRespSuspend(c *conn) { c.respsSuspended.Add(1) }
 
 func connRespUnsuspend(c *conn) {
 	if c.respsSuspended.Add(-1) == 0 {

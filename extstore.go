@@ -15,9 +15,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -36,42 +38,45 @@ const (
 	restLongest = 6 // a file is left alone for at most 1<<restLongest seconds
 )
 
-// What callers need to know of a page to choose one to compact. The index in
-// the slice is the page's id.
+// What callers need to know of a page to choose one to compact.
 type extstorePageData struct {
-	version    uint64 // 0 if it is free
-	bytesUsed  uint64
-	bucket     int
-	freeBucket int
-	active     bool // still being filled: not to be evicted or compacted
-	failed     bool // a write failed in its current or latest use
-	usable     bool // can be filled once it is free: its file is not left alone
+	id         int
+	version    uint32 // changes with each use; 0 while the page is free
+	bytesUsed  int64  // by live values
+	bucket     int    // what it is used for
+	freeBucket int    // what it may be used for; 0 for anything
+	active     bool   // being filled, or its buffers are in flight: not to be evicted or compacted
+	failed     bool   // a write failed in its current or latest use: it takes no more values
+	usable     bool   // can be filled once it is free; set by extstoreGetPageData
 }
 
-// Deleted values leave holes in a page, which stay unused until the whole page
-// is free. bytesFragmented is the sum of these holes and of the unfilled parts.
-type extstoreStats struct {
-	pageAllocs      uint64
-	pageCount       int
-	pageEvictions   uint64
-	pageReclaims    uint64
-	pageSize        int // bytes
-	pagesFree       int
-	pagesUsed       int
-	objectsEvicted  uint64
-	objectsRead     uint64
-	objectsWritten  uint64
-	objectsUsed     uint64
-	bytesEvicted    uint64
-	bytesWritten    uint64
-	bytesRead       uint64
-	bytesUsed       uint64
-	bytesFragmented uint64
-	writeErrors     uint64
-	pagesFailed     int // a write failed in their current or latest use
-	filesFailing    int // their latest page of either kind failed
-	ioQueue         int
-}
+// The statistics, in the order of stats.
+const (
+	extPageAllocs = iota
+	extPageEvictions
+	extPageReclaims
+	extPagesFree
+	extPagesUsed
+	extObjectsEvicted
+	extObjectsRead
+	extObjectsWritten
+	extObjectsUsed
+	extBytesEvicted
+	extBytesWritten
+	extBytesRead
+	extBytesUsed
+	extBytesFragmented // the holes that deleted values leave in pages, and the unfilled parts
+	extLimitMaxbytes
+	extIoQueue
+	extWriteErrors
+	extPagesFailed
+	extFilesFailing // their latest page of either kind failed
+	extStatCount
+)
+
+var extStatNames = [extStatCount]string{"page_allocs", "page_evictions", "page_reclaims", "pages_free", "pages_used",
+	"objects_evicted", "objects_read", "objects_written", "objects_used", "bytes_evicted", "bytes_written", "bytes_read",
+	"bytes_used", "bytes_fragmented", "limit_maxbytes", "io_queue", "write_errors", "pages_failed", "files_failing"}
 
 type extstoreConf struct {
 	pageSize      int // bytes
@@ -87,9 +92,6 @@ type extstoreConfFile struct {
 	totalSize  uint64 // bytes
 	pageCount  int
 	freeBucket int // what its pages are for; 0 for anything
-
-	fd     int
-	offset int64 // of the next page to set up
 }
 
 // A storeFile is one of the files, with the recent failures of its two kinds of
@@ -103,25 +105,17 @@ type storeFile struct {
 	tryAt [2]atomic.Uint32 // no page is opened before this time
 }
 
-type objIoMode uint8
-
-const (
-	objIoRead objIoMode = iota
-	objIoWrite
-)
-
 // An objIo is one read or write. From submission until cb is called, it and its
 // memory belong to an I/O thread.
 type objIo struct {
 	next        *objIo
 	data        any      // the caller's
-	buf         []byte   // to read into, or to write
-	iov         [][]byte // to read into, in place of buf
+	iov         [][]byte // to read into; nil for a write
+	buf         []byte   // to write
 	pageVersion uint32
 	len         int // bytes
 	offset      int // in the page
 	pageId      int
-	mode        objIoMode
 	held        bool  // counted in the page's refcount
 	tries       int   // failed writes
 	err         error // of the latest
@@ -133,41 +127,36 @@ type objIo struct {
 
 // A write buffer.
 type storeWbuf struct {
+	io      objIo      // writes it
 	next    *storeWbuf // in the engine's free list, or in the page's flushing list
 	buf     []byte
 	pos     int // bytes filled
 	offset  int // of its first byte in the page
 	flushed bool
 
-	objCount, bytesUsed uint64 // its share of the page's counts
+	objCount, bytesUsed int64 // its share of the page's counts
 }
 
 // A storePage is guarded by its mutex.
 type storePage struct {
-	mutex      sync.Mutex
-	objCount   uint64 // live values
-	bytesUsed  uint64 // their size
-	offset     int64  // in the file
-	version    uint32 // changes with each use; 0 while the page is free
-	refcount   int    // reads that are in flight or hold the page
-	allocated  int    // bytes that write buffers were allocated for so far
-	written    int    // bytes in the file
-	bucket     int    // what it is used for
-	freeBucket int    // what it may be used for; 0 for anything
-	file       *storeFile
-	id         int
-	active     bool // being filled, or its buffers are in flight
-	filled     bool // was written to the end in its previous use
-	failed     bool // a write failed: it takes no more values
-	lost       bool // its write buffers were discarded
-	closed     bool // to be freed once no read is in flight
-	free       bool
-	wbuf       *storeWbuf // being filled
-	flushing   *storeWbuf // being written, oldest first
-	next       *storePage // in its bucket or in the free list; guarded by the engine's mutex
+	mutex sync.Mutex
+	extstorePageData
+	objCount  int64 // live values
+	offset    int64 // in the file
+	refcount  int   // reads that are in flight or hold the page
+	allocated int   // bytes that write buffers were allocated for so far
+	written   int   // bytes in the file
+	file      *storeFile
+	filled    bool       // was written to the end in its previous use
+	lost      bool       // its write buffers were discarded
+	closed    bool       // to be freed once no read is in flight
+	wbuf      *storeWbuf // being filled
+	flushing  *storeWbuf // being written, oldest first
+	next      *storePage // in the free list; guarded by the engine's mutex
 }
 
-type storeIoThread struct {
+// A storeIoQueue is what I/O threads have to do. In C each thread has a queue.
+type storeIoQueue struct {
 	mutex     sync.Mutex // guards the queue
 	cond      sync.Cond
 	queue     *objIo
@@ -175,27 +164,22 @@ type storeIoThread struct {
 	depth     atomic.Int64 // length of the queue; read without the mutex
 }
 
-// A storeEngine is all files together. Locks are taken in this order: maint, a
-// page's mutex, mutex, then statsMutex or an I/O thread's mutex.
+// A storeEngine is all files together. Locks are taken in this order: a page's
+// mutex, mutex, an I/O queue's mutex.
 type storeEngine struct {
 	mutex           sync.Mutex // guards the fields that name no other lock and change
 	pages           []storePage
 	wbufStack       *storeWbuf   // free write buffers
-	ioStack         *objIo       // as many, to write them with
-	pageBuckets     []*storePage // by bucket: the page being filled, then the older ones
+	pageBuckets     []*storePage // by bucket: the page being filled, or nil
 	freePageBuckets []*storePage
-	version         uint32 // of the next page
-	pageFree        int
+	version         uint32 // of the latest page
 
-	pageSize  int
-	ioThreads []storeIoThread
-	bgThread  *storeIoThread // writes, and reads for compaction
-	ioDepth   int
+	pageSize int
+	reads    storeIoQueue
+	bg       storeIoQueue // writes; has one thread
+	ioDepth  int
 
-	statsMutex sync.Mutex
-	stats      extstoreStats
-
-	maint sync.Mutex // held while all pages are visited
+	stats [extStatCount]atomic.Int64 // extstoreGetStats computes some of them
 
 	noNowait atomic.Bool // the system does not support RWF_NOWAIT for our files
 
@@ -205,78 +189,40 @@ type storeEngine struct {
 	lastRetry relTime
 }
 
-func wbufNew(size int) (*storeWbuf, error) {
-	buf, err := bufAlloc(size)
-	return &storeWbuf{buf: buf}, err
-}
-
-// getIoThread returns the thread with the shortest queue.
-func getIoThread(e *storeEngine) *storeIoThread {
-	t := &e.ioThreads[0]
-	low := t.depth.Load()
-	for x := 1; x < len(e.ioThreads) && low > 0; x++ {
-		if n := e.ioThreads[x].depth.Load(); n < low {
-			t, low = &e.ioThreads[x], n
-		}
+func extstoreGetStats(e *storeEngine) (st [extStatCount]int64) {
+	for i := range st {
+		st[i] = e.stats[i].Load()
 	}
-	return t
-}
-
-// nextVersion requires the engine's mutex. It skips 0, the version of a free page.
-func nextVersion(e *storeEngine) uint32 {
-	if e.version++; e.version == 0 {
-		e.version++
-	}
-	return e.version
-}
-
-func extstoreGetStats(e *storeEngine) (st extstoreStats) {
-	e.statsMutex.Lock()
-	st = e.stats
-	e.statsMutex.Unlock()
 	for _, f := range e.files {
 		if f.fails[0].Load()+f.fails[1].Load() > 0 {
-			st.filesFailing++
+			st[extFilesFailing]++
 		}
 	}
-	e.mutex.Lock()
-	st.pagesFree = e.pageFree
-	st.pagesUsed = len(e.pages) - e.pageFree
-	e.mutex.Unlock()
-	for x := range e.ioThreads {
-		st.ioQueue += int(e.ioThreads[x].depth.Load())
-	}
-	// Pages that are open or not full count as fragmented.
-	st.bytesFragmented = uint64(st.pagesUsed*e.pageSize) - st.bytesUsed
+	st[extIoQueue] = e.reads.depth.Load()
+	size := int64(e.pageSize)
+	st[extPagesUsed] = int64(len(e.pages)) - st[extPagesFree]
+	st[extBytesFragmented] = st[extPagesUsed]*size - st[extBytesUsed]
+	st[extLimitMaxbytes] = int64(len(e.pages)) * size
 	return st
 }
 
-// extstoreGetPageData visits all pages. It frees those without live values and
-// reads.
+// extstoreGetPageData visits all pages, and returns their data by id. It frees pages
+// without live values and reads.
 func extstoreGetPageData(e *storeEngine) []extstorePageData {
 	pd := make([]extstorePageData, len(e.pages))
-	e.maint.Lock()
 	for i := range e.pages {
 		p := &e.pages[i]
 		p.mutex.Lock()
-		d := &pd[i]
-		d.freeBucket = p.freeBucket
-		d.version = uint64(p.version)
-		d.bytesUsed = p.bytesUsed
-		d.active = p.active
-		d.failed = p.failed
-		d.usable = pageUsable(p)
-		if !p.active && !p.free {
-			if p.objCount > 0 && !p.closed {
-				d.bucket = p.bucket
-			}
-			if (p.objCount == 0 || p.closed) && p.refcount == 0 {
-				freePage(e, p)
-			}
+		pd[i] = p.extstorePageData
+		pd[i].usable = pageUsable(p)
+		switch {
+		case p.active:
+			pd[i].bucket = 0 // as in C
+		case p.version != 0 && (p.objCount == 0 || p.closed):
+			freePage(e, p)
 		}
 		p.mutex.Unlock()
 	}
-	e.maint.Unlock()
 	return pd
 }
 
@@ -286,10 +232,6 @@ func extstoreCheckConf(cf *extstoreConf) error {
 	switch {
 	case cf.wbufSize <= 0 || cf.pageSize <= 0 || cf.pageSize%cf.wbufSize != 0:
 		return errors.New("page_size must be divisible by wbuf_size")
-	case cf.pageBuckets > cf.wbufCount:
-		return errors.New("wbuf_count must be >= page_buckets")
-	case cf.pageBuckets < 1:
-		return errors.New("page_buckets must be > 0")
 	case cf.pageSize%erase != 0 || cf.wbufSize%erase != 0:
 		return errors.New("page_size and wbuf_size must be divisible by 1024*1024*2")
 	}
@@ -342,65 +284,53 @@ func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error
 		}
 		count += f.pageCount
 	}
+	var files []*storeFile
 	for _, f := range fh {
 		fd, err := extstoreOpen(f.file)
 		if err != nil {
 			return nil, fmt.Errorf("failed to open file %s: %s", f.file, strerror(err))
 		}
-		f.fd = fd
-		f.offset = 0
+		files = append(files, &storeFile{name: f.file, fd: fd})
 	}
 	e := &storeEngine{
+		files:           files,
 		pages:           make([]storePage, count),
 		stalled:         make([]atomic.Uint32, cf.pageBuckets),
 		pageSize:        cf.pageSize,
-		pageFree:        count,
 		pageBuckets:     make([]*storePage, cf.pageBuckets),
 		freePageBuckets: make([]*storePage, cf.pageBuckets),
-		stats:           extstoreStats{pageCount: count, pageSize: cf.pageSize},
 		ioDepth:         max(cf.ioDepth, 1),
-		ioThreads:       make([]storeIoThread, max(cf.ioThreadcount, 1)),
-		bgThread:        new(storeIoThread),
 	}
+	e.stats[extPagesFree].Store(int64(count))
 	extstorePages(e, fh)
 	for range cf.wbufCount {
-		w, err := wbufNew(cf.wbufSize)
+		buf, err := bufAlloc(cf.wbufSize)
 		if err != nil {
 			return nil, errors.New("failed calloc for engine")
 		}
-		w.next, e.wbufStack = e.wbufStack, w
-		e.ioStack = &objIo{next: e.ioStack}
+		e.wbufStack = &storeWbuf{next: e.wbufStack, buf: buf}
 	}
-	for i := range e.ioThreads {
-		t := &e.ioThreads[i]
-		t.cond.L = &t.mutex
-		go extstoreIoThread(e, t)
+	e.reads.cond.L, e.bg.cond.L = &e.reads.mutex, &e.bg.mutex
+	for range max(cf.ioThreadcount, 1) {
+		go extstoreIoThread(e, &e.reads)
 	}
-	e.bgThread.cond.L = &e.bgThread.mutex
-	go extstoreIoThread(e, e.bgThread)
+	go extstoreIoThread(e, &e.bg)
 	return e, nil
 }
 
 // extstorePages sets up the pages, alternating between the files.
 func extstorePages(e *storeEngine, fh []*extstoreConfFile) {
-	left := make([]int, len(fh))
-	for x, f := range fh {
-		left[x] = f.pageCount
-		e.files = append(e.files, &storeFile{name: f.file, fd: f.fd})
-	}
-	x := 0
-	for i := range e.pages {
-		for left[x] == 0 {
-			x = (x + 1) % len(fh)
+	i := 0
+	for n := 0; i < len(e.pages); n++ { // page n of each file
+		for x, f := range fh {
+			if n < f.pageCount {
+				p := &e.pages[i]
+				p.id, p.file, p.offset, p.freeBucket = i, e.files[x], int64(n)*int64(e.pageSize), f.freeBucket
+				i++
+			}
 		}
-		f := fh[x]
-		p := &e.pages[i]
-		p.id, p.file, p.offset, p.freeBucket, p.free = i, e.files[x], f.offset, f.freeBucket, true
-		f.offset += int64(e.pageSize)
-		left[x]--
-		x = (x + 1) % len(fh)
 	}
-	for i := len(e.pages) - 1; i >= 0; i-- {
+	for i--; i >= 0; i-- {
 		p := &e.pages[i]
 		p.next = e.freePageBuckets[p.freeBucket]
 		e.freePageBuckets[p.freeBucket] = p
@@ -430,22 +360,21 @@ func extstoreStalled(e *storeEngine, bucket int) bool {
 // become free. If only pages of files left alone could serve it, the bucket is
 // stalled for a second. evictPage is slow; the caller holds no lock.
 func evictPage(e *storeEngine, freeBucket int) {
-	const none = math.MaxUint64
-	lowVersion, lowPage := uint64(none), 0
+	var oldest extstorePageData
 	stalled := false
-	for i, d := range extstoreGetPageData(e) {
+	for _, d := range extstoreGetPageData(e) {
 		switch {
 		case d.freeBucket != 0 && d.freeBucket != freeBucket:
 		case !d.usable:
 			stalled = true
 		case d.version == 0:
 			return
-		case !d.active && d.version < lowVersion:
-			lowPage, lowVersion = i, d.version
+		case !d.active && (oldest.version == 0 || d.version < oldest.version):
+			oldest = d
 		}
 	}
-	if lowVersion != none {
-		extstoreEvictPage(e, lowPage, uint32(lowVersion))
+	if oldest.version != 0 {
+		extstoreClosePage(e, oldest.id, oldest.version, true)
 	} else if stalled {
 		e.stalled[freeBucket].Store(currentTime.Load() + 1)
 	}
@@ -468,49 +397,35 @@ func takeFree(head **storePage) *storePage {
 // allocatePage returns the bucket's current page. It returns nil if no page is free.
 func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *storePage {
 	e.mutex.Lock()
-	p := e.pageBuckets[bucket]
-	if p != full {
-		e.mutex.Unlock()
+	defer e.mutex.Unlock()
+	if p := e.pageBuckets[bucket]; p != full {
 		return p
 	}
-	p = takeFree(&e.freePageBuckets[freeBucket])
+	p := takeFree(&e.freePageBuckets[freeBucket])
 	if p == nil {
 		p = takeFree(&e.freePageBuckets[0])
 	}
-	e.mutex.Unlock()
 	if p == nil {
 		return nil
 	}
-
-	// Unlike C, we hold the page's lock while its fields change.
-	p.mutex.Lock()
-	e.mutex.Lock()
-	if now := e.pageBuckets[bucket]; now != full {
-		putFree(e, p)
-		e.mutex.Unlock()
-		p.mutex.Unlock()
-		return now
-	}
-	p.next = full
+	e.stats[extPagesFree].Add(-1)
 	e.pageBuckets[bucket] = p
-	e.statsMutex.Lock()
+	e.stats[extPageAllocs].Add(1)
+	// Unlike C, we hold the page's lock while its fields change. The lock order
+	// permits it as whoever holds the lock of a free page does not wait for ours.
+	p.mutex.Lock()
 	if p.failed {
-		e.stats.pagesFailed--
+		e.stats[extPagesFailed].Add(-1)
 	}
-	e.stats.pageAllocs++
-	e.statsMutex.Unlock()
 	p.active = true
-	p.free = false
-	p.closed = false
 	p.failed = false
 	p.lost = false
-	p.version = nextVersion(e)
+	e.version = max(e.version+1, 1) // 0 is that of a free page
+	p.version = e.version
 	p.bucket = bucket
-	e.pageFree--
 	if kind := pageKind(p); p.file.fails[kind].Load() > 0 {
 		fileRest(p.file, kind) // this page is the attempt; open no other meanwhile
 	}
-	e.mutex.Unlock()
 	p.mutex.Unlock()
 	return p
 }
@@ -559,7 +474,6 @@ func wbufCb(e *storeEngine, io *objIo, ret int) {
 		f.fails[kind].Store(0)
 		f.tryAt[kind].Store(0)
 	}
-	io.next, e.ioStack = e.ioStack, io
 	e.mutex.Unlock()
 	p.mutex.Unlock()
 }
@@ -578,13 +492,9 @@ func wbufFailed(e *storeEngine, p *storePage, io *objIo) (again bool) {
 		if p.wbuf != nil {
 			submitWbuf(e, p)
 		}
-		e.statsMutex.Lock()
-		e.stats.pagesFailed++
-		e.statsMutex.Unlock()
+		e.stats[extPagesFailed].Add(1)
 	}
-	e.statsMutex.Lock()
-	e.stats.writeErrors++
-	e.statsMutex.Unlock()
+	e.stats[extWriteErrors].Add(1)
 	fileRest(f, kind)
 	if again = io.tries < writeTries && !p.lost; again {
 		e.mutex.Lock()
@@ -606,12 +516,10 @@ func dropWbufs(e *storeEngine, p *storePage) {
 	for w := p.flushing; w != nil; w = w.next {
 		p.objCount -= w.objCount
 		p.bytesUsed -= w.bytesUsed
-		e.statsMutex.Lock()
-		e.stats.objectsUsed -= w.objCount
-		e.stats.bytesUsed -= w.bytesUsed
-		e.stats.objectsEvicted += w.objCount
-		e.stats.bytesEvicted += w.bytesUsed
-		e.statsMutex.Unlock()
+		e.stats[extObjectsUsed].Add(-w.objCount)
+		e.stats[extBytesUsed].Add(-w.bytesUsed)
+		e.stats[extObjectsEvicted].Add(w.objCount)
+		e.stats[extBytesEvicted].Add(w.bytesUsed)
 		w.objCount, w.bytesUsed = 0, 0
 	}
 }
@@ -634,10 +542,6 @@ func extstoreRetry(e *storeEngine) {
 // submitWbuf submits the write buffer of a locked page. It zeroes the unfilled
 // rest, so that readers of the page find where the values end.
 func submitWbuf(e *storeEngine, p *storePage) {
-	e.mutex.Lock()
-	io := e.ioStack // not nil: there are as many as buffers
-	e.ioStack = io.next
-	e.mutex.Unlock()
 	w := p.wbuf
 	p.wbuf = nil
 	at := &p.flushing
@@ -646,16 +550,8 @@ func submitWbuf(e *storeEngine, p *storePage) {
 	}
 	*at = w
 	clear(w.buf[w.pos:])
-	*io = objIo{
-		mode:   objIoWrite,
-		pageId: p.id,
-		data:   w,
-		offset: w.offset,
-		len:    len(w.buf),
-		buf:    w.buf,
-		cb:     wbufCb,
-	}
-	extstoreSubmitBg(e, io)
+	w.io = objIo{pageId: p.id, data: w, offset: w.offset, len: len(w.buf), buf: w.buf, cb: wbufCb}
+	extstoreSubmitBg(e, &w.io)
 }
 
 // extstoreWriteRequest reserves io.len bytes in a page of the bucket. If it
@@ -702,41 +598,39 @@ func extstoreWrite(e *storeEngine, io *objIo) {
 	w := p.wbuf
 	io.offset = w.offset + w.pos
 	w.pos += io.len
-	n := uint64(io.len)
+	n := int64(io.len)
 	p.bytesUsed += n
 	p.objCount++
 	w.bytesUsed += n
 	w.objCount++
-	e.statsMutex.Lock()
-	e.stats.bytesWritten += n
-	e.stats.bytesUsed += n
-	e.stats.objectsWritten++
-	e.stats.objectsUsed++
-	e.statsMutex.Unlock()
+	e.stats[extBytesWritten].Add(n)
+	e.stats[extBytesUsed].Add(n)
+	e.stats[extObjectsWritten].Add(1)
+	e.stats[extObjectsUsed].Add(1)
 	p.mutex.Unlock()
 }
 
-// ioThreadSubmit appends io, and all that are linked to it, to the thread's queue.
-func ioThreadSubmit(t *storeIoThread, io *objIo) {
+// ioSubmit appends io, and all that are linked to it, to the queue.
+func ioSubmit(q *storeIoQueue, io *objIo) {
 	depth, tail := int64(1), io
 	for ; tail.next != nil; tail = tail.next {
 		depth++
 	}
-	t.mutex.Lock()
-	t.depth.Add(depth)
-	if t.queue == nil {
-		t.queue = io
+	q.mutex.Lock()
+	q.depth.Add(depth)
+	if q.queue == nil {
+		q.queue = io
 	} else {
-		t.queueTail.next = io
+		q.queueTail.next = io
 	}
-	t.queueTail = tail
-	t.mutex.Unlock()
-	t.cond.Signal()
+	q.queueTail = tail
+	q.mutex.Unlock()
+	q.cond.Signal()
 }
 
-func extstoreSubmit(e *storeEngine, io *objIo) { ioThreadSubmit(getIoThread(e), io) }
+func extstoreSubmit(e *storeEngine, io *objIo) { ioSubmit(&e.reads, io) }
 
-func extstoreSubmitBg(e *storeEngine, io *objIo) { ioThreadSubmit(e.bgThread, io) }
+func extstoreSubmitBg(e *storeEngine, io *objIo) { ioSubmit(&e.bg, io) }
 
 // wbufAt returns the write buffer that covers offset of p, or nil if that part is
 // in the file. p is locked.
@@ -762,22 +656,20 @@ func pageHas(p *storePage, version uint32, offset int) bool {
 
 // extstoreDelete notes that a value of that many bytes is dead, if the page still
 // has it. It frees the page with its last value.
-func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, offset int, bytes uint64) {
+func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, offset, bytes int) {
 	p := &e.pages[pageId]
 	p.mutex.Lock()
 	if !p.closed && pageHas(p, pageVersion, offset) && p.objCount > 0 {
-		bytes = min(bytes, p.bytesUsed)
-		p.bytesUsed -= bytes
+		n := min(int64(bytes), p.bytesUsed)
+		p.bytesUsed -= n
 		p.objCount--
 		if w := wbufAt(p, offset); w != nil {
-			w.bytesUsed -= bytes
+			w.bytesUsed -= n
 			w.objCount--
 		}
-		e.statsMutex.Lock()
-		e.stats.bytesUsed -= bytes
-		e.stats.objectsUsed--
-		e.statsMutex.Unlock()
-		if p.objCount == 0 && p.refcount == 0 && !p.active {
+		e.stats[extBytesUsed].Add(-n)
+		e.stats[extObjectsUsed].Add(-1)
+		if p.objCount == 0 && !p.active {
 			freePage(e, p)
 		}
 	}
@@ -802,33 +694,19 @@ func extstoreCheck(e *storeEngine, pageId int, pageVersion uint32, offset int) b
 	return ok
 }
 
-// extstoreClosePage frees a page whose live values have been moved.
-func extstoreClosePage(e *storeEngine, pageId int, pageVersion uint32) {
+// extstoreClosePage frees a page whose live values have been moved, or are lost and
+// to be counted as evicted.
+func extstoreClosePage(e *storeEngine, pageId int, pageVersion uint32, evict bool) {
 	p := &e.pages[pageId]
 	p.mutex.Lock()
 	if !p.closed && !p.active && p.version == pageVersion {
 		p.closed = true
-		if p.refcount == 0 {
-			freePage(e, p)
+		if evict {
+			e.stats[extPageEvictions].Add(1)
+			e.stats[extObjectsEvicted].Add(p.objCount)
+			e.stats[extBytesEvicted].Add(p.bytesUsed)
 		}
-	}
-	p.mutex.Unlock()
-}
-
-// extstoreEvictPage frees a page and counts its live values as evicted.
-func extstoreEvictPage(e *storeEngine, pageId int, pageVersion uint32) {
-	p := &e.pages[pageId]
-	p.mutex.Lock()
-	if !p.closed && !p.active && p.version == pageVersion {
-		p.closed = true
-		e.statsMutex.Lock()
-		e.stats.pageEvictions++
-		e.stats.objectsEvicted += p.objCount
-		e.stats.bytesEvicted += p.bytesUsed
-		e.statsMutex.Unlock()
-		if p.refcount == 0 {
-			freePage(e, p)
-		}
+		freePage(e, p)
 	}
 	p.mutex.Unlock()
 }
@@ -839,9 +717,6 @@ func readFromWbuf(w *storeWbuf, io *objIo) int {
 		return readFailed
 	}
 	src := w.buf[io.offset-w.offset:][:io.len]
-	if io.iov == nil {
-		return copy(io.buf, src)
-	}
 	for _, b := range io.iov {
 		src = src[copy(b, src):]
 	}
@@ -858,32 +733,28 @@ func extstoreHold(e *storeEngine, io *objIo) {
 	p.mutex.Unlock()
 }
 
-func extstoreRelease(e *storeEngine, io *objIo) {
-	p := &e.pages[io.pageId]
-	p.mutex.Lock()
-	releasePage(p, io)
-	p.mutex.Unlock()
-}
-
 // holdPage is extstoreHold for a locked page. It does nothing if the page has
 // another version by now.
 func holdPage(p *storePage, io *objIo) {
-	if !io.held && !p.free && !p.closed && p.version == io.pageVersion {
+	if !io.held && !p.closed && p.version == io.pageVersion {
 		p.refcount++
 		io.held = true
 	}
 }
 
-func releasePage(p *storePage, io *objIo) {
+func extstoreRelease(e *storeEngine, io *objIo) {
+	p := &e.pages[io.pageId]
+	p.mutex.Lock()
 	if io.held {
 		p.refcount--
 		io.held = false
 	}
+	p.mutex.Unlock()
 }
 
 // extstoreRead reads io and returns the number of bytes, fewer than io.len if the
 // file is truncated, or one of the results above. Workers pass scratch, room for
-// iovecs: then it does not block but returns readAgain, with io held.
+// iovecs: then it does not block but returns readAgain.
 func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 	p := &e.pages[io.pageId]
 	p.mutex.Lock()
@@ -903,16 +774,15 @@ func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 		}
 		p.mutex.Lock()
 	}
-	if ret != readAgain {
-		releasePage(p, io)
-	}
-	if ret != readGone && ret != readAgain {
-		e.statsMutex.Lock()
-		e.stats.bytesRead += uint64(io.len)
-		e.stats.objectsRead++
-		e.statsMutex.Unlock()
+	if io.held {
+		p.refcount--
+		io.held = false
 	}
 	p.mutex.Unlock()
+	if ret != readGone && ret != readAgain {
+		e.stats[extBytesRead].Add(int64(io.len))
+		e.stats[extObjectsRead].Add(1)
+	}
 	return ret
 }
 
@@ -936,34 +806,16 @@ func preadvNowait(e *storeEngine, fd int, io *objIo, off int64, scratch []unix.I
 	return n
 }
 
-// preadv reads io with preadv(2), or pread(2) without iov.
-func preadv(fd int, io *objIo, off int64) int {
-	if io.iov == nil {
-		n, err := unix.Pread(fd, io.buf[:io.len], off)
+func preadv(fd int, io *objIo, off int64) (total int) {
+	for iov := range slices.Chunk(io.iov, iovMax) {
+		n, err := unix.Preadv(fd, iov, off+int64(total))
 		for err == unix.EINTR {
-			n, err = unix.Pread(fd, io.buf[:io.len], off)
-		}
-		return n
-	}
-	total := 0
-	for iov := io.iov; len(iov) > 0; {
-		some := iov[:min(len(iov), iovMax)]
-		n, err := unix.Preadv(fd, some, off+int64(total))
-		if err == unix.EINTR {
-			continue
+			n, err = unix.Preadv(fd, iov, off+int64(total))
 		}
 		if n <= 0 {
 			return n
 		}
-		want := 0
-		for _, b := range some {
-			want += len(b)
-		}
 		total += n
-		if n < want {
-			break
-		}
-		iov = iov[len(some):]
 	}
 	return total
 }
@@ -975,10 +827,7 @@ func pwrite(fd int, io *objIo, off int64) int {
 		switch {
 		case err == unix.EINTR:
 		case err != nil || n == 0:
-			io.err = err
-			if err == nil {
-				io.err = unix.EIO
-			}
+			io.err = cmp.Or[error](err, unix.EIO)
 			return -1
 		default:
 			done += n
@@ -987,28 +836,31 @@ func pwrite(fd int, io *objIo, off int64) int {
 	return io.len
 }
 
-// extstoreIoThread serves me's queue. It takes few requests at a time, so that
-// getIoThread can balance the queues.
-func extstoreIoThread(e *storeEngine, me *storeIoThread) {
+// extstoreIoThread serves a queue. It takes few requests at a time, and leaves the
+// rest to other threads.
+func extstoreIoThread(e *storeEngine, q *storeIoQueue) {
 	for {
-		me.mutex.Lock()
-		for me.queue == nil {
-			me.cond.Wait()
+		q.mutex.Lock()
+		for q.queue == nil {
+			q.cond.Wait()
 		}
-		stack := me.queue
+		stack := q.queue
 		end, n := stack, 1
 		for ; n < e.ioDepth && end.next != nil; n++ {
 			end = end.next
 		}
-		me.queue = end.next
+		q.queue = end.next
 		end.next = nil
-		me.depth.Add(int64(-n))
-		me.mutex.Unlock()
+		q.depth.Add(int64(-n))
+		if q.queue != nil {
+			q.cond.Signal()
+		}
+		q.mutex.Unlock()
 
 		for io := stack; io != nil; {
 			next := io.next // cb may reuse io
 			ret := 0
-			if io.mode == objIoRead {
+			if io.iov != nil {
 				ret = extstoreRead(e, io, nil)
 			} else {
 				p := &e.pages[io.pageId] // active, so it is not freed
@@ -1020,40 +872,31 @@ func extstoreIoThread(e *storeEngine, me *storeIoThread) {
 	}
 }
 
-// freePage requires that p is locked, not active, and without reads.
+// freePage frees p, which is locked and not active, unless it has reads.
 func freePage(e *storeEngine, p *storePage) {
-	e.statsMutex.Lock()
-	e.stats.objectsUsed -= p.objCount
-	e.stats.bytesUsed -= p.bytesUsed
-	e.stats.pageReclaims++
-	e.statsMutex.Unlock()
-	e.mutex.Lock()
-	for at := &e.pageBuckets[p.bucket]; *at != nil; at = &(*at).next {
-		if *at == p {
-			*at = p.next
-			break
-		}
+	if p.refcount > 0 {
+		return
 	}
+	e.stats[extObjectsUsed].Add(-p.objCount)
+	e.stats[extBytesUsed].Add(-p.bytesUsed)
+	e.stats[extPageReclaims].Add(1)
 	p.version = 0
 	p.objCount = 0
 	p.bytesUsed = 0
 	p.allocated = 0
 	p.written = 0
-	p.bucket = 0
 	p.closed = false
-	p.free = true
-	putFree(e, p)
-	e.pageFree++
-	e.mutex.Unlock()
-}
-
-// putFree adds p to its free list: at the end if it failed, to be tried last. p
-// and the engine are locked.
-func putFree(e *storeEngine, p *storePage) {
+	e.mutex.Lock()
+	if e.pageBuckets[p.bucket] == p {
+		e.pageBuckets[p.bucket] = nil
+	}
+	p.bucket = 0
 	at := &e.freePageBuckets[p.freeBucket]
-	for p.failed && *at != nil {
+	for p.failed && *at != nil { // to be tried last
 		at = &(*at).next
 	}
 	p.next = *at
 	*at = p
+	e.stats[extPagesFree].Add(1)
+	e.mutex.Unlock()
 }

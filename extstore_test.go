@@ -84,7 +84,7 @@ func extInit(t testing.TB, parks bool) {
 func extCompact(pageId int) {
 	p := &extStorage.pages[pageId]
 	p.mutex.Lock()
-	wrap := &storageCompactWrap{done: make(chan int, 1), pageId: pageId, pageVersion: p.version}
+	wrap := &storageCompactWrap{pageId: pageId, pageVersion: p.version}
 	ok := p.version != 0 && !p.active
 	p.mutex.Unlock()
 	if !ok {
@@ -110,8 +110,8 @@ func TestExtstoreReadWrite(t *testing.T) {
 		extWant(t, e, io, extValue(i, n))
 	}
 	st := extstoreGetStats(e)
-	if int(st.objectsUsed) != len(ios) || int(st.bytesUsed) != len(ios)*n || st.pageAllocs < 2 ||
-		int(st.objectsRead) != 2*len(ios) || st.pagesUsed+st.pagesFree != 8 {
+	if int(st[extObjectsUsed]) != len(ios) || int(st[extBytesUsed]) != len(ios)*n || st[extPageAllocs] < 2 ||
+		int(st[extObjectsRead]) != 2*len(ios) || st[extPagesUsed]+st[extPagesFree] != 8 {
 		t.Errorf("stats: %+v", st)
 	}
 }
@@ -144,7 +144,7 @@ func TestExtstoreFree(t *testing.T) {
 		t.Error("read from a free page")
 	}
 	extstoreDelete(e, first[0].pageId, first[0].pageVersion, first[0].offset, n) // is of no concern any more
-	if st := extstoreGetStats(e); st.objectsUsed != 1 || st.bytesUsed != n || st.pageReclaims != 1 {
+	if st := extstoreGetStats(e); st[extObjectsUsed] != 1 || st[extBytesUsed] != n || st[extPageReclaims] != 1 {
 		t.Errorf("stats: %+v", st)
 	}
 	for i := range extTestPage / n {
@@ -177,7 +177,7 @@ func TestExtstoreEvict(t *testing.T) {
 			t.Errorf("value %d of %d: read %d bytes", i, len(ios), ret)
 		}
 	}
-	if st := extstoreGetStats(e); st.pageEvictions == 0 || int(st.objectsEvicted) != int(st.pageEvictions)*extTestPage/n {
+	if st := extstoreGetStats(e); st[extPageEvictions] == 0 || int(st[extObjectsEvicted]) != int(st[extPageEvictions])*extTestPage/n {
 		t.Errorf("stats: %+v", st)
 	}
 }
@@ -222,14 +222,14 @@ func extTries(t testing.TB, e *storeEngine) {
 	t.Helper()
 	currentTime.Add(1)
 	e.mutex.Lock()
-	n := uint64(0)
+	n := int64(0)
 	for io := e.retry; io != nil; io = io.next {
 		n++
 	}
 	e.mutex.Unlock()
-	before := extstoreGetStats(e).writeErrors
+	before := extstoreGetStats(e)[extWriteErrors]
 	extstoreRetry(e)
-	eventually(t, "another try", func() bool { return extstoreGetStats(e).writeErrors >= before+n })
+	eventually(t, "another try", func() bool { return extstoreGetStats(e)[extWriteErrors] >= before+n })
 }
 
 // extFillUntil writes values of n bytes until done.
@@ -289,20 +289,20 @@ func TestExtstoreWriteFails(t *testing.T) {
 		}
 		extTries(t, e)
 	}
-	if st := extstoreGetStats(e); st.filesFailing != 1 || st.pagesFailed != 1 || st.writeErrors == 0 || int(st.objectsUsed) != len(ios) {
+	if st := extstoreGetStats(e); st[extFilesFailing] != 1 || st[extPagesFailed] != 1 || st[extWriteErrors] == 0 || int(st[extObjectsUsed]) != len(ios) {
 		t.Errorf("stats: %+v", st)
 	}
 	heal()
 	currentTime.Add(1)
 	extstoreRetry(e)
-	eventually(t, "all is well", func() bool { return extstoreGetStats(e).filesFailing == 0 })
+	eventually(t, "all is well", func() bool { return extstoreGetStats(e)[extFilesFailing] == 0 })
 	for i := len(ios); i < 2*extTestPage/n; i++ {
 		ios = append(ios, extWrite(t, e, 0, extValue(i, n)))
 	}
 	for i, io := range ios {
 		extWant(t, e, io, extValue(i, n))
 	}
-	if st := extstoreGetStats(e); st.objectsEvicted != 0 {
+	if st := extstoreGetStats(e); st[extObjectsEvicted] != 0 {
 		t.Errorf("stats: %+v", st)
 	}
 	if n := strings.Count(said(), "extstore cannot write to "); n != 1 {
@@ -338,8 +338,8 @@ func TestExtstoreWriteGivesUp(t *testing.T) {
 	}
 	extstoreDelete(e, 0, lost[1].pageVersion, lost[1].offset, n)
 	st := extstoreGetStats(e)
-	if int(st.objectsEvicted) != len(lost)-1 || int(st.bytesEvicted) != n*(len(lost)-1) || int(st.objectsUsed) != inFile ||
-		int(st.bytesUsed) != n*inFile || st.filesFailing != 1 || st.pagesFailed < 1 {
+	if int(st[extObjectsEvicted]) != len(lost)-1 || int(st[extBytesEvicted]) != n*(len(lost)-1) || int(st[extObjectsUsed]) != inFile ||
+		int(st[extBytesUsed]) != n*inFile || st[extFilesFailing] != 1 || st[extPagesFailed] < 1 {
 		t.Errorf("stats: %+v", st)
 	}
 	for i, io := range ios {
@@ -350,7 +350,7 @@ func TestExtstoreWriteGivesUp(t *testing.T) {
 			t.Fatalf("value %d: read %d bytes, has %v", i, ret, has)
 		}
 	}
-	if d := extstoreGetPageData(e)[0]; !d.failed || d.usable || d.active || d.bytesUsed != uint64(n*inFile) {
+	if d := extstoreGetPageData(e)[0]; !d.failed || d.usable || d.active || d.bytesUsed != int64(n*inFile) {
 		t.Errorf("page 0: %+v", d)
 	}
 	heal()
@@ -366,11 +366,11 @@ func TestExtstoreWriteGivesUp(t *testing.T) {
 	if extstoreCheck(e, 0, ios[0].pageVersion, 0) {
 		t.Error("the page is not free")
 	}
-	if st := extstoreGetStats(e); st.filesFailing != 0 {
+	if st := extstoreGetStats(e); st[extFilesFailing] != 0 {
 		t.Errorf("stats: %+v", st)
 	}
 	// It is the last to be used again.
-	for i := 0; extstoreGetStats(e).pagesFailed > 0; i++ {
+	for i := 0; extstoreGetStats(e)[extPagesFailed] > 0; i++ {
 		extWriteTicking(t, e, extValue(i, n))
 	}
 }
@@ -398,7 +398,7 @@ func TestExtstoreOneFileFails(t *testing.T) {
 			}
 		}
 	}
-	if st := extstoreGetStats(e); found < 3*extTestPage/n || st.pageEvictions < 10 || st.filesFailing != 1 {
+	if st := extstoreGetStats(e); found < 3*extTestPage/n || st[extPageEvictions] < 10 || st[extFilesFailing] != 1 {
 		t.Errorf("found %d, stats: %+v", found, st)
 	}
 	heal()
@@ -414,7 +414,7 @@ func TestExtstoreOneFileFails(t *testing.T) {
 			t.Fatalf("value %d is another", i)
 		}
 	}
-	if st := extstoreGetStats(e); st.filesFailing != 0 || st.pagesFailed != 0 || st.pagesUsed < 7 {
+	if st := extstoreGetStats(e); st[extFilesFailing] != 0 || st[extPagesFailed] != 0 || st[extPagesUsed] < 7 {
 		t.Errorf("stats: %+v", st)
 	}
 }
@@ -442,7 +442,7 @@ func TestExtstoreBucketFails(t *testing.T) {
 			}
 		}
 	}
-	if st := extstoreGetStats(e); st.filesFailing != 1 || st.pageEvictions == 0 {
+	if st := extstoreGetStats(e); st[extFilesFailing] != 1 || st[extPageEvictions] == 0 {
 		t.Errorf("stats: %+v", st)
 	}
 
@@ -894,7 +894,7 @@ func TestExtstoreDamagedPage(t *testing.T) {
 					t.Errorf("k%d: %.20q", i, got)
 				}
 			}
-			if st := extstoreGetStats(extStorage); st.objectsEvicted != 1 || st.objectsUsed != count-1 {
+			if st := extstoreGetStats(extStorage); st[extObjectsEvicted] != 1 || st[extObjectsUsed] != count-1 {
 				t.Errorf("stats: %+v", st)
 			}
 		})
@@ -925,7 +925,7 @@ func TestExtstoreUnreadablePage(t *testing.T) {
 			}
 		}
 	}
-	if st := extstoreGetStats(extStorage); int(st.objectsEvicted) != 60-found || st.pageEvictions != 1 || found < 60-filled+filled/2 {
+	if st := extstoreGetStats(extStorage); int(st[extObjectsEvicted]) != 60-found || st[extPageEvictions] != 1 || found < 60-filled+filled/2 {
 		t.Errorf("found %d of 60, %d were in the page, stats: %+v", found, filled, st)
 	}
 }
@@ -999,8 +999,8 @@ func TestExtstoreCompactLast(t *testing.T) {
 	if got := extFind(t, "k2"); !bytes.Equal(got, extValue(2, 100000)) {
 		t.Errorf("k2: %.20q", got)
 	}
-	if st := extstoreGetStats(e); st.pageEvictions+st.objectsEvicted > 0 {
-		t.Errorf("%d pages evicted, %d values", st.pageEvictions, st.objectsEvicted)
+	if st := extstoreGetStats(e); st[extPageEvictions]+st[extObjectsEvicted] > 0 {
+		t.Errorf("%d pages evicted, %d values", st[extPageEvictions], st[extObjectsEvicted])
 	}
 }
 
@@ -1142,7 +1142,7 @@ func TestExtstoreOptions(t *testing.T) {
 	for _, tt := range []struct{ flags, said string }{
 		{"-o ext_path", "missing argument to ext_path, ie: ext_path=/d/file:5G"},
 		{"-o ext_path=" + file, "must supply size to ext_path, ie: ext_path=/f/e:64m (M|G|T|P supported)\nfailed to parse ext_path argument"},
-		{"-o ext_path=" + file + ":1GB", "must supply size to ext_path, ie: ext_path=/f/e:64m (m|g|t|p supported)\nfailed to parse ext_path argument"},
+		{"-o ext_path=" + file + ":1GB", "must supply size to ext_path, ie: ext_path=/f/e:64m (M|G|T|P supported)\nfailed to parse ext_path argument"},
 		{"-o ext_path=" + file + ":1g:what", "Unknown extstore bucket: what\nfailed to parse ext_path argument"},
 		{"-o ext_path=" + file + ":0m", "supplied ext_path has zero size, cannot use"},
 		{"-o ext_path=" + file + ":-5m", "supplied ext_path has zero size, cannot use"},

@@ -226,6 +226,7 @@ func doItemAllocFor(key []byte, hv uint32, flags uint32, exptime relTime, nbytes
 	case !settings.lru.segmented.Load():
 		id |= coldLru // without segments there is only COLD
 	case lruRemembers(hv):
+		lruComesBack(id, ntotal)
 		id |= warmLru
 	default:
 		id |= hotLru
@@ -253,14 +254,31 @@ func itemFree(it *item) {
 
 // itemSizeOk reports whether an item of this size fits in the cache.
 func itemSizeOk(nkey int, flags uint32, nbytes int) bool {
-	if nbytes < 2 {
-		return false
-	}
+	return nbytes >= 2 && itemClsid(nkey, flags, nbytes) != 0
+}
+
+// itemClsid returns the slab class of an item, or 0 if it is too large.
+func itemClsid(nkey int, flags uint32, nbytes int) int {
 	ntotal, _ := itemMakeHeader(nkey+1, flags, nbytes)
 	if settings.useCas {
 		ntotal += 8
 	}
-	return slabsClsid(ntotal) != 0
+	return slabsClsid(ntotal)
+}
+
+// itemResize changes the size of the value of a linked item, within its chunk. The
+// item is locked.
+func itemResize(it *item, nbytes int) {
+	if int(it.nbytes) == nbytes {
+		return
+	}
+	itemStatsSizesRemove(it)
+	l := &lrus[it.slabsClsid]
+	l.lock.Lock()
+	l.sizeBytes += uint64(nbytes) - uint64(it.nbytes)
+	it.nbytes = int32(nbytes)
+	l.lock.Unlock()
+	itemStatsSizesAdd(it)
 }
 
 // doItemLinkFixup makes an item public again after a restart. It returns false
@@ -495,7 +513,7 @@ func fillItemStatsAutomove(am *[maxNumberOfSlabClasses]itemStatsAutomove) {
 }
 
 // itemStatsCurr returns the bytes and number of the items there are now, and
-// the number of items ever linked.
+// the number of items ever stored.
 func itemStatsCurr() (currBytes, currItems, totalItems uint64) {
 	for i := range lrus {
 		l := &lrus[i]
@@ -504,6 +522,11 @@ func itemStatsCurr() (currBytes, currItems, totalItems uint64) {
 		currItems += uint64(l.size)
 		totalItems += l.n[itemsTotal]
 		l.lock.Unlock()
+	}
+	for _, t := range threads {
+		t.stats.mutex.Lock()
+		totalItems += t.stats.total.n[statStoredInPlace]
+		t.stats.mutex.Unlock()
 	}
 	return currBytes, currItems, totalItems
 }
@@ -532,7 +555,7 @@ func itemStatsTotals(c *conn) {
 		}
 	}
 	if settings.lru.maintainerThread {
-		appendStat(c, "lru_bumps_dropped", "%d", lruTotalBumpsDropped())
+		appendStat(c, "lru_bumps_dropped", "0")
 		appendStat(c, "lru_remembered", "%d", lruMemory.remembered.Load())
 	}
 }
@@ -670,7 +693,7 @@ func doItemGet(key []byte, hv uint32, t *thread, doUpdate bool) *item {
 			t.stats.pending.n[statGetExpired]++
 		}
 	case wasFound == itemFound && doUpdate:
-		doItemBump(t, it, hv)
+		doItemBump(it)
 	}
 	if settings.verbose.Load() > 2 {
 		itemGetPrint(key, wasFound)

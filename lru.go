@@ -1,7 +1,7 @@
-// The LRUs: pulling their tails, the maintainer thread and its bump buffers,
-// and the links of the crawlers. From items.c, lru_pull_tail to the end, the
-// static variables at its head, and do_item_alloc_pull, do_item_bump and
-// do_item_update, as the whole policy is here.
+// The LRUs: pulling their tails, the maintainer thread, and the links of the
+// crawlers. From items.c, lru_pull_tail to the end, the static variables at its
+// head, and do_item_alloc_pull, do_item_bump and do_item_update, as the whole
+// policy is here.
 
 package main
 
@@ -30,6 +30,7 @@ const (
 	lruPullEvict       = 1
 	lruPullCrawlBlocks = 2
 	lruPullReturnItem  = 4
+	lruPullSpare       = 8 // with lruPullEvict: active items go to WARM
 )
 
 // Counters of an LRU (itemstats_t), in the order of stats items.
@@ -61,8 +62,9 @@ type lru struct {
 	head, tail ref
 	size       int    // items (sizes)
 	sizeBytes  uint64 // bytes of all items (sizes_bytes)
+	extra      uint64 // of WARM: bytes that it may have beyond its share
 	n          [numItemstats]uint64
-	_          [24]byte // pads to a multiple of a cache line
+	_          [16]byte // pads to a multiple of a cache line
 }
 
 var lrus [powerLargest]lru
@@ -76,29 +78,6 @@ const (
 	pullRemoved                   // no longer at the tail; the search goes on
 	pullMoved                     // unlinked; the caller links it into another LRU
 	pullEvicted
-)
-
-// Hits to items in COLD are handled asynchronously: the worker queues them in
-// its own ring, and the maintainer moves the items to WARM.
-const lruBumpBufSize = 8192 // entries
-
-// An entry holds a reference to the item.
-type lruBumpEntry struct {
-	it ref
-	hv uint32
-}
-
-type lruBumpBuf struct {
-	mutex   sync.Mutex
-	head    int // the oldest entry
-	used    int // entries
-	dropped uint64
-	ring    [lruBumpBufSize]lruBumpEntry
-}
-
-var (
-	bumpBufLock sync.Mutex
-	bumpBufs    []*lruBumpBuf // one per worker
 )
 
 // Microseconds.
@@ -187,7 +166,7 @@ func lruPullTail(origId, curLru int, totalBytes uint64, flags int, maxAge relTim
 			continue
 		}
 		l.lock.Unlock()
-		if flags&lruPullReturnItem != 0 {
+		if flags&lruPullReturnItem != 0 && res == pullNothing {
 			*retIt = it
 			return removed
 		}
@@ -233,34 +212,33 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 		return pullRemoved
 	}
 	if flags&lruPullEvict != 0 {
-		switch {
-		case !settings.evictToFree:
+		if !settings.evictToFree {
 			return pullNothing
-		case it.refcount == 2:
-			doPullEvict(l, it)
-			return pullEvicted
 		}
-		return pullAside(l, it, curLru) // unlike C: its memory would not become free
+		if it.refcount != 2 || flags&lruPullSpare != 0 && it.itFlags&itemActive != 0 {
+			return pullAside(l, it, curLru) // unlike C: its memory would not become free
+		}
+		doPullEvict(l, it)
+		return pullEvicted
 	}
 	switch curLru {
 	case hotLru, warmLru:
 		pct, warmPct := lruPcts()
+		extra := uint64(0)
 		if curLru == warmLru {
-			pct = warmPct
+			pct, extra = warmPct, min(l.extra, l.sizeBytes/2)
 		}
 		switch {
 		case it.itFlags&itemActive != 0 && (curLru == warmLru || !lruHasMemory()):
 			// Active items do not go to COLD; but see doItemBump.
 			return pullAside(l, it, curLru)
-		case l.sizeBytes > totalBytes*uint64(pct)/100 || itemAge(it) > maxAge:
+		case l.sizeBytes > totalBytes*uint64(pct)/100+extra || itemAge(it) > maxAge:
 			l.n[itemsMovesToCold]++
 			it.itFlags &^= itemActive
 			return pullMove(it, coldLru)
 		}
 	case coldLru:
-		if flags&lruPullReturnItem != 0 {
-			return pullNothing
-		} else if it.itFlags&itemActive != 0 && settings.lru.segmented.Load() {
+		if it.itFlags&itemActive != 0 && settings.lru.segmented.Load() {
 			return pullAside(l, it, curLru)
 		}
 	}
@@ -277,6 +255,9 @@ func pullAside(l *lru, it *item, curLru int) pullResult {
 	}
 	if it.itFlags&itemActive != 0 {
 		it.itFlags -= itemHit
+		if curLru == warmLru && lruHasMemory() && settings.lru.warmLruPct.Load() < 0 {
+			l.extra = min(l.extra+uint64(it.memTotal()), l.sizeBytes/2)
+		}
 	}
 	l.n[itemsMovesWithinLru]++
 	doItemUnlinkQ(it)
@@ -315,6 +296,7 @@ func doPullEvict(l *lru, it *item) {
 // These functions make the eviction policy:
 //
 //	doItemBump, doItemUpdate       what a hit does
+//	doItemRewrite                  what a new value does that is written in place
 //	lruRemembers, doItemReplace    where a new item starts
 //	doPullItem                     what happens to the last item of each LRU
 //	lruPcts, lruMaxFactors         how large and how old LRUs may become
@@ -325,61 +307,54 @@ func doPullEvict(l *lru, it *item) {
 // doItemBump marks a hit. Separate from doItemGet, so that mg can show the item
 // before bumping it.
 //
-// In WARM hits are counted, and the tail decides what they are worth. An item in
-// COLD is moved to WARM. In HOT hits do not matter: they say that the item is
-// new, not that it will be used again. There the second hit sets the time, as in C.
+// Hits are counted up to 3, and what they are worth is decided when the item comes
+// to the tail of its LRU. C queues items of COLD for the maintainer, which moves
+// them to WARM. In HOT hits do not matter: they say that the item is new, not that it
+// will be used again. There the second hit sets the time, as in C.
 //
 // Without the memory hits count as in C: in each LRU, once, and not the first in
 // the item's life.
-func doItemBump(t *thread, it *item, hv uint32) {
+func doItemBump(it *item) {
+	first, most := it.itFlags&itemFetched == 0, uint16(itemActive)
+	it.itFlags |= itemFetched
 	if !settings.lru.segmented.Load() {
-		it.itFlags |= itemFetched
 		doItemUpdate(it)
 		return
 	}
-	first, most := it.itFlags&itemFetched == 0, uint16(itemHit)
-	it.itFlags |= itemFetched
-	lru := it.lruid()
-	if !lruHasMemory() || lru == hotLru {
+	if !lruHasMemory() || it.lruid() == hotLru {
 		if first {
 			return
 		}
-	} else {
-		most = itemActive
+		most = itemHit
 	}
-	if lru != coldLru {
-		if it.itFlags&itemActive == 0 {
-			atomic.StoreUint32(&it.time, itemAccess(it)) // doTailAge reads it unlocked
-		}
-		if it.itFlags&itemActive < most {
-			it.itFlags += itemHit
-		}
-	} else if it.itFlags&itemActive == 0 && t != nil && lruBumpAsync(t.bumpBuf, it, hv) {
-		it.itFlags |= itemHit
+	if first || it.itFlags&itemActive == 0 {
+		atomic.StoreUint32(&it.time, itemAccess(it)) // doTailAge reads it unlocked
+	}
+	if it.itFlags&itemActive < most {
+		it.itFlags += itemHit
 	}
 }
 
-// doItemUpdate sets the time of last access, and moves an active item from
-// COLD to WARM. Without segments it moves the item to the head of its LRU, at
-// most once per itemUpdateInterval.
+// doItemRewrite marks an item that gets a new value in its place, which counts as a
+// hit.
+func doItemRewrite(it *item) {
+	if it.lruid() == hotLru {
+		it.itFlags &^= itemActive // as if no hit had set the time
+	} else if it.itFlags&itemActive < itemActive {
+		it.itFlags += itemHit
+	}
+	doItemUpdate(it)
+}
+
+// doItemUpdate sets the time of last access. Without segments it also moves the item
+// to the head of its LRU, at most once per itemUpdateInterval.
 func doItemUpdate(it *item) {
 	now := itemAccess(it)
-	linked := it.itFlags&itemLinked != 0
-	if settings.lru.segmented.Load() {
-		if !linked {
-			return
-		}
-		// Hits to COLD immediately move to WARM.
-		if it.lruid() == coldLru && it.itFlags&itemActive != 0 {
-			itemUnlinkQ(it)
-			it.time = now
-			it.slabsClsid = it.clsid() | warmLru
-			it.itFlags &^= itemActive
-			itemLinkQWarm(it)
-		} else {
-			atomic.StoreUint32(&it.time, now) // doTailAge reads it unlocked
-		}
-	} else if linked && it.time < now-itemUpdateInterval {
+	switch {
+	case it.itFlags&itemLinked == 0:
+	case settings.lru.segmented.Load():
+		atomic.StoreUint32(&it.time, now) // doTailAge reads it unlocked
+	case it.time < now-itemUpdateInterval:
 		itemUnlinkQ(it)
 		it.time = now
 		itemLinkQ(it)
@@ -447,11 +422,17 @@ func lruMakeRoom(id, try int) bool {
 	if try < 10 && storageMakeRoom(id) {
 		return true
 	}
-	res := lruPullTail(id, coldLru, 0, lruPullEvict, 0, nil)
+	evict := lruPullEvict
+	if try < 10 && settings.lru.segmented.Load() {
+		evict |= lruPullSpare
+	}
+	res := lruPullTail(id, coldLru, 0, evict, 0, nil)
 	if res == 0 && try < 10 && settings.lru.segmented.Load() {
 		total, _, _ := lruClassSize(id)
-		for _, l := range [...]int{hotLru, warmLru} {
-			res += lruPullTail(id, l, total, 0, math.MaxUint32, nil)
+		for _, l := range [...]int{warmLru, hotLru} {
+			if res == 0 {
+				res = lruPullTail(id, l, total, 0, math.MaxUint32, nil)
+			}
 		}
 	}
 	for _, l := range [...]int{hotLru, warmLru, tempLru} {
@@ -519,6 +500,17 @@ func lruRemembers(hv uint32) bool {
 	return false
 }
 
+// lruComesBack takes bytes off what WARM of class id may have beyond its share, as
+// an item of this size had been evicted too early. Each item that is in use at
+// WARM's tail adds its own size: see pullAside. So WARM grows, from 40 % of the
+// class up to 80, while its items go on being used and those evicted do not come back.
+func lruComesBack(id, bytes int) {
+	l := &lrus[id|warmLru]
+	l.lock.Lock()
+	l.extra -= min(l.extra, uint64(bytes))
+	l.lock.Unlock()
+}
+
 // lruForget forgets all evicted items.
 func lruForget() {
 	if t := lruMemory.table.Load(); t != nil {
@@ -555,15 +547,14 @@ func lruMemoryGrow(items int) {
 }
 
 // lruPcts returns the shares of HOT and WARM in percent: as the user says, or
-// else as they are in C, or with the memory as simulation of real requests found
-// them best.
+// else as they are in C, except that with the memory HOT needs little.
 func lruPcts() (hot, warm int32) {
 	hot, warm = settings.lru.hotLruPct.Load(), settings.lru.warmLruPct.Load()
-	if hot < 0 && warm < 0 && lruHasMemory() {
-		return 5, 85
-	}
 	if hot < 0 {
 		hot = 20
+		if warm < 0 && lruHasMemory() {
+			hot = 5
+		}
 	}
 	if warm < 0 {
 		warm = 40
@@ -591,76 +582,6 @@ func lruMaxAge(coldAge relTime, factor float64) relTime {
 		return math.MaxUint32
 	}
 	return relTime(min(float64(coldAge)*factor, math.MaxUint32))
-}
-
-func itemLruBumpBufCreate() *lruBumpBuf {
-	b := new(lruBumpBuf)
-	bumpBufLock.Lock()
-	bumpBufs = append(bumpBufs, b)
-	bumpBufLock.Unlock()
-	return b
-}
-
-// lruBumpAsync queues a bump of the item, which is locked. It returns false
-// if the ring is full.
-func lruBumpAsync(b *lruBumpBuf, it *item, hv uint32) bool {
-	b.mutex.Lock()
-	ok := b.used < lruBumpBufSize
-	if ok {
-		it.refcount++
-		b.ring[(b.head+b.used)%lruBumpBufSize] = lruBumpEntry{it.ref(), hv}
-		b.used++
-	} else {
-		b.dropped++
-	}
-	b.mutex.Unlock()
-	return ok
-}
-
-// lruMaintainerBumps does the bumps that the workers queued. It reports whether
-// there were any.
-func lruMaintainerBumps() bool {
-	bumped := false
-	bumpBufLock.Lock()
-	for _, b := range bumpBufs {
-		b.mutex.Lock()
-		head, todo := b.head, b.used
-		b.mutex.Unlock()
-		if todo == 0 {
-			continue
-		}
-		bumped = true
-		// The worker writes only after these entries, so they need no lock.
-		for i := range todo {
-			if i%assocBatch == 0 {
-				lruBumpPrefetch(b, head+i, min(todo-i, assocBatch))
-			}
-			be := b.ring[(head+i)%lruBumpBufSize]
-			it := be.it.item()
-			itemLock(be.hv)
-			doItemUpdate(it)
-			doItemRemove(it)
-			itemUnlock(be.hv)
-		}
-		b.mutex.Lock()
-		b.head = (head + todo) % lruBumpBufSize
-		b.used -= todo
-		b.mutex.Unlock()
-	}
-	bumpBufLock.Unlock()
-	return bumped
-}
-
-func lruTotalBumpsDropped() uint64 {
-	var total uint64
-	bumpBufLock.Lock()
-	for _, b := range bumpBufs {
-		b.mutex.Lock()
-		total += b.dropped
-		b.mutex.Unlock()
-	}
-	bumpBufLock.Unlock()
-	return total
 }
 
 // lruMaintainerJuggle balances the LRUs of a slab class: the excess of HOT
@@ -699,9 +620,12 @@ func lruMaintainerJuggle(clsid int) int {
 	}
 	cool := evicting || !segmented || extStorage != nil
 	for range 500 {
-		doMore := lruPullTail(clsid, hotLru, totalBytes, lruPullCrawlBlocks, hotAge, nil)
-		if doMore == 0 && cool {
+		doMore := 0
+		if cool {
 			doMore = lruPullTail(clsid, warmLru, totalBytes, lruPullCrawlBlocks, warmAge, nil)
+		}
+		if doMore == 0 {
+			doMore = lruPullTail(clsid, hotLru, totalBytes, lruPullCrawlBlocks, hotAge, nil)
 		}
 		if segmented {
 			doMore += lruPullTail(clsid, coldLru, totalBytes, lruPullCrawlBlocks, 0, nil)
@@ -758,12 +682,6 @@ func lruMaintainerThread() {
 		for i := powerSmallest; i < maxNumberOfSlabClasses; i++ {
 			jugglerRun(&jugglers[i], i, slept)
 			toSleep = min(toSleep, jugglers[i].next)
-		}
-
-		// After bumps sleep no longer than that. Unlike in C, the rings are emptied
-		// in flat mode as well: they hold items.
-		if lruMaintainerBumps() {
-			toSleep = min(toSleep, minLruMaintainerSleep)
 		}
 
 		// At most once per second.

@@ -478,13 +478,13 @@ func memoryInit() {
 	}
 }
 
-// storageThreads is the number of threads of extstore: writing, compaction, the
-// I/O thread of both, and the I/O threads that read.
+// storageThreads is the number of threads of extstore: writing, compaction, the I/O
+// thread that writes, and those that read.
 func storageThreads() int {
 	if extStorage == nil {
 		return 0
 	}
-	return 3 + len(extStorage.ioThreads)
+	return 3 + storageConf.ext.ioThreadcount
 }
 
 // authInit reads what -S and -Y need.
@@ -503,7 +503,6 @@ func authInit() {
 func stopThreads() {
 	metricsLock.Lock()
 	pauseThreads(pauseAllThreads)
-	lruMaintainerBumps() // the bumps that the workers have queued
 	for i := range itemLocks {
 		itemLocks[i].Lock() // stops the thread that grows the hash table
 	}

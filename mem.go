@@ -50,14 +50,16 @@ const (
 	itemFlagsEnd
 )
 
-// itemActive is the number of hits since the item's last bump, counted up to 3.
+// itemActive is the number of hits since the item came to its LRU, counted up to 3.
 const itemActive = 3 * itemHit
 
 // Flags that an item may have if its value is in memory.
 const itemMemoryFlags = (itemFlagsEnd - 1) &^ (itemSlabbed | itemChunk_ | itemHdr | itemTokenReserved)
 
-// Flags that an item keeps when its value goes to extstore and comes back.
-const itemPreserveFlags = itemFetched | itemTokenSent | itemStale | itemKeyBinary
+// Flags that an item keeps when its value goes to extstore and comes back: all but
+// those that say how it is stored, or how much it was used.
+const itemPreserveFlags = (itemFlagsEnd - 1) &^
+	(itemLinked | itemCas | itemSlabbed | itemActive | itemChunked | itemChunk_ | itemHdr | itemCflags | itemTokenReserved)
 
 // An itemHdrT locates a value in extstore.
 type itemHdrT struct {

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/base64"
 	"fmt"
 	"strconv"
@@ -20,28 +21,19 @@ const (
 // metaFlagPreparse.
 const msetFlags = "Okcs"
 
-// metaFlags holds what the flags of a command ask for.
+// metaFlags holds the flags of a command, and their arguments.
 type metaFlags struct {
-	noUpdate  bool // u
-	vivify    bool // N
-	value     bool // v
-	setStale  bool // I
-	noReply   bool // q
-	hasCas    bool // C
-	hasCasIn  bool // E
-	newTtl    bool // T
-	keyBinary bool // b
-	removeVal bool // x
-
-	mode           byte // of M, 0 for none
-	clientFlags    uint32
-	exptime        relTime
-	autovivExptime relTime
-	recacheTime    relTime
+	seen           uint64  // see has
+	value          bool    // v: return the value
+	mode           byte    // of M, 0 for none
+	clientFlags    uint32  // of F
+	exptime        relTime // of T
+	autovivExptime relTime // of N
+	recacheTime    relTime // of R
 	key            []byte
-	reqCasId       uint64
+	reqCasId       uint64 // of C: what the item's unique must be
 	casIdIn        uint64 // of E: the item's new unique
-	delta, initial uint64 // of ma
+	delta, initial uint64 // of D and J
 }
 
 // A metaReply holds what ms keeps until its value has been read.
@@ -79,10 +71,16 @@ var base64Value = func() (values [256]uint8) {
 	return values
 }()
 
+// metaFlagBit returns the bit of a letter in metaFlags.seen, and 0 for a digit.
+func metaFlagBit(flag byte) uint64 { return 1 << (flag - 'A') }
+
+// has reports whether the command has the flag, which is a letter.
+func (of *metaFlags) has(flag byte) bool { return of.seen&metaFlagBit(flag) != 0 }
+
 // casIn returns the unique for an item that the command changes: that of E, or
 // else a new one.
 func (of *metaFlags) casIn() uint64 {
-	if of.hasCasIn {
+	if of.has('E') {
 		return of.casIdIn
 	}
 	return getCasId()
@@ -91,7 +89,7 @@ func (of *metaFlags) casIn() uint64 {
 // itFlags returns flags for an item that the command creates, so that replies
 // show its key as the client gave it. In C only ms does so.
 func (of *metaFlags) itFlags() uint16 {
-	if of.keyBinary {
+	if of.has('b') {
 		return itemKeyBinary
 	}
 	return 0
@@ -108,51 +106,39 @@ func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
 		return "CLIENT_ERROR options flags are too long"
 	}
 	// A duplicate or unknown flag is an error at once. Of bad arguments the
-	// last one is reported, after the loop.
+	// last one is reported, after the loop; those of F and O only if no other is bad.
 	const badToken = "CLIENT_ERROR bad token in command line format"
-	errstr := errBadFormat
-	hasError := false
-	var seen uint64
+	errstr := ""
 	for i := start; i < pr.ntokens; i++ {
 		tok := pr.token(i)
 		o, arg := tok[0], tok[1:]
-		bit := uint64(1) << (o - 'A') // 0 for a digit
-		if seen&bit != 0 {
+		if of.has(o) {
 			return "CLIENT_ERROR duplicate flag"
 		}
-		seen |= bit
+		of.seen |= metaFlagBit(o)
 		ok, what := true, badToken
 		switch o {
 		case 'b':
 			of.key = base64Decode(of.key)
-			of.keyBinary = true
 			ok, what = of.key != nil, "CLIENT_ERROR error decoding key"
 		case 'N':
-			of.vivify = true
 			of.autovivExptime, ok = metaExptime(arg)
 		case 'T':
-			of.newTtl = true
 			of.exptime, ok = metaExptime(arg)
 		case 'R':
 			of.recacheTime, ok = metaExptime(arg)
-		case 'O', 'P', 'L', 'k', 's', 't', 'c', 'f', 'l', 'h':
+		case 'P', 'L', 'k', 's', 't', 'c', 'f', 'l', 'h', 'u', 'q', 'x', 'I':
 			// Valid, but there is nothing to do yet.
+		case 'O':
+			ok, what = len(tok) <= mflagMaxOpaqueLength, cmp.Or(errstr, errOpaqueTooLong)
 		case 'v':
 			of.value = true
-		case 'u':
-			of.noUpdate = true
-		case 'q':
-			of.noReply = true
-		case 'x':
-			of.removeVal = true
 		case 'F':
 			of.clientFlags, ok = toktou32(arg)
-			what = errstr
+			what = cmp.Or(errstr, errBadFormat)
 		case 'C':
-			of.hasCas = true
 			of.reqCasId, ok = toktou64(arg)
 		case 'E':
-			of.hasCasIn = true
 			of.casIdIn, ok = toktou64(arg)
 		case 'M':
 			// Only the byte after M counts, which may be a space or the
@@ -164,19 +150,14 @@ func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
 		case 'D':
 			of.delta, ok = toktou64(arg)
 			what = "CLIENT_ERROR invalid numeric delta value"
-		case 'I':
-			of.setStale = true
 		default:
 			return "CLIENT_ERROR invalid flag"
 		}
 		if !ok {
-			errstr, hasError = what, true
+			errstr = what
 		}
 	}
-	if hasError {
-		return errstr
-	}
-	return ""
+	return errstr
 }
 
 // metaExptime reads an expiry time, the argument of a flag.
@@ -195,13 +176,7 @@ func metaKey(b, key []byte, binary bool) []byte {
 	return append(base64.StdEncoding.AppendEncode(b, key), " b"...)
 }
 
-// metaOpaque returns false if the token is too long.
-func metaOpaque(b, tok []byte) ([]byte, bool) {
-	if len(tok) > mflagMaxOpaqueLength {
-		return b, false
-	}
-	return append(append(b, ' '), tok...), true
-}
+func metaOpaque(b, tok []byte) []byte { return append(append(b, ' '), tok...) }
 
 func metaUint(b []byte, flag byte, n uint64) []byte {
 	return strconv.AppendUint(append(b, ' ', flag), n, 10)
@@ -216,19 +191,17 @@ func metaTtl(b []byte, it *item) []byte {
 }
 
 // metaNoItem appends the opaque and the key, all that can be returned without
-// an item. It returns false if the opaque is too long.
-func metaNoItem(b []byte, pr *parser, of *metaFlags) (_ []byte, ok bool) {
+// an item.
+func metaNoItem(b []byte, pr *parser, of *metaFlags) []byte {
 	for i := keyToken + 1; i < pr.ntokens; i++ {
 		switch tok := pr.token(i); tok[0] {
 		case 'O':
-			if b, ok = metaOpaque(b, tok); !ok {
-				return b, false
-			}
+			b = metaOpaque(b, tok)
 		case 'k':
-			b = metaKey(b, of.key, of.keyBinary)
+			b = metaKey(b, of.key, of.has('b'))
 		}
 	}
-	return b, true
+	return b
 }
 
 // metaFinish makes b and a \r\n the reply. With quiet there is no reply.
@@ -256,7 +229,7 @@ func processMgetCmd(c *conn, pr *parser) {
 		return
 	}
 	itemCreated := false
-	if it == nil && of.vivify {
+	if it == nil && of.has('N') {
 		it = doItemAlloc(of.key, hv, 0, 0, 2) // mgetReply sets its expiry time
 		if it != nil {
 			copy(it.data(), "\r\n")
@@ -269,29 +242,18 @@ func processMgetCmd(c *conn, pr *parser) {
 		itemUnlock(hv)
 		n[statGetCmds]++
 		n[statGetMisses]++
-		if b, ok := metaNoItem(append(c.resp.wbuf, "EN"...), pr, &of); ok {
-			metaFinish(c, b, of.noReply)
-		} else {
-			outErrstring(c, errOpaqueTooLong)
-		}
+		metaFinish(c, metaNoItem(append(c.resp.wbuf, "EN"...), pr, &of), of.has('q'))
 		return
 	}
-	if of.hasCas && it.cas() == of.reqCasId {
+	if of.has('C') && it.cas() == of.reqCasId {
 		of.value = false // the client has it
 	}
-	b, ok := mgetReply(c.resp.wbuf, pr, &of, it, itemCreated)
-	if !ok {
-		doItemRemove(it)
-		itemUnlock(hv)
-		outErrstring(c, errOpaqueTooLong)
-		return
-	}
 	head := len(c.resp.wbuf)
-	c.resp.wbuf = b
-	if !of.noUpdate {
-		doItemBump(t, it, hv) // not earlier: h and l report the state before
+	c.resp.wbuf = mgetReply(c.resp.wbuf, pr, &of, it, itemCreated)
+	if !of.has('u') {
+		doItemBump(it) // not earlier: h and l report the state before
 	}
-	if of.newTtl {
+	if of.has('T') {
 		n[statTouchCmds]++
 		t.stats.slab(it, slabTouchHits)
 	} else {
@@ -300,8 +262,9 @@ func processMgetCmd(c *conn, pr *parser) {
 	}
 	if of.value {
 		var miss []byte
-		if it.itFlags&itemHdr != 0 {
-			miss = mgetMiss(pr, &of)
+		if it.itFlags&itemHdr != 0 && !of.has('q') {
+			miss = metaNoItem(append(make([]byte, 0, 64), "EN"...), pr, &of)
+			miss = append(miss, "\r\n"...)
 		}
 		if !respAddValue(c, it, hv, int(it.nbytes), head, miss) {
 			c.resp.wbuf = append(c.resp.wbuf, miss...)
@@ -313,19 +276,9 @@ func processMgetCmd(c *conn, pr *parser) {
 	connSetState(c, connNewCmd)
 }
 
-// mgetMiss returns the reply of mg for a value that is gone.
-func mgetMiss(pr *parser, of *metaFlags) []byte {
-	if of.noReply {
-		return nil
-	}
-	b, _ := metaNoItem(append(make([]byte, 0, 64), "EN"...), pr, of) // the opaque is not too long
-	return append(b, "\r\n"...)
-}
-
 // mgetReply appends the reply line of mg for an item, and makes the changes to
-// the item that the flags ask for, in their order. It returns false if the
-// opaque is too long.
-func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) (_ []byte, ok bool) {
+// the item that the flags ask for, in their order.
+func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) []byte {
 	wonToken := false
 	if of.value {
 		b = append(b, "VA "...)
@@ -337,7 +290,7 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 		switch tok := pr.token(i); tok[0] {
 		case 'T':
 			it.exptime = of.exptime
-			if of.hasCasIn { // in C mg obeys E only with N
+			if of.has('E') { // in C mg obeys E only with N
 				it.setCas(of.casIdIn)
 			}
 		case 'N':
@@ -364,9 +317,7 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 		case 'h':
 			b = metaUint(b, 'h', uint64(btoi(it.itFlags&itemFetched != 0)))
 		case 'O':
-			if b, ok = metaOpaque(b, tok); !ok {
-				return b, false
-			}
+			b = metaOpaque(b, tok)
 		case 'k':
 			b = metaKey(b, it.key(), it.itFlags&itemKeyBinary != 0)
 		}
@@ -385,17 +336,17 @@ func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) 
 		b = append(b, " W"...)
 		it.itFlags |= itemTokenSent
 	}
-	return append(b, "\r\n"...), true
+	return append(b, "\r\n"...)
 }
 
-// processMsetCmdStart returns an item to read the value into and how to store
-// it, or nil after answering with an error.
-func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
+// processMsetCmdStart returns an item to read the value into and how to store it, or
+// nil if the value is stored already. It returns false after answering with an error.
+func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int, ok bool) {
 	t := c.thread
 	var of metaFlags
 	if errstr := metaFlagPreparse(pr, 3, &of); errstr != "" {
 		outErrstring(c, errstr)
-		return nil, 0
+		return nil, 0, false
 	}
 	exptime := of.exptime
 	comm = nreadSet
@@ -405,13 +356,13 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
 		comm = nreadAdd
 	case 'A':
 		comm = nreadAppend
-		if of.vivify {
+		if of.has('N') {
 			comm = nreadAppendviv
 			exptime = of.autovivExptime
 		}
 	case 'P':
 		comm = nreadPrepend
-		if of.vivify {
+		if of.has('N') {
 			comm = nreadPrependviv
 			exptime = of.autovivExptime
 		}
@@ -419,26 +370,36 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int) {
 		comm = nreadReplace
 	default:
 		outErrstring(c, "CLIENT_ERROR invalid mode for ms M token")
-		return nil, 0
+		return nil, 0, false
 	}
 	// A set or replace with a unique is a cas. Append and prepend check the
 	// unique themselves.
-	if of.hasCas && (comm == nreadSet || comm == nreadReplace) {
+	if of.has('C') && (comm == nreadSet || comm == nreadReplace) {
 		comm = nreadCas
+	}
+	c.val.meta = metaReply{mset: true, setStale: of.has('I') && comm == nreadCas}
+	msetNote(&c.val.meta, pr)
+	if !of.has('C') {
+		it, hv := connStoreInPlace(c, comm, of.key, of.clientFlags, exptime, pr.vlen, of.itFlags(), of.casIdIn)
+		if it != nil {
+			c.noreply = of.has('q')
+			finalizeMset(c, of.key, of.has('b'), int(it.nbytes), stored, it.cas())
+			itemUnlock(hv)
+			return nil, comm, true
+		}
 	}
 	it = itemAlloc(of.key, of.clientFlags, exptime, pr.vlen)
 	if it == nil {
 		outRefused(c, comm, of.key, of.clientFlags, pr.vlen)
 		itemForget(of.key, t)
-		return nil, 0
+		return nil, 0, false
 	}
 	it.setCas(of.reqCasId)
 	it.itFlags |= of.itFlags()
 	t.stats.slab(it, slabSetCmds)
-	c.noreply = of.noReply
+	c.noreply = of.has('q')
 	c.cas = of.casIdIn // 0 without E: then a new one when the value is stored
-	c.val.meta = metaReply{mset: true, setStale: of.setStale && comm == nreadCas}
-	return it, comm
+	return it, comm, true
 }
 
 // processMdeleteCmd serves md.
@@ -450,11 +411,7 @@ func processMdeleteCmd(c *conn, pr *parser) {
 	}
 	t := c.thread
 	n := &t.stats.pending.n
-	b, ok := metaNoItem(append(c.resp.wbuf, "HD"...), pr, &of)
-	if !ok {
-		outErrstring(c, errOpaqueTooLong)
-		return
-	}
+	b := metaNoItem(append(c.resp.wbuf, "HD"...), pr, &of)
 	code := b[len(c.resp.wbuf):]
 	quiet := false
 	it, hv := itemGetLocked(of.key, t, dontUpdate)
@@ -462,12 +419,12 @@ func processMdeleteCmd(c *conn, pr *parser) {
 	case it == nil:
 		n[statDeleteMisses]++
 		copy(code, "NF")
-	case of.hasCas && it.cas() != of.reqCasId:
+	case of.has('C') && it.cas() != of.reqCasId:
 		n[statDeleteMisses]++
 		copy(code, "EX")
 	default:
-		quiet = of.noReply
-		if of.removeVal {
+		quiet = of.has('q')
+		if of.has('x') {
 			newIt := mdeleteValue(it, hv, t, &of)
 			doItemRemove(it)
 			if newIt == nil {
@@ -477,8 +434,8 @@ func processMdeleteCmd(c *conn, pr *parser) {
 			}
 			it = newIt
 		}
-		if of.setStale {
-			if of.newTtl {
+		if of.has('I') {
+			if of.has('T') {
 				it.exptime = of.exptime
 			}
 			it.itFlags |= itemStale
@@ -489,7 +446,7 @@ func processMdeleteCmd(c *conn, pr *parser) {
 			if loggerEflags.Load()&logDeletions != 0 {
 				loggerLogItemDeleted(t, it, logTypeMetaDelete)
 			}
-			if !of.removeVal {
+			if !of.has('x') {
 				doItemUnlink(it, hv)
 			}
 		}
@@ -511,7 +468,7 @@ func mdeleteValue(it *item, hv uint32, t *thread, of *metaFlags) *item {
 	copy(newIt.data(), "\r\n")
 	newIt.itFlags |= it.itFlags & itemKeyBinary
 	cas := it.cas()
-	if of.hasCasIn {
+	if of.has('E') {
 		cas = of.casIdIn
 	}
 	doStoreItem(newIt, nreadSet, t, hv, nil, nil, cas, false)
@@ -521,15 +478,16 @@ func mdeleteValue(it *item, hv uint32, t *thread, of *metaFlags) *item {
 // processMarithmeticCmd serves ma.
 func processMarithmeticCmd(c *conn, pr *parser) {
 	of := metaFlags{delta: 1}
-	if metaFlagPreparse(pr, 2, &of) != "" {
-		outErrstring(c, "CLIENT_ERROR invalid or duplicate flag")
+	if errstr := metaFlagPreparse(pr, 2, &of); errstr != "" {
+		if errstr != errOpaqueTooLong {
+			errstr = "CLIENT_ERROR invalid or duplicate flag"
+		}
+		outErrstring(c, errstr)
 		return
 	}
-	incr := true
+	incr := of.mode != 'D' && of.mode != '-'
 	switch of.mode {
-	case 0, 'I', '+':
-	case 'D', '-':
-		incr = false
+	case 0, 'I', '+', 'D', '-':
 	default:
 		outErrstring(c, "CLIENT_ERROR invalid mode for ma M token")
 		return
@@ -538,25 +496,16 @@ func processMarithmeticCmd(c *conn, pr *parser) {
 	itemLock(hv)
 	var r marithmeticResult
 	marithmeticItem(&r, c.thread, &of, hv, incr)
-	b, ok := c.resp.wbuf, true
-	quiet := false
-	switch {
-	case r.it != nil:
-		quiet = of.noReply
-		b, ok = marithmeticReply(b, pr, &of, &r)
-		doItemRemove(r.it)
-	case r.code != "":
-		b, ok = metaNoItem(append(b, r.code...), pr, &of)
-	}
-	itemUnlock(hv)
 	switch {
 	case r.errstr != "":
 		outErrstring(c, r.errstr)
-	case !ok:
-		outErrstring(c, errOpaqueTooLong)
+	case r.it != nil:
+		metaFinish(c, marithmeticReply(c.resp.wbuf, pr, &of, &r), of.has('q'))
+		doItemRemove(r.it)
 	default:
-		metaFinish(c, b, quiet)
+		metaFinish(c, metaNoItem(append(c.resp.wbuf, r.code...), pr, &of), false)
 	}
+	itemUnlock(hv)
 }
 
 // marithmeticItem increments, decrements or creates the item for ma. The item
@@ -567,7 +516,7 @@ func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, 
 	r.n, ret = doAddDelta(t, of.key, incr, of.delta, r.num[:], &r.cas, hv, &r.it)
 	switch ret {
 	case deltaOk:
-		if of.hasCasIn {
+		if of.has('E') {
 			r.it.setCas(of.casIdIn)
 		}
 		r.cas = r.it.cas()
@@ -576,7 +525,7 @@ func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, 
 	case eom:
 		r.errstr = errNoMemory
 	case deltaItemNotFound:
-		if !of.vivify {
+		if !of.has('N') {
 			if incr {
 				t.stats.pending.n[statIncrMisses]++
 			} else {
@@ -603,8 +552,7 @@ func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, 
 }
 
 // marithmeticReply appends the reply to ma for an item, without the last \r\n.
-// It returns false if the opaque is too long.
-func marithmeticReply(b []byte, pr *parser, of *metaFlags, r *marithmeticResult) (_ []byte, ok bool) {
+func marithmeticReply(b []byte, pr *parser, of *metaFlags, r *marithmeticResult) []byte {
 	if of.value {
 		b = append(b, "VA "...)
 		b = strconv.AppendUint(b, uint64(r.n), 10)
@@ -624,57 +572,42 @@ func marithmeticReply(b []byte, pr *parser, of *metaFlags, r *marithmeticResult)
 				r.it.exptime = of.autovivExptime
 			}
 		case 'O':
-			if b, ok = metaOpaque(b, tok); !ok {
-				return b, false
-			}
+			b = metaOpaque(b, tok)
 		case 'k':
-			b = metaKey(b, of.key, of.keyBinary)
+			b = metaKey(b, of.key, of.has('b'))
 		}
 	}
 	if of.value {
 		b = append(append(b, "\r\n"...), r.num[:r.n]...)
 	}
-	return b, true
+	return b
 }
 
-// finalizeMset answers ms, with ret from storing its value. The item is locked.
-func finalizeMset(c *conn, it *item, nbytes int, ret storeItemType, cas uint64) {
-	b := c.resp.wbuf
-	quiet := false
-	switch ret {
-	case stored:
-		b = append(b, "HD"...)
-		quiet = c.noreply
-	case exists:
-		b = append(b, "EX"...)
-	case notFound:
-		b = append(b, "NF"...)
-	case notStored:
-		b = append(b, "NS"...)
-	default:
+// finalizeMset answers ms, with ret from storing its value.
+func finalizeMset(c *conn, key []byte, keyBinary bool, nbytes int, ret storeItemType, cas uint64) {
+	code := [...]string{stored: "HD", exists: "EX", notFound: "NF", notStored: "NS", noMemory: ""}[ret]
+	if code == "" {
 		outErrstring(c, errUnhandledStore)
 		return
 	}
+	b := append(c.resp.wbuf, code...)
 	if ret != stored {
 		cas = 0
-	}
-	if nbytes == 0 { // set by append and prepend only
-		nbytes = int(it.nbytes)
 	}
 	m := &c.val.meta
 	for _, f := range m.flags[:m.nflags] {
 		switch f {
 		case 'O':
-			b = append(append(b, ' '), m.opaque[:m.nopaque]...)
+			b = metaOpaque(b, m.opaque[:m.nopaque])
 		case 'k':
-			b = metaKey(b, it.key(), it.itFlags&itemKeyBinary != 0)
+			b = metaKey(b, key, keyBinary)
 		case 'c':
 			b = metaUint(b, 'c', cas)
 		case 's':
 			b = metaUint(b, 's', uint64(nbytes-2))
 		}
 	}
-	metaFinish(c, b, quiet)
+	metaFinish(c, b, ret == stored && c.noreply)
 }
 
 // processMetaCommand serves me, which describes an item.
@@ -718,37 +651,28 @@ func processMetaCommand(c *conn, pr *parser) {
 
 // processMsetCommand begins to read the value of ms.
 func processMsetCommand(c *conn, pr *parser) {
-	it, comm := processMsetCmdStart(c, pr)
-	if it != nil && !msetNote(&c.val.meta, pr) {
-		itemRemove(it)
-		it = nil
-		outErrstring(c, errOpaqueTooLong)
-	}
-	if it == nil {
+	it, comm, ok := processMsetCmdStart(c, pr)
+	switch {
+	case !ok:
 		connSwallowValue(c, pr.vlen)
-		return
+	case it != nil:
+		connReadValue(c, it, comm)
 	}
-	connReadValue(c, it, comm)
 }
 
-// msetNote stores in m the flags to return. It returns false if the opaque is
-// too long.
-func msetNote(m *metaReply, pr *parser) bool {
+// msetNote stores in m the flags to return.
+func msetNote(m *metaReply, pr *parser) {
 	for i := 3; i < pr.ntokens; i++ {
 		tok := pr.token(i)
 		if strings.IndexByte(msetFlags, tok[0]) < 0 {
 			continue
 		}
 		if tok[0] == 'O' {
-			if len(tok) > mflagMaxOpaqueLength {
-				return false
-			}
 			m.nopaque = uint8(copy(m.opaque[:], tok))
 		}
 		m.flags[m.nflags] = tok[0]
 		m.nflags++
 	}
-	return true
 }
 
 // base64Decode decodes b in place, or returns nil. It is as lenient as C: bytes

@@ -151,6 +151,12 @@ const (
 const (
 	minPagesForSource  = 2
 	minPagesForReclaim = 2.5
+
+	// Unlike C's, it does not wait until its window is full if a class evicts for
+	// automoveBrisk seconds beside one that is hardly used: it had no more requests in
+	// a second than a page has chunks, divided by automoveIdle.
+	automoveBrisk = 5
+	automoveIdle  = 64
 )
 
 // What one round, or the sum of several, has seen of a class.
@@ -162,10 +168,19 @@ type windowData struct {
 	excessFree   uint64 // rounds with more free chunks than the class needs; extstore only
 }
 
+// What slabAutomoveHurry knows of a class.
+type hurryData struct {
+	uses, evicted  uint64 // requests and evictions so far
+	idle, evicting int    // seconds for which it is hardly used, or evicts
+}
+
 type slabAutomove struct {
 	tune      automoveTune
 	window    [][maxNumberOfSlabClasses]windowData
 	windowCur int // rounds so far
+
+	hurry [maxNumberOfSlabClasses]hurryData
+	last  relTime // when hurry was updated
 
 	// With extstore only.
 	globalPoolWatermark int // pages that the pool should have
@@ -668,7 +683,8 @@ func windowFill(a *slabAutomove, n int, evictedTotal uint64) *windowData {
 
 // slabAutomoveRun is one round. It returns the classes that a page should move
 // between: from a class with much free memory to the pool; or else from the class
-// with the oldest items to the class that evicts the youngest; or else -1 and -1.
+// with the oldest items to the class that evicts the youngest; or else what
+// slabAutomoveHurry says.
 func slabAutomoveRun(a *slabAutomove) (src, dst int) {
 	_, memLimitReached := globalPagePoolSize()
 	fillItemStatsAutomove(&a.iamAfter)
@@ -704,12 +720,51 @@ func slabAutomoveRun(a *slabAutomove) (src, dst int) {
 			youngest, youngestAge, youngestEvicting = n, age, wd.evictedSeen != 0
 		}
 	}
+	idle, hungry := slabAutomoveHurry(a)
 	a.iamBefore = a.iamAfter
 	a.samBefore = a.samAfter
 	// Wait until the window has been filled once.
 	if youngest != -1 && oldest != -1 && a.windowCur > len(a.window) &&
 		float64(youngestAge) < float64(oldestAge)*a.tune.maxAgeRatio && youngestEvicting {
 		src, dst = oldest, youngest
+	}
+	if src == -1 {
+		src, dst = idle, hungry
+	}
+	return src, dst
+}
+
+// slabAutomoveHurry finds the class that has been hardly used for longest, and the
+// class that evicts the youngest items all the time. It returns -1 and -1 unless
+// the first has been so for so long that its items are older.
+func slabAutomoveHurry(a *slabAutomove) (src, dst int) {
+	src, dst = -1, -1
+	if a.last == currentTime.Load() {
+		return src, dst
+	}
+	a.last = currentTime.Load()
+	sums := threadlocalStatsAggregate()
+	for n := powerSmallest; n < maxNumberOfSlabClasses; n++ {
+		h, was := &a.hurry[n], a.hurry[n]
+		*h = hurryData{evicted: a.iamAfter[n].evicted}
+		for _, u := range sums.slab[n] {
+			h.uses += u
+		}
+		if h.uses-was.uses <= uint64(a.samAfter[n].chunksPerPage/automoveIdle) {
+			h.idle = was.idle + 1
+		}
+		if h.evicted != was.evicted {
+			h.evicting = was.evicting + 1
+		}
+		if a.samAfter[n].totalPages > 1 && (src == -1 || h.idle > a.hurry[src].idle) {
+			src = n
+		}
+		if h.evicting >= automoveBrisk && (dst == -1 || a.iamAfter[n].age < a.iamAfter[dst].age) {
+			dst = n
+		}
+	}
+	if src == -1 || dst == -1 || a.hurry[src].idle < automoveBrisk+2*int(a.iamAfter[dst].age) {
+		return -1, -1
 	}
 	return src, dst
 }

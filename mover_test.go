@@ -527,6 +527,55 @@ func TestAutomove(t *testing.T) {
 	}
 }
 
+// TestAutomoveHurry: a class that evicts in each round gets the pages, but for one, of
+// a class that is not used, at once, and none of a class that is.
+func TestAutomoveHurry(t *testing.T) {
+	th := moverInit(t, 12, func() { settings.slab.automoveWindow.Store(100) })
+	before := threads
+	threads = []*thread{th}
+	defer func() { threads = before }()
+	idle, used, hungry := slabsClsid(20100), slabsClsid(5100), slabsClsid(10100)
+	store := func(id, size, n int) {
+		for range n {
+			set(th, nreadSet, fmt.Sprint("key", rand.Uint64()), pattern(size, 0), 0)
+		}
+		th.stats.total.slab[id][slabSetCmds] += uint64(n)
+	}
+	store(idle, 20000, 200)
+	store(used, 5000, 600)
+	a := slabAutomoveInit()
+	moved, rounds := 0, 0
+	for ; pages(idle) > 1 && rounds < 50; rounds++ {
+		store(hungry, 10000, 400)
+		store(used, 5000, 10)
+		currentTime.Add(1)
+		src, dst := slabAutomoveRun(a)
+		if src == -1 {
+			continue
+		}
+		if src != idle || dst != hungry || rounds < automoveBrisk-1 {
+			t.Fatalf("round %d: from %d to %d", rounds, src, dst)
+		}
+		reassign(t, src, dst)
+		if !moverStep(10) {
+			t.Fatal("the page is busy")
+		}
+		moved++
+	}
+	if moved < 3 || rounds > 20 {
+		t.Errorf("%d pages in %d rounds", moved, rounds)
+	}
+	for range 10 {
+		store(hungry, 10000, 400)
+		store(used, 5000, 10)
+		currentTime.Add(1)
+		if src, dst := slabAutomoveRun(a); src != -1 {
+			t.Errorf("from %d to %d", src, dst)
+		}
+	}
+	checkStore(t)
+}
+
 // TestMover has several goroutines use all classes while pages move between them,
 // the limit goes up and down, the maintainer juggles and the hash table grows. In
 // one case memory never fills up, so no item may get lost.

@@ -40,7 +40,6 @@ func sslConnClose(c *conn)                                {}
 func sslWake(s *sslConn)                                  {}
 func sslPending(c *conn) bool                             { return false }
 func sslRead(c *conn, b []byte) (int, unix.Errno)         { return 0, 0 }
-func sslWrite(c *conn, b []byte) (int, unix.Errno)        { return 0, 0 }
-func sslSendmsg(t *thread, r *resp) []byte                { return nil }
+func sslSendmsg(c *conn, r *resp) (int, unix.Errno)       { return 0, 0 }
 func sslStatSettings(c *conn)                             {}
 func sslAsk(f *os.File) (io.ReadWriteCloser, error)       { return nil, nil }

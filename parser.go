@@ -336,40 +336,45 @@ func processGetCmd(c *conn, key []byte) string {
 	return ""
 }
 
-// processUpdateCmdStart returns an item to read the value into, or nil after
-// answering with an error.
-func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) *item {
+// processUpdateCmdStart returns an item to read the value into, or nil if the value is
+// stored already. It returns false after answering with an error.
+func processUpdateCmdStart(c *conn, pr *parser, comm int, handleCas bool) (it *item, ok bool) {
 	t := c.thread
 	key := pr.key()
 	flags, ok := safeStrtoul(pr.request[pr.tokens[2].start:])
 	exptime, ok2 := safeStrtoll(pr.request[pr.tokens[3].start:])
 	if len(key) > keyMaxLength || !ok || !ok2 {
 		outString(c, errBadFormat)
-		return nil
+		return nil, false
 	}
 	var reqCasId uint64
 	if handleCas {
 		if reqCasId, ok = toktou64(pr.token(5)); !ok {
 			outString(c, errBadFormat)
-			return nil
+			return nil, false
 		}
 	}
 	if settings.detailEnabled.Load() {
 		statsPrefixRecordSet(key)
 	}
-	it := itemAlloc(key, flags, realtime(exptime), pr.vlen)
+	if it, hv := connStoreInPlace(c, comm, key, flags, realtime(exptime), pr.vlen, 0, 0); it != nil {
+		itemUnlock(hv)
+		outString(c, storedText(stored))
+		return nil, true
+	}
+	it = itemAlloc(key, flags, realtime(exptime), pr.vlen)
 	if it == nil {
 		outRefused(c, comm, key, flags, pr.vlen)
 		if comm == nreadSet {
 			itemForget(key, t)
 		}
-		return nil
+		return nil, false
 	}
 	it.setCas(reqCasId)
 	t.stats.slab(it, slabSetCmds)
 	c.cas = 0
 	c.val.meta = metaReply{}
-	return it
+	return it, true
 }
 
 // outRefused answers why no item could be allocated for a value of vlen bytes.

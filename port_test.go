@@ -8,7 +8,7 @@
 //	| conn_set_state | connSetState | |
 //	| drive_machine | driveMachine | split: driveNread, driveSwallow |
 //
-//	Go only: readFd, readIntoItem.
+//	Go only: connRecv, readIntoItem.
 //
 // and a section "Left out", of files and functions that were not ported, in
 // backquotes. A method is written type.name; for the naming rule it counts as

@@ -46,8 +46,8 @@ func peekCommand(b []byte) (key []byte, size int, unlink bool) {
 		if end > len(b) {
 			return nil, 0, false
 		}
-		switch b[1] {
-		case protocolBinaryCmdSet, protocolBinaryCmdSetq, protocolBinaryCmdDelete, protocolBinaryCmdDeleteq:
+		switch binCommands[b[1]].cmd {
+		case protocolBinaryCmdSet, protocolBinaryCmdDelete:
 			unlink = true
 		}
 		return b[start:end], min(size, len(b)), unlink
@@ -118,21 +118,6 @@ func assocPrefetch(keys [][]byte, links int) (sum byte) {
 			}
 			it = r.item()
 		}
-	}
-	return sum
-}
-
-// lruBumpPrefetch loads, as assocPrefetch does, the LRU neighbours of the items in n
-// entries of b, starting at i.
-//
-//go:noinline
-func lruBumpPrefetch(b *lruBumpBuf, i, n int) (sum byte) {
-	if !memPeek {
-		return 0
-	}
-	for range n {
-		sum += b.ring[i%lruBumpBufSize].it.item().peekLinks()
-		i++
 	}
 	return sum
 }

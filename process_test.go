@@ -41,7 +41,7 @@ func TestOptions(t *testing.T) {
 		{"-l 127.0.0.1 -l ::1 --listen=127.0.0.1", "inter 127.0.0.1,::1,num_threads_per_udp 1"},
 		{"-l127.0.0.1", "inter 127.0.0.1,num_threads_per_udp 4"},
 		{"-o maxconns_fast,hashpower=18,slab_reassign,slab_automove=2,slab_automove_ratio=0.5,slab_automove_window=20,tail_repair_time=100", "maxconns_fast yes,hashpower_init 18,slab_reassign yes,slab_automove 2,slab_automove_ratio 0.50,slab_automove_window 20,tail_repair_time 100"},
-		{"-m 64", "hot_lru_pct 5,warm_lru_pct 85,hot_max_factor 0.00,warm_max_factor 0.00"},
+		{"-m 64", "hot_lru_pct 5,warm_lru_pct 40,hot_max_factor 0.00,warm_max_factor 0.00"},
 		{"-o no_lru_memory", "hot_lru_pct 20,warm_lru_pct 40,hot_max_factor 0.20,warm_max_factor 2.00"},
 		{"-o hot_lru_pct=30", "hot_lru_pct 30,warm_lru_pct 40,hot_max_factor 0.00"},
 		{"-o warm_lru_pct=30,warm_max_factor=3", "hot_lru_pct 20,warm_lru_pct 30,hot_max_factor 0.00,warm_max_factor 3.00"},

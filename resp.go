@@ -226,13 +226,6 @@ func respLend(t *thread) *resp {
 	return r
 }
 
-// respClose ends c's resp, if it is in the worker's buffers: others follow it.
-func respClose(c *conn) {
-	if r := c.resp; r.respBufs == &c.thread.bufs.round {
-		r.end, r.iovEnd = len(r.wbuf), len(r.iov)
-	}
-}
-
 // respBufsReset empties t's buffers. It replaces buffers that a large reply
 // has made grow.
 func respBufsReset(t *thread) {
@@ -302,13 +295,16 @@ func respDisown(t *thread, b *respBufs) {
 	}
 }
 
-// respStart begins the reply to a command. It returns false if too many replies
-// are waiting to be sent.
+// respStart begins the reply to a command. If too many replies are waiting to be
+// sent, it makes c close and returns false.
 func respStart(c *conn) bool {
 	if c.resp == nil {
 		c.resp = respLend(c.thread)
 	}
 	ok := respCount(c)
+	if !ok {
+		connSetState(c, connClosing)
+	}
 	respSetMark(c.resp)
 	return ok
 }
@@ -418,18 +414,15 @@ func transmitCount(c *conn) {
 	c.thread.stats.pending.n[statBytesWritten] += uint64(respLen(c.resp))
 }
 
-// transmitOnce sends as many of c's replies as one system call takes. If the
-// socket takes fewer, the error is EAGAIN.
-func transmitOnce(c *conn) (n int, e unix.Errno) {
-	r, t := c.resp, c.thread
+// connSend sends as much of r as one system call takes. If the socket takes less,
+// the error is EAGAIN.
+func connSend(c *conn, r *resp) (n int, e unix.Errno) {
 	var want int
-	switch {
+	switch t := c.thread; {
 	case respLen(r) == 0:
 		return 0, 0
 	case tlsBuild && c.ssl != nil:
-		b := sslSendmsg(t, r)
-		want = len(b)
-		n, e = sslWrite(c, b)
+		return sslSendmsg(c, r)
 	case len(respPieces(r)) > 0:
 		want = transmitPre(t, r)
 		n, e = rawWritev(c.sfd, t.bufs.iov)
@@ -449,7 +442,7 @@ func transmitOnce(c *conn) (n int, e unix.Errno) {
 func transmit(c *conn) transmitResult {
 	r, t := c.resp, c.thread
 	for {
-		n, e := transmitOnce(c)
+		n, e := connSend(c, r)
 		if transmitPost(r, n) {
 			respRelease(c)
 			return transmitComplete
@@ -458,23 +451,21 @@ func transmit(c *conn) transmitResult {
 			respSetMark(r)
 			c.lastCmdTime = currentTime.Load() // c is not idle
 		}
-		switch e {
-		case 0, unix.EINTR:
+		if e == 0 || e == unix.EINTR {
 			continue
-		case unix.EAGAIN:
-			t.stats.pending.n[statBytesWritten] -= uint64(respLen(r))
-			respKeep(c)
-			if settings.net.idleTimeout != 0 {
-				c.outq = socketOutq(c.sfd)
-			}
-			return transmitSoftError
 		}
-		// Any other error closes the connection.
 		t.stats.pending.n[statBytesWritten] -= uint64(respLen(r))
-		respRelease(c)
-		if settings.verbose.Load() > 0 {
-			perror("Failed to write, and not due to blocking", e)
+		if e != unix.EAGAIN {
+			respRelease(c)
+			if settings.verbose.Load() > 0 {
+				perror("Failed to write, and not due to blocking", e)
+			}
+			return transmitHardError
 		}
-		return transmitHardError
+		respKeep(c)
+		if settings.net.idleTimeout != 0 {
+			c.outq = socketOutq(c.sfd)
+		}
+		return transmitSoftError
 	}
 }

@@ -117,7 +117,8 @@ func roundReceive(me *thread, conns []*conn) int {
 			continue // driveMachine closes it
 		}
 		if room := readRoom(c); room != nil { // otherwise driveMachine refuses the line
-			connReceived(c, readInto(c, room))
+			n, e := connRecv(c, room)
+			connReceived(c, n, e)
 		}
 	}
 	return len(conns)

@@ -362,7 +362,7 @@ with ext_path or -M, it is memcached's (default: enabled)`, setFlag(&settings.lr
 		{"hot_lru_pct", missingArgument, `share of a class's memory for the hot LRU (default: 5 percent;
 20 without lru_memory, or if warm_lru_pct is given)`,
 			setNumber(settings.lru.hotLruPct.Store, 1, 79, "hot_lru_pct must be > 1 and < 80")},
-		{"warm_lru_pct", missingArgument, "the same for the warm LRU (default: 85 percent, or 40)",
+		{"warm_lru_pct", missingArgument, "the same for the warm LRU (default: 40 to 80 percent, or 40)",
 			setNumber(settings.lru.warmLruPct.Store, 1, 79, "warm_lru_pct must be > 1 and < 80")},
 		{"hot_max_factor", missingArgument, `items leave the hot LRU when older than the tail of the cold
 LRU times this (default: never; 0.20 without lru_memory)`,

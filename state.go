@@ -31,15 +31,6 @@ const (
 	connIoPending                  // the client has sent something while we wait for them
 )
 
-type tryReadResult int
-
-const (
-	readDataReceived tryReadResult = iota
-	readNoDataReceived
-	readError       // on the socket, or the client has hung up
-	readMemoryError // the line is too long to keep; an error is being sent
-)
-
 func stateText(state connState) string {
 	return [...]string{"conn_listening", "conn_new_cmd", "conn_waiting", "conn_read",
 		"conn_parse_cmd", "conn_write", "conn_nread", "conn_swallow", "conn_closing",
@@ -71,15 +62,6 @@ func resetCmdHandler(c *conn) {
 		connSetState(c, connMwrite)
 	default:
 		connSetState(c, connWaiting)
-	}
-}
-
-// completeNread runs a storage command whose value has been read.
-func completeNread(c *conn) {
-	if c.protocol == binaryProt {
-		completeNreadBinary(c)
-	} else {
-		completeNreadAscii(c)
 	}
 }
 
@@ -115,27 +97,24 @@ func tryReadCommandNegotiate(c *conn) {
 	}
 }
 
-// readFd is recv(2), retried if a signal interrupts it. It returns 0 and no
+// connRecv is recv(2), retried if a signal interrupts it. It returns 0 and no
 // error at the end of the stream.
-func readFd(c *conn, b []byte) (int, unix.Errno) {
+func connRecv(c *conn, b []byte) (int, unix.Errno) {
 	if c.transport == udpTransport {
 		return -1, unix.EAGAIN // a command ends with its datagram
 	}
-	for {
-		var n int
-		var e unix.Errno
+	n, e := -1, unix.EINTR
+	for e == unix.EINTR {
 		if tlsBuild && c.ssl != nil {
 			n, e = sslRead(c, b)
 		} else {
 			n, e = rawRecv(c.sfd, b)
 		}
-		if e != unix.EINTR {
-			if n > 0 {
-				c.thread.stats.pending.n[statBytesRead] += uint64(n)
-			}
-			return n, e
-		}
 	}
+	if n > 0 {
+		c.thread.stats.pending.n[statBytesRead] += uint64(n)
+	}
+	return n, e
 }
 
 // readRoom moves what is left of the last read to the front of c's read buffer,
@@ -153,9 +132,10 @@ func readRoom(c *conn) []byte {
 }
 
 // tryReadNetwork receives once for c.
-func tryReadNetwork(c *conn) tryReadResult {
+func tryReadNetwork(c *conn) {
 	if !rbufAlloc(c) {
-		return readError
+		connSetState(c, connClosing)
+		return
 	}
 	room := readRoom(c)
 	if room == nil {
@@ -164,39 +144,26 @@ func tryReadNetwork(c *conn) tryReadResult {
 		respStart(c)
 		outErrstring(c, "SERVER_ERROR out of memory reading request")
 		c.closeAfterWrite = true
-		return readMemoryError
+		return
 	}
-	return readInto(c, room)
+	n, e := connRecv(c, room)
+	connReceived(c, n, e)
 }
 
-// readInto receives into room, the free part of c's read buffer.
-func readInto(c *conn, room []byte) tryReadResult {
-	n, e := readFd(c, room)
+// connReceived leads c on from connRead, by the result of a receive into readRoom.
+func connReceived(c *conn, n int, e unix.Errno) {
 	switch {
 	case n > 0:
 		c.in.rbytes += n
-		return readDataReceived
-	case e == 0:
-		c.closeReason = normalClose
-		return readError
-	case e == unix.EAGAIN:
-		return readNoDataReceived
-	}
-	return readError
-}
-
-// connReceived leads c on from connRead, by the result of a receive.
-func connReceived(c *conn, res tryReadResult) {
-	switch res {
-	case readNoDataReceived:
-		connSetState(c, connWaiting)
-	case readDataReceived:
 		c.in.lookedAhead = 0
 		connSetState(c, connParseCmd)
-	case readError:
+	case e == unix.EAGAIN:
+		connSetState(c, connWaiting)
+	default:
+		if e == 0 {
+			c.closeReason = normalClose
+		}
 		connSetState(c, connClosing)
-	case readMemoryError:
-		// tryReadNetwork has set the state.
 	}
 }
 
@@ -303,9 +270,9 @@ func driveMachine(c *conn) {
 
 		case connRead:
 			if c.transport == udpTransport {
-				connReceived(c, tryReadUdp(c))
+				tryReadUdp(c)
 			} else {
-				connReceived(c, tryReadNetwork(c))
+				tryReadNetwork(c)
 			}
 
 		case connParseCmd:
@@ -337,7 +304,8 @@ func driveMachine(c *conn) {
 			case c.transport == udpTransport:
 				stop = !connSent(c, transmitUdp(c))
 			default:
-				respClose(c)
+				r := c.resp // ends here: others follow it in the worker's buffers
+				r.end, r.iovEnd = len(r.wbuf), len(r.iov)
 				c.thread.round.sends = append(c.thread.round.sends, c)
 				return // c goes on when roundSend has sent
 			}
@@ -407,11 +375,14 @@ func driveNewCmd(c *conn) bool {
 // driveNread reads the remaining c.val.rlbytes bytes of a value, then runs its
 // command. It returns true if c must wait.
 func driveNread(c *conn) bool {
-	if c.val.rlbytes == 0 {
-		completeNread(c)
+	switch {
+	case c.val.rlbytes == 0 && c.protocol == binaryProt:
+		completeNreadBinary(c)
 		return false
-	}
-	if c.in.rbytes > 0 {
+	case c.val.rlbytes == 0:
+		completeNreadAscii(c)
+		return false
+	case c.in.rbytes > 0:
 		if !readIntoItem(c) {
 			driveNreadError(c)
 		}
@@ -422,7 +393,7 @@ func driveNread(c *conn) bool {
 		driveNreadError(c)
 		return false
 	}
-	n, e := readFd(c, room)
+	n, e := connRecv(c, room)
 	if n > 0 {
 		nreadAdvance(c, n)
 		// A short read has emptied the socket: do not read again.
@@ -478,7 +449,6 @@ func driveReadNothing(c *conn, e unix.Errno) bool {
 // item, and makes c discard that rest.
 func driveNreadError(c *conn) {
 	if c.resp == nil && !respStart(c) {
-		connSetState(c, connClosing)
 		return
 	}
 	outOfMemory(c, errNoMemoryRead)
@@ -501,7 +471,6 @@ func driveSwallow(c *conn) bool {
 	if c.val.sbytes <= 0 || c.in.rbytes == 0 && c.transport == udpTransport {
 		c.val.sbytes = 0
 		if c.resp == nil && !respStart(c) {
-			connSetState(c, connClosing)
 			return false
 		}
 		c.resp.wbuf = append(c.resp.wbuf, c.val.refusal...)
@@ -519,7 +488,7 @@ func driveSwallow(c *conn) bool {
 		connSetState(c, connClosing)
 		return false
 	}
-	n, e := readFd(c, c.in.rbuf[:min(len(c.in.rbuf), c.val.sbytes)])
+	n, e := connRecv(c, c.in.rbuf[:min(len(c.in.rbuf), c.val.sbytes)])
 	if n > 0 {
 		c.val.sbytes -= n
 		return false

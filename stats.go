@@ -42,7 +42,8 @@ const (
 	statReadBufOom
 	statStoreTooLarge
 	statStoreNoMemory
-	statGetExtstore // this and the rest are C's EXTSTORE_THREAD_STATS_FIELDS
+	statStoredInPlace // counts in total_items
+	statGetExtstore   // this and the rest are C's EXTSTORE_THREAD_STATS_FIELDS
 	statGetAbortedExtstore
 	statGetOomExtstore
 	statRecacheFromExtstore
@@ -147,8 +148,9 @@ var (
 const maxPrefixCount = 1 << 16
 
 // slab increments a counter of the item's slab class.
-func (s *threadStats) slab(it *item, which slabStat) {
-	id := it.clsid()
+func (s *threadStats) slab(it *item, which slabStat) { s.slabClass(int(it.clsid()), which) }
+
+func (s *threadStats) slabClass(id int, which slabStat) {
 	s.pending.slab[id][which]++
 	s.dirty |= 1 << id
 }

@@ -45,8 +45,6 @@ const (
 	minStorageCompactSleep = 1000 // microseconds
 	compactWait            = 1000 // microseconds
 	compactMaxWaits        = 5000 // waits for each buffer read, before its values are dropped
-
-	noVersion = math.MaxUint64
 )
 
 var pageBucketNames = [pageBucketCount]string{"default", "compact", "chunked", "lowttl", "coldcompact", "old"}
@@ -72,45 +70,22 @@ type ioPending struct {
 
 // A storageBuk sums up the pages of one bucket.
 type storageBuk struct {
-	lowPage         int // the one with the most holes
-	lowVersion      uint64
-	lowestPage      int // the oldest
-	lowestVersion   uint64
-	pagesFree       int
-	pagesTotal      int
-	bytesFragmented uint64 // of lowPage
-}
-
-type compactFlags struct {
-	dropUnread     bool
-	hasColdcompact bool
-	hasOld         bool
-	useOld         bool
+	low        extstorePageData // the page with the most holes; version 0 if none has enough
+	lowest     extstorePageData // the oldest, or version 0
+	pagesFree  int
+	pagesTotal int
 }
 
 // A storageCompactWrap is the compaction of a page.
 type storageCompactWrap struct {
-	io          objIo
-	done        chan int
 	pageId      int
 	pageVersion uint32
-	flags       compactFlags
 	waits       int  // left for this part
 	stalled     bool // failing files leave no room
 	unsaved     bool // part of the page is damaged or unreadable
-	compactCounts
-}
 
-// compactCounts are the results for a part of a page.
-type compactCounts struct {
-	rescues        int
-	rescuesRealloc int // with a new header item
-	lost           int
-	lostOom        int // for lack of memory for a new header item
-	skipped        int
-	rescueCold     int
-	rescueOld      int
-	badcrc         int
+	rescues, lost, skipped             int  // values of this part
+	dropUnread, hasColdcompact, useOld bool // see storageCompactCheck
 }
 
 // storageConf holds the options of the command line.
@@ -141,7 +116,7 @@ func storageValidateItem(it *item) bool {
 // storageDelete notes that the value of an item with itemHdr is dead.
 func storageDelete(it *item) {
 	hdr := it.hdr()
-	extstoreDelete(extStorage, int(hdr.pageId), hdr.pageVersion, int(hdr.offset), uint64(storageLen(it)))
+	extstoreDelete(extStorage, int(hdr.pageId), hdr.pageVersion, int(hdr.offset), storageLen(it))
 }
 
 // processExtstoreStats answers "stats extstore": the state of each page.
@@ -167,27 +142,9 @@ func storageStats(c *conn) {
 	if extStorage == nil {
 		return
 	}
-	st := extstoreGetStats(extStorage)
-	appendStat(c, "extstore_page_allocs", "%d", st.pageAllocs)
-	appendStat(c, "extstore_page_evictions", "%d", st.pageEvictions)
-	appendStat(c, "extstore_page_reclaims", "%d", st.pageReclaims)
-	appendStat(c, "extstore_pages_free", "%d", st.pagesFree)
-	appendStat(c, "extstore_pages_used", "%d", st.pagesUsed)
-	appendStat(c, "extstore_objects_evicted", "%d", st.objectsEvicted)
-	appendStat(c, "extstore_objects_read", "%d", st.objectsRead)
-	appendStat(c, "extstore_objects_written", "%d", st.objectsWritten)
-	appendStat(c, "extstore_objects_used", "%d", st.objectsUsed)
-	appendStat(c, "extstore_bytes_evicted", "%d", st.bytesEvicted)
-	appendStat(c, "extstore_bytes_written", "%d", st.bytesWritten)
-	appendStat(c, "extstore_bytes_read", "%d", st.bytesRead)
-	appendStat(c, "extstore_bytes_used", "%d", st.bytesUsed)
-	appendStat(c, "extstore_bytes_fragmented", "%d", st.bytesFragmented)
-	appendStat(c, "extstore_limit_maxbytes", "%d", st.pageCount*st.pageSize)
-	appendStat(c, "extstore_io_queue", "%d", st.ioQueue)
-	// Not in C.
-	appendStat(c, "extstore_write_errors", "%d", st.writeErrors)
-	appendStat(c, "extstore_pages_failed", "%d", st.pagesFailed)
-	appendStat(c, "extstore_files_failing", "%d", st.filesFailing)
+	for i, n := range extstoreGetStats(extStorage) {
+		appendStat(c, "extstore_"+extStatNames[i], "%d", n)
+	}
 }
 
 // ioPendingNew returns an ioPending for one of t's connections (C: do_cache_alloc).
@@ -247,16 +204,9 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 	t := c.thread
 	hdr := it.hdr()
 	p := ioPendingNew(t)
-	p.c = c
-	p.hdrIt = it
+	p.c, p.hdrIt = c, it
 	io := &p.ioCtx
-	io.mode = objIoRead
-	io.data = p
-	io.pageVersion = hdr.pageVersion
-	io.pageId = int(hdr.pageId)
-	io.offset = int(hdr.offset)
-	io.len = it.ntotal()
-	io.cb = storageGetItemCb
+	*io = objIo{data: p, pageVersion: hdr.pageVersion, pageId: int(hdr.pageId), offset: int(hdr.offset), len: it.ntotal(), cb: storageGetItemCb}
 	at := len(c.resp.wbuf)
 	end := at + int(it.nbytes)
 	if it.nbytes <= storageCopyMax && end <= cap(c.resp.wbuf) {
@@ -271,7 +221,6 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 		if p.it != nil {
 			doItemRemove(p.it)
 		}
-		extstoreRelease(extStorage, io)
 		ioPendingFree(p)
 		doItemRemove(it)
 		c.resp.wbuf = c.resp.wbuf[:head]
@@ -284,7 +233,7 @@ func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool
 	}
 	extstoreHold(extStorage, io)
 	respAddIo(c, p, n, head, miss)
-	connRespSuspend(c)
+	c.respsSuspended.Add(1)
 	if t.ext.ioQueue == nil {
 		t.ext.ioQueue = io
 	} else {
@@ -367,14 +316,11 @@ func storageAbort(p *ioPending) {
 	}
 	t := p.thread
 	var prev *objIo
-	for io := t.ext.ioQueue; io != &p.ioCtx; io = io.next {
-		prev = io
+	at := &t.ext.ioQueue
+	for ; *at != &p.ioCtx; at = &prev.next {
+		prev = *at
 	}
-	if prev == nil {
-		t.ext.ioQueue = p.ioCtx.next
-	} else {
-		prev.next = p.ioCtx.next
-	}
+	*at = p.ioCtx.next
 	if t.ext.ioQueueTail == &p.ioCtx {
 		t.ext.ioQueueTail = prev
 	}
@@ -394,7 +340,9 @@ func recacheOrFree(p *ioPending) {
 	n := &p.thread.stats.pending.n
 	hdrIt := p.hdrIt
 	if p.miss {
-		doItemUnlink(hdrIt, hash(hdrIt.key()))
+		if hdr := hdrIt.hdr(); hdr.pageVersion == p.ioCtx.pageVersion && int(hdr.offset) == p.ioCtx.offset {
+			doItemUnlink(hdrIt, hash(hdrIt.key())) // else compaction has rescued it
+		}
 		n[statMissFromExtstore]++
 		if p.badcrc {
 			n[statBadcrcFromExtstore]++
@@ -455,7 +403,9 @@ func storageReturnCb(p *ioPending) {
 // whether it wrote one.
 func storageWrite(clsid int, age uint32) bool {
 	var it *item
-	lruPullTail(clsid, coldLru, 0, lruPullReturnItem, 0, &it)
+	for it == nil && lruPullTail(clsid, coldLru, 0, lruPullReturnItem, 0, &it) > 0 {
+		// it was active or expired
+	}
 	if it == nil {
 		return false
 	}
@@ -481,7 +431,7 @@ func storageWriteItem(it *item, hv uint32) bool {
 	if it.exptime-currentTime.Load() < settings.ext.lowTtl.Load() { // not if it never expires
 		bucket = pageBucketLowttl
 	}
-	io := objIo{mode: objIoWrite, len: storageLen(it)}
+	io := objIo{len: storageLen(it)}
 	if !extstoreWriteRequest(extStorage, bucket, bucket, &io) {
 		doItemRemove(hdrIt)
 		return false
@@ -566,7 +516,7 @@ func storageWriteTarget(perpage, targetPages int) int {
 // storageWriteThread writes old items, and recent ones when memory is short. It
 // never returns.
 func storageWriteThread() {
-	var backoff [maxNumberOfSlabClasses]int
+	var backoff [maxNumberOfSlabClasses]int // rounds to skip a class
 	toSleep := writeSleepMin
 	// Wake the compaction thread once for each slab page written.
 	checkCompact := settings.slab.pageSize
@@ -592,7 +542,7 @@ func storageWriteThread() {
 
 		// Largest first: the larger a value, the smaller the share of its header.
 		for x := maxNumberOfSlabClasses - 1; x > 0 && x >= minClass; x-- {
-			if backoff[x] != 0 && counter%backoff[x] != 0 {
+			if counter%(backoff[x]+1) != 0 {
 				continue
 			}
 			free, perpage := slabsAvailableChunks(x)
@@ -617,7 +567,7 @@ func storageWriteThread() {
 				toSleep = max(toSleep/2, writeSleepMin)
 			}
 			if didMove {
-				backoff[x] = 1
+				backoff[x] = 0
 			} else {
 				backoff[x]++
 			}
@@ -625,9 +575,7 @@ func storageWriteThread() {
 
 		storageWritePlock.Unlock() // a chance to pause us
 		if doSleep {
-			for x := range backoff {
-				backoff[x] = 1
-			}
+			clear(backoff[:])
 			kick(toSleep * 10)
 			usleep(toSleep)
 			toSleep++
@@ -645,13 +593,10 @@ func startStorageWriteThread() { go storageWriteThread() }
 
 // The compaction thread.
 
-// storageCompactFill sums up the pages of each bucket.
-func storageCompactFill(st *extstoreStats, fragLimit uint64) (buckets [pageBucketCount]storageBuk) {
-	for x := range buckets {
-		buckets[x].lowVersion = noVersion
-		buckets[x].lowestVersion = noVersion
-	}
-	for x, d := range extstoreGetPageData(extStorage) {
+// storageCompactFill sums up the pages of each bucket. A page has enough holes if
+// fewer than fragLimit bytes are used.
+func storageCompactFill(fragLimit int64) (buckets [pageBucketCount]storageBuk) {
+	for _, d := range extstoreGetPageData(extStorage) {
 		buk := &buckets[d.freeBucket]
 		buk.pagesTotal++
 		switch {
@@ -663,45 +608,36 @@ func storageCompactFill(st *extstoreStats, fragLimit uint64) (buckets [pageBucke
 		case d.active:
 			continue
 		}
-		if d.version < buk.lowestVersion {
-			buk.lowestPage, buk.lowestVersion = x, d.version
+		if buk.lowest.version == 0 || d.version < buk.lowest.version {
+			buk.lowest = d
 		}
-		frag := uint64(st.pageSize) - d.bytesUsed
-		if d.bytesUsed < fragLimit && frag > buk.bytesFragmented {
-			buk.lowPage, buk.lowVersion = x, d.version
-			buk.bytesFragmented = frag
+		if d.bytesUsed < fragLimit && (buk.low.version == 0 || d.bytesUsed < buk.low.bytesUsed) {
+			buk.low = d
 		}
 	}
 	return buckets
 }
 
-// storageCompactCheck returns the page to compact next, or ok false.
-func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, ok bool) {
-	st := extstoreGetStats(extStorage)
-	if st.pagesUsed == 0 || extstoreStalled(extStorage, pageBucketCompact) {
-		return 0, 0, flags, false
+// storageCompactCheck chooses the page to compact next. It returns false if there is
+// none.
+func storageCompactCheck(wrap *storageCompactWrap) bool {
+	if extstoreStalled(extStorage, pageBucketCompact) {
+		return false
 	}
 	maxFrag := settings.ext.maxFrag.Load()
-	fragLimit := uint64(max(float64(st.pageSize)*maxFrag, 0))
-	if loggerEflags.Load()&logSysevents != 0 {
-		loggerLogText(loggerCompactFraginfo, maxFrag, fragLimit)
-	}
-	buckets := storageCompactFill(&st, fragLimit)
+	fragLimit := int64(float64(extStorage.pageSize) * min(max(maxFrag, 0), 1))
+	storageLog(loggerCompactFraginfo, maxFrag, fragLimit)
+	buckets := storageCompactFill(fragLimit)
+	wrap.dropUnread, wrap.useOld = false, false
+	wrap.hasColdcompact = buckets[pageBucketColdcompact].pagesTotal > 0
+	hasOld := buckets[pageBucketOld].pagesTotal > 0
 
 	// These two must always have a free page.
 	for _, x := range [...]int{pageBucketColdcompact, pageBucketOld} {
 		buk := &buckets[x]
-		if buk.pagesTotal == 0 {
-			continue
-		}
-		if x == pageBucketOld {
-			flags.hasOld = true
-		} else {
-			flags.hasColdcompact = true
-		}
-		if buk.pagesFree == 0 && buk.lowestVersion != noVersion {
-			extstoreEvictPage(extStorage, buk.lowestPage, uint32(buk.lowestVersion))
-			return 0, 0, flags, false
+		if buk.pagesFree == 0 && buk.lowest.version != 0 {
+			extstoreClosePage(extStorage, buk.lowest.id, buk.lowest.version, true)
+			return false
 		}
 	}
 
@@ -711,22 +647,31 @@ func storageCompactCheck() (pageId int, pageVersion uint32, flags compactFlags, 
 		if buk.pagesTotal == 0 || x == pageBucketLowttl || buk.pagesFree >= int(settings.ext.compactUnder.Load()) {
 			continue
 		}
-		if buk.lowVersion != noVersion {
-			return buk.lowPage, uint32(buk.lowVersion), flags, true
+		page := buk.low
+		if page.version == 0 {
+			if x == pageBucketColdcompact || x == pageBucketOld || buk.pagesFree >= int(settings.ext.dropUnder.Load()) {
+				continue
+			}
+			// No page has enough holes. Compact the oldest: values that were not
+			// read are dropped or move to COLDCOMPACT, or all move to OLD.
+			page = buk.lowest
+			dropUnread := settings.ext.dropUnread.Load()
+			if page.version == 0 || !dropUnread && !wrap.hasColdcompact && !hasOld {
+				continue
+			}
+			wrap.dropUnread, wrap.useOld = dropUnread, hasOld
 		}
-		if x == pageBucketColdcompact || x == pageBucketOld ||
-			buk.pagesFree >= int(settings.ext.dropUnder.Load()) || buk.lowestVersion == noVersion {
-			continue
-		}
-		// No page has enough holes. Compact the oldest: values that were not
-		// read are dropped or move to COLDCOMPACT, or all move to OLD.
-		flags.dropUnread = settings.ext.dropUnread.Load()
-		if flags.dropUnread || flags.hasColdcompact || flags.hasOld {
-			flags.useOld = flags.hasOld
-			return buk.lowestPage, uint32(buk.lowestVersion), flags, true
-		}
+		wrap.pageId, wrap.pageVersion = page.id, page.version
+		return true
 	}
-	return 0, 0, flags, false
+	return false
+}
+
+// storageLog logs an event of compaction for watchers.
+func storageLog(event logEntryType, args ...any) {
+	if loggerEflags.Load()&logSysevents != 0 {
+		loggerLogText(event, args...)
+	}
 }
 
 // storageCompactRescue moves the record rec, at offset of the page, to another
@@ -745,22 +690,22 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 		return true
 	}
 	bucket := pageBucketCompact
-	if wrap.flags.useOld {
+	if wrap.useOld {
 		bucket = pageBucketOld
 	}
 	if hdrIt.lruid() == coldLru {
-		if wrap.flags.hasColdcompact {
+		if wrap.hasColdcompact {
 			bucket = pageBucketColdcompact
-		} else if wrap.flags.dropUnread {
+		} else if wrap.dropUnread {
 			wrap.skipped++
 			return true
 		}
 	}
 	n := storageLen(rec)
 	if extstoreLast(extStorage, wrap.pageId, wrap.pageVersion) {
-		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, uint64(n))
+		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, n)
 	}
-	io := objIo{mode: objIoWrite, len: n}
+	io := objIo{len: n}
 	if !extstoreWriteRequest(extStorage, bucket, bucket, &io) {
 		wrap.stalled = extstoreStalled(extStorage, bucket)
 		return false
@@ -768,44 +713,17 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 	copy(io.buf, rec.offset(0, n))
 	storageSum(io.buf, io.pageVersion)
 	extstoreWrite(extStorage, &io)
-	newHdr := itemHdrT{pageVersion: io.pageVersion, offset: uint32(io.offset), pageId: uint16(io.pageId)}
-	hdrIt.refcount++
-	if !storageCompactHeader(wrap, hdrIt, hv, newHdr) {
-		extstoreDelete(extStorage, io.pageId, io.pageVersion, io.offset, uint64(n))
-		wrap.lost++
-		wrap.lostOom++
-	} else {
-		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, uint64(n))
-		wrap.rescues++
-		switch bucket {
-		case pageBucketColdcompact:
-			wrap.rescueCold++
-		case pageBucketOld:
-			wrap.rescueOld++
-		}
+	// Even if others hold references, as they read the old location: unlike in C, they
+	// use the header only with the item locked.
+	hdrIt.setHdr(itemHdrT{pageVersion: io.pageVersion, offset: uint32(io.offset), pageId: uint16(io.pageId)})
+	extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, n)
+	wrap.rescues++
+	switch bucket {
+	case pageBucketColdcompact:
+		stats.extstoreCompactRescCold.Add(1)
+	case pageBucketOld:
+		stats.extstoreCompactRescOld.Add(1)
 	}
-	doItemRemove(hdrIt)
-	return true
-}
-
-// storageCompactHeader points an item, to which we hold a reference, to the new
-// location of its value. If others hold references, because they read the old
-// location, it replaces the item. It returns false if there is no memory.
-func storageCompactHeader(wrap *storageCompactWrap, hdrIt *item, hv uint32, hdr itemHdrT) bool {
-	if hdrIt.refcount == 2 {
-		hdrIt.setHdr(hdr)
-		return true
-	}
-	newIt := doItemAlloc(hdrIt.key(), hv, hdrIt.clientFlags(), hdrIt.exptime, itemHdrSize)
-	if newIt == nil {
-		return false
-	}
-	newIt.itFlags = hdrIt.itFlags &^ itemLinked
-	newIt.setHdr(hdr)
-	newIt.nbytes = hdrIt.nbytes
-	doItemReplace(hdrIt, newIt, hv, hdrIt.cas())
-	doItemRemove(newIt)
-	wrap.rescuesRealloc++
 	return true
 }
 
@@ -837,8 +755,8 @@ func storageNextRecord(wrap *storageCompactWrap, buf []byte, offset int) (int, *
 			return offset, rec
 		}
 		if rec != nil || !lost && binary.LittleEndian.Uint64(buf[offset:]) != 0 {
-			lost = true
-			wrap.badcrc++
+			lost, wrap.unsaved = true, true
+			stats.extstoreCompactBadcrc.Add(1)
 		}
 	}
 	return offset, nil
@@ -849,6 +767,7 @@ func storageNextRecord(wrap *storageCompactWrap, buf []byte, offset int) (int, *
 func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOffset int) bool {
 	wrap.waits = compactMaxWaits
 	wrap.stalled = false
+	wrap.rescues, wrap.lost, wrap.skipped = 0, 0, 0
 	offset, rec := storageNextRecord(wrap, readbackBuf, 0)
 	for rec != nil && !wrap.stalled {
 		hv := rec.time
@@ -872,39 +791,21 @@ func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOf
 		}
 		offset, rec = storageNextRecord(wrap, readbackBuf, offset+storageLen(rec))
 	}
-	wrap.unsaved = wrap.unsaved || wrap.badcrc > 0
 	stats.extstoreCompactLost.Add(uint64(wrap.lost))
 	stats.extstoreCompactRescues.Add(uint64(wrap.rescues))
 	stats.extstoreCompactSkipped.Add(uint64(wrap.skipped))
-	stats.extstoreCompactRescCold.Add(uint64(wrap.rescueCold))
-	stats.extstoreCompactRescOld.Add(uint64(wrap.rescueOld))
-	stats.extstoreCompactBadcrc.Add(uint64(wrap.badcrc))
-	if loggerEflags.Load()&logSysevents != 0 {
-		loggerLogText(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.rescuesRealloc, wrap.lost, wrap.lostOom, wrap.skipped)
-	}
-	wrap.compactCounts = compactCounts{}
+	storageLog(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, 0, wrap.lost, 0, wrap.skipped)
 	return !wrap.stalled
 }
-
-func storageCompactCb(_ *storeEngine, io *objIo, ret int) { io.data.(*storageCompactWrap).done <- ret }
 
 // storageCompactPage reads a page, rescues its live values and frees it. It
 // returns false if the page was freed meanwhile, or there is no room for values.
 func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 	wrap.unsaved = false
+	iov := [][]byte{readbackBuf}
 	for off := 0; off < extStorage.pageSize; off += len(readbackBuf) {
-		wrap.io = objIo{
-			mode:        objIoRead,
-			data:        wrap,
-			buf:         readbackBuf,
-			len:         len(readbackBuf),
-			pageId:      wrap.pageId,
-			pageVersion: wrap.pageVersion,
-			offset:      off,
-			cb:          storageCompactCb,
-		}
-		extstoreSubmitBg(extStorage, &wrap.io)
-		ret := <-wrap.done
+		io := objIo{iov: iov, len: len(readbackBuf), pageId: wrap.pageId, pageVersion: wrap.pageVersion, offset: off}
+		ret := extstoreRead(extStorage, &io, nil) // in C an I/O thread reads
 		if ret == readGone {
 			if off > 0 && extstoreCheck(extStorage, wrap.pageId, wrap.pageVersion, 0) {
 				break // a write failed here, so the page has no more values
@@ -914,20 +815,14 @@ func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 		if ret < len(readbackBuf) {
 			wrap.unsaved = true
 		}
-		if loggerEflags.Load()&logSysevents != 0 {
-			loggerLogText(loggerCompactReadStart, wrap.pageId, off)
-		}
+		storageLog(loggerCompactReadStart, wrap.pageId, off)
 		if !storageCompactReadback(wrap, readbackBuf[:max(ret, 0)], off) {
 			return false
 		}
 		storageCompactPlock.Unlock() // a chance to pause us
 		storageCompactPlock.Lock()
 	}
-	if wrap.unsaved {
-		extstoreEvictPage(extStorage, wrap.pageId, wrap.pageVersion) // counts the lost values
-	} else {
-		extstoreClosePage(extStorage, wrap.pageId, wrap.pageVersion)
-	}
+	extstoreClosePage(extStorage, wrap.pageId, wrap.pageVersion, wrap.unsaved)
 	return true
 }
 
@@ -938,27 +833,20 @@ func storageCompactThread() {
 	if err != nil {
 		readbackBuf = make([]byte, settings.ext.wbufSize)
 	}
-	wrap := &storageCompactWrap{done: make(chan int, 1)}
+	wrap := new(storageCompactWrap)
 	storageCompactPlock.Lock()
 	for {
-		var ok bool
-		wrap.pageId, wrap.pageVersion, wrap.flags, ok = storageCompactCheck()
-		if !ok {
+		if !storageCompactCheck(wrap) {
 			storageCompactCond.Wait()
 			continue
 		}
-		logs := func(event logEntryType, args ...any) {
-			if loggerEflags.Load()&logSysevents != 0 {
-				loggerLogText(event, args...)
-			}
-		}
-		logs(loggerCompactStart, wrap.pageId, wrap.pageVersion)
+		storageLog(loggerCompactStart, wrap.pageId, wrap.pageVersion)
 		if !storageCompactPage(wrap, readbackBuf) {
-			logs(loggerCompactAbort, wrap.pageId)
+			storageLog(loggerCompactAbort, wrap.pageId)
 			storageCompactCond.Wait()
 			continue
 		}
-		logs(loggerCompactEnd, wrap.pageId)
+		storageLog(loggerCompactEnd, wrap.pageId)
 		storageCompactPlock.Unlock()
 		usleep(minStorageCompactSleep)
 		storageCompactPlock.Lock()
@@ -976,19 +864,18 @@ func startStorageCompactThread() { go storageCompactThread() }
 
 // storageConfParse reads the value of ext_path: FILE:SIZE[:BUCKET]
 func storageConfParse(arg string) *extstoreConfFile {
-	words := slices.DeleteFunc(strings.Split(arg, ":"), func(s string) bool { return s == "" })
+	words := strings.FieldsFunc(arg, func(r rune) bool { return r == ':' })
 	if len(words) == 0 {
 		return nil
 	}
 	cf := &extstoreConfFile{file: words[0]}
-	if len(words) < 2 {
-		fmt.Fprintf(os.Stderr, "must supply size to ext_path, ie: ext_path=/f/e:64m (M|G|T|P supported)\n")
-		return nil
+	size, unit := "", -1
+	if len(words) > 1 {
+		size = words[1]
+		unit = strings.IndexByte("mgtp", size[len(size)-1]|0x20)
 	}
-	size := words[1]
-	unit := strings.IndexByte("mgtp", size[len(size)-1]|0x20)
 	if unit < 0 {
-		fmt.Fprintf(os.Stderr, "must supply size to ext_path, ie: ext_path=/f/e:64m (m|g|t|p supported)\n")
+		fmt.Fprintf(os.Stderr, "must supply size to ext_path, ie: ext_path=/f/e:64m (M|G|T|P supported)\n")
 		return nil
 	}
 	shift := 20 + 10*unit
@@ -1026,21 +913,23 @@ func storageInitConfig() {
 	}
 }
 
+// numberOption returns a suboption that takes a number.
+func numberOption(name, help string, store func(uint32)) option {
+	return option{name, missingArgument, help, setUint32(store, "could not parse argument to "+name)}
+}
+
 // storageOptions are the suboptions of extstore (C: storage_read_config).
 func storageOptions() []option {
 	ext := &storageConf.ext
-	number := func(name string, store func(uint32)) func(string) {
-		return setUint32(store, "could not parse argument to "+name)
-	}
 	count := func(p *int) func(uint32) { return func(n uint32) { *p = int(n) } }
-	part := func(name string, store func(float64)) func(string) {
-		return func(value string) {
+	part := func(name, help string, store func(float64)) option {
+		return option{name, missingArgument, help, func(value string) {
 			f, err := strconv.ParseFloat(value, 64)
 			if err != nil || !(f >= 0 && f < math.MaxInt32) {
 				sysfatal(1, "could not parse argument to %s", name)
 			}
 			store(f)
-		}
+		}}
 	}
 	return []option{
 		{"ext_path", "missing argument to %s, ie: ext_path=/d/file:5G", `file to move values to when memory is short, and its size, as in
@@ -1053,36 +942,31 @@ may be repeated`, func(value string) {
 			}
 			storageConf.file = slices.Insert(storageConf.file, 0, cf)
 		}},
-		{"ext_page_size", missingArgument, fmt.Sprintf("megabytes per page of these files (default: %d)", ext.pageSize>>20),
-			number("ext_page_size", func(n uint32) { ext.pageSize = int(n) << 20 })},
-		{"ext_wbuf_size", missingArgument, fmt.Sprintf("megabytes per write buffer; no less than -I (default: %d)", settings.ext.wbufSize>>20),
-			number("ext_wbuf_size", func(n uint32) {
-				ext.wbufSize = int(n) << 20
-				settings.ext.wbufSize = ext.wbufSize
-			})},
-		{"ext_threads", missingArgument, fmt.Sprintf("threads that read (default: %d)", ext.ioThreadcount),
-			number("ext_threads", count(&ext.ioThreadcount))},
-		{"ext_io_depth", missingArgument, fmt.Sprintf("reads that a thread takes from its queue at a time (default: %d)", ext.ioDepth),
-			number("ext_io_depth", count(&ext.ioDepth))},
-		{"ext_item_size", missingArgument, fmt.Sprintf("smallest item to move, in bytes (default: %d)", settings.ext.itemSize.Load()),
-			number("ext_item_size", settings.ext.itemSize.Store)},
-		{"ext_item_age", missingArgument, "seconds without access after which to move an item even if\nmemory is not short (default: never)",
-			number("ext_item_age", settings.ext.itemAge.Store)},
-		{"ext_low_ttl", missingArgument, fmt.Sprintf("items that expire sooner go to pages of their own (in seconds;\ndefault: %d)", settings.ext.lowTtl.Load()),
-			number("ext_low_ttl", settings.ext.lowTtl.Store)},
-		{"ext_recache_rate", missingArgument, fmt.Sprintf("move a value back to memory on one fetch in so many, 0 for never\n(default: %d)", settings.ext.recacheRate.Load()),
-			number("ext_recache_rate", settings.ext.recacheRate.Store)},
-		{"ext_max_frag", missingArgument, fmt.Sprintf("compact a page if less than this part of it is in use\n(default: %.2f)", settings.ext.maxFrag.Load()),
-			part("ext_max_frag", settings.ext.maxFrag.Store)},
-		{"ext_compact_under", missingArgument, "compact when fewer pages than this are free\n(default: 1 percent)",
-			number("ext_compact_under", settings.ext.compactUnder.Store)},
-		{"ext_drop_under", missingArgument, "when fewer than this are free, and none has holes, drop or move\ncold items of the oldest page (default: 1 percent)",
-			number("ext_drop_under", settings.ext.dropUnder.Store)},
+		numberOption("ext_page_size", fmt.Sprintf("megabytes per page of these files (default: %d)", ext.pageSize>>20),
+			func(n uint32) { ext.pageSize = int(n) << 20 }),
+		numberOption("ext_wbuf_size", fmt.Sprintf("megabytes per write buffer; no less than -I (default: %d)", ext.wbufSize>>20),
+			func(n uint32) { ext.wbufSize, settings.ext.wbufSize = int(n)<<20, int(n)<<20 }),
+		numberOption("ext_threads", fmt.Sprintf("threads that read (default: %d)", ext.ioThreadcount), count(&ext.ioThreadcount)),
+		numberOption("ext_io_depth", fmt.Sprintf("reads that a thread takes from its queue at a time (default: %d)", ext.ioDepth), count(&ext.ioDepth)),
+		numberOption("ext_item_size", fmt.Sprintf("smallest item to move, in bytes (default: %d)", settings.ext.itemSize.Load()), settings.ext.itemSize.Store),
+		numberOption("ext_item_age", `seconds without access after which to move an item even if
+memory is not short (default: never)`, settings.ext.itemAge.Store),
+		numberOption("ext_low_ttl", fmt.Sprintf(`items that expire sooner go to pages of their own (in seconds;
+default: %d)`, settings.ext.lowTtl.Load()), settings.ext.lowTtl.Store),
+		numberOption("ext_recache_rate", fmt.Sprintf(`move a value back to memory on one fetch in so many, 0 for never
+(default: %d)`, settings.ext.recacheRate.Load()),
+			settings.ext.recacheRate.Store),
+		part("ext_max_frag", fmt.Sprintf(`compact a page if less than this part of it is in use
+(default: %.2f)`, settings.ext.maxFrag.Load()), settings.ext.maxFrag.Store),
+		numberOption("ext_compact_under", `compact when fewer pages than this are free
+(default: 1 percent)`, settings.ext.compactUnder.Store),
+		numberOption("ext_drop_under", `when fewer than this are free, and none has holes, drop or move
+cold items of the oldest page (default: 1 percent)`, settings.ext.dropUnder.Store),
 		{"ext_drop_unread", "", "drop them, rather than compact or evict", func(string) { settings.ext.dropUnread.Store(true) }},
-		{"ext_max_sleep", missingArgument, fmt.Sprintf("longest sleep of the thread that writes, in microseconds\n(default: %d)", settings.ext.maxSleep.Load()),
-			number("ext_max_sleep", settings.ext.maxSleep.Store)},
-		{"slab_automove_freeratio", missingArgument, fmt.Sprintf("part of memory to keep free with ext_path (default: %.3f)", settings.slab.automoveFreeratio.Load()),
-			part("slab_automove_freeratio", settings.slab.automoveFreeratio.Store)},
+		numberOption("ext_max_sleep", fmt.Sprintf(`longest sleep of the thread that writes, in microseconds
+(default: %d)`, settings.ext.maxSleep.Load()), settings.ext.maxSleep.Store),
+		part("slab_automove_freeratio", fmt.Sprintf("part of memory to keep free with ext_path (default: %.3f)", settings.slab.automoveFreeratio.Load()),
+			settings.slab.automoveFreeratio.Store),
 	}
 }
 

@@ -58,9 +58,9 @@ const incrMaxStorageLen = 24 // bytes of buf for addDelta
 //	storageWritePlock
 //	workerHangLock
 //	initLock (pauseThreads takes all down to here)
-//	lruCrawler.lock, or bumpBufLock
+//	lruCrawler.lock
 //	item lock
-//	lock of an LRU, or of a bump buffer
+//	lock of an LRU
 //	lock of crawlerExpiredData
 //	locks of extstore, see there
 //	slabsLock
@@ -322,6 +322,82 @@ func doStoreItem(it *item, comm int, t *thread, hv uint32, nbytes *int, cas *uin
 		doItemRemove(newIt) // it is linked: the cache has its own reference
 	}
 	return ret
+}
+
+// storeInPlace stores a value, given without its \r\n, as comm says: it writes the
+// value over that of the key's item, which costs no more than a get, instead of
+// replacing the item by a new one. It returns the item, locked; or nil if it has done
+// nothing, because
+//
+//   - there is no item, or it has expired
+//   - the command depends on more than that: an add or a cas
+//   - another thread may be reading the value: the item has more than one
+//     reference, that of the cache
+//   - a new item would not lie in such a chunk: it is of another class, or chunked,
+//     or has client flags and the old one has not
+//   - a new item would go to TEMP or, without lruMemory, to the head of its LRU
+//   - somebody watches, and might miss what happens to the new item.
+//
+// Clients see the item that doStoreItem would have made. cas is its unique, 0 for a
+// new one.
+func storeInPlace(t *thread, comm int, key, value []byte, flags uint32, exptime relTime, itFlags uint16, cas uint64) (it *item, hv uint32) {
+	if comm == nreadAdd || comm == nreadCas || !lruHasMemory() || settings.lru.tempLru.Load() ||
+		loggerEflags.Load() != 0 || settings.verbose.Load() > 2 {
+		return nil, 0
+	}
+	hv = hash(key)
+	itemLock(hv)
+	it = assocFind(key, hv)
+	if it == nil || !doStoreInPlace(t, it, comm, value, flags, exptime, itFlags) {
+		itemUnlock(hv)
+		return nil, 0
+	}
+	if cas == 0 {
+		cas = getCasId()
+	}
+	it.setCas(cas)
+	return it, hv
+}
+
+// doStoreInPlace is storeInPlace for an item, but for its unique.
+func doStoreInPlace(t *thread, it *item, comm int, value []byte, flags uint32, exptime relTime, itFlags uint16) bool {
+	if it.refcount != 1 || it.itFlags&(itemChunked|itemHdr) != 0 || it.lruid() == tempLru ||
+		itemIsExpired(it, currentTime.Load()) || itemIsFlushed(it) {
+		return false
+	}
+	add := itemClsid(int(it.nkey), flags, len(value)+2) // of the item that doStoreItem would get
+	old, n := int(it.nbytes)-2, len(value)
+	switch comm {
+	case nreadSet, nreadReplace:
+		if (flags != 0) != (it.itFlags&itemCflags != 0) {
+			return false
+		}
+	default:
+		flags, exptime, itFlags = it.clientFlags(), it.exptime, it.itFlags&itemKeyBinary
+		n += old
+	}
+	if total := it.dataOff() + n + 2; total > slabChunkMax || slabsClsid(total) != int(it.clsid()) {
+		return false
+	}
+	doItemRewrite(it)
+	t.stats.slabClass(add, slabSetCmds)
+	itemResize(it, n+2)
+	data := it.data()
+	switch comm {
+	case nreadSet, nreadReplace:
+		copy(data, value)
+	case nreadAppend, nreadAppendviv:
+		copy(data[old:], value)
+	case nreadPrepend, nreadPrependviv:
+		copy(data[len(value):], data[:old])
+		copy(data, value)
+	}
+	copy(data[n:], "\r\n")
+	it.itFlags = it.itFlags&^(itemFetched|itemTokenSent|itemStale|itemKeyBinary) | itFlags
+	it.exptime = exptime
+	it.setClientFlags(flags)
+	t.stats.pending.n[statStoredInPlace]++
+	return true
 }
 
 func casCompare(it, oldIt *item, casStale bool) casResult {

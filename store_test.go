@@ -216,7 +216,6 @@ func checkSlabs(items map[*item]bool) error {
 // checkStore checks everything. No item may still be referenced.
 func checkStore(t testing.TB) {
 	t.Helper()
-	lruMaintainerBumps() // bumps in the queue hold references
 	n, err := checkAssoc()
 	if err != nil {
 		t.Fatal(err)
@@ -265,7 +264,6 @@ func storeInit(t testing.TB, megs int, conf func()) {
 // file if there is one.
 func storeAgain() {
 	lrus = [powerLargest]lru{}
-	bumpBufs = nil
 	lruMaintainer.evicted = [maxNumberOfSlabClasses]uint64{}
 	lruMemory.table.Store(nil)
 	slabRebal.rebal, slabRebal.newIt = slabRebalance{}, nil
@@ -273,7 +271,7 @@ func storeAgain() {
 	itemLocksInit(2)
 }
 
-func testThread() *thread { return &thread{bumpBuf: itemLruBumpBufCreate()} }
+func testThread() *thread { return new(thread) }
 
 // itemFill fills in an item's value, chunked or not, from the start.
 func itemFill(it *item, value ...[]byte) bool {
@@ -298,6 +296,16 @@ func set(th *thread, comm int, key, value string, exptime relTime) storeItemType
 	}
 	itemRemove(it)
 	return ret
+}
+
+// setInPlace is set for an item that can be written in place. It returns false if
+// the item cannot.
+func setInPlace(th *thread, comm int, key, value string, exptime relTime) bool {
+	it, hv := storeInPlace(th, comm, []byte(key), []byte(value), uint32(len(value)%2), exptime, 0, 0)
+	if it != nil {
+		itemUnlock(hv)
+	}
+	return it != nil
 }
 
 // itemValue returns the whole value of an item. The caller holds its lock.
@@ -449,6 +457,92 @@ func TestStoreItem(t *testing.T) {
 	checkStore(t)
 }
 
+// A value written in place makes the item that a new item would be.
+func TestStoreInPlace(t *testing.T) {
+	storeInit(t, 64, func() { settings.slab.chunkSizeMax = 16 << 10; statsSizesHist = nil; itemStatsSizesInit() })
+	t.Cleanup(func() { statsSizesHist = nil })
+	th, r := testThread(), rand.New(rand.NewPCG(1, 2))
+	size := func() int { return r.IntN(40) + r.IntN(2)*r.IntN(200) + r.IntN(20)/19*r.IntN(20<<10) }
+	set(th, nreadSet, "in place", "1", 0)
+	set(th, nreadSet, "replaced", "1", 0)
+	inPlace, hits := 0, 0
+	for i := range 20000 {
+		if i%100 == 0 {
+			currentTime.Add(1)
+		}
+		comm := []int{nreadSet, nreadReplace, nreadAppend, nreadPrepend, nreadAppendviv, nreadPrependviv}[r.IntN(6)]
+		if r.IntN(10) == 0 {
+			comm = nreadSet // so that no value grows too large
+		}
+		value, exptime := pattern(size(), i), relTime(r.IntN(2)*5000)
+		was := itemGet([]byte("in place"), th, dontUpdate)
+		itemRemove(was)
+		if setInPlace(th, comm, "in place", value, exptime) {
+			inPlace++
+		} else {
+			set(th, comm, "in place", value, exptime)
+		}
+		set(th, comm, "replaced", value, exptime)
+		a, b := itemGet([]byte("in place"), th, dontUpdate), itemGet([]byte("replaced"), th, dontUpdate)
+		mask := uint16(itemFlagsEnd-1) &^ itemActive
+		if !bytes.Equal(itemValue(a), itemValue(b)) || a.itFlags&mask != b.itFlags&mask || a.clsid() != b.clsid() ||
+			a.clientFlags() != b.clientFlags() || a.exptime != b.exptime || a.time != b.time || a.cas()+1 != b.cas() {
+			t.Fatalf("command %d of %d bytes: %+v, %.50q; want %+v, %.50q", comm, len(value), *a, itemValue(a), *b, itemValue(b))
+		}
+		// A reader keeps the old value.
+		old := string(itemValue(a))
+		if setInPlace(th, nreadSet, "in place", value, exptime) || string(itemValue(a)) != old {
+			t.Fatalf("%d: %.50q, was %.50q", i, itemValue(a), old)
+		}
+		itemRemove(a)
+		itemRemove(b)
+		for _, it := range []*item{a, b} {
+			it.itFlags |= itemTokenSent | itemStale
+		}
+		if r.IntN(3) == 0 {
+			get(th, "in place")
+			get(th, "replaced")
+			hits++
+		}
+	}
+	if inPlace < 4000 || hits < 1000 {
+		t.Errorf("%d in place, %d hits", inPlace, hits)
+	}
+	if n := th.stats.pending.n[statStoredInPlace]; int(n) != inPlace {
+		t.Errorf("%d counted, want %d", n, inPlace)
+	}
+	sizes := 0
+	for i := range statsSizesHist {
+		sizes += int(statsSizesHist[i].Load())
+	}
+	if sizes != 2 {
+		t.Errorf("%d items by size, want 2", sizes)
+	}
+	checkStore(t)
+
+	// An item that is flushed, expired or missing is not written to.
+	for _, f := range []func(){func() { flushAll(0) }, func() { currentTime.Add(6000) }, func() { unlink("k") }} {
+		set(th, nreadSet, "k", "v", realtime(5000))
+		if !setInPlace(th, nreadSet, "k", "w", realtime(5000)) {
+			t.Error("not in place")
+		}
+		f()
+		if setInPlace(th, nreadSet, "k", "x", 0) {
+			t.Error("in place")
+		}
+	}
+	for _, conf := range []func(){
+		func() { settings.lru.tempLru.Store(true) }, func() { settings.lru.memory = false },
+		func() { settings.lru.segmented.Store(false) }, func() { settings.evictToFree = false },
+	} {
+		storeInit(t, 64, conf)
+		set(th, nreadSet, "k", "v", 0)
+		if setInPlace(th, nreadSet, "k", "w", 0) {
+			t.Error("in place, and not at the head of its LRU")
+		}
+	}
+}
+
 func TestCasStale(t *testing.T) {
 	storeInit(t, 64, nil)
 	th := testThread()
@@ -558,31 +652,6 @@ func TestExpire(t *testing.T) {
 	checkStore(t)
 }
 
-// No item stays in a bump ring when the LRU is flat.
-func TestFlatBumps(t *testing.T) {
-	storeInit(t, 64, nil)
-	th := testThread()
-	set(th, nreadSet, "k", "v", 0)
-	it := itemGet([]byte("k"), th, dontUpdate)
-	hv := hash([]byte("k"))
-	refs := func() uint16 {
-		itemLock(hv)
-		defer itemUnlock(hv)
-		return it.refcount
-	}
-	itemLock(hv)
-	if !lruBumpAsync(th.bumpBuf, it, hv) {
-		t.Fatal("the ring is full")
-	}
-	itemUnlock(hv)
-	settings.lru.segmented.Store(false)
-	startLruMaintainerThread()
-	eventually(t, "the ring holds no item", func() bool { return refs() == 2 })
-	stopLruMaintainerThread()
-	itemRemove(it)
-	checkStore(t)
-}
-
 // An item is never used later than its seconds after it was stored, whenever in
 // a second that was.
 func TestExpireOnTime(t *testing.T) {
@@ -663,7 +732,6 @@ func TestFlushRace(t *testing.T) {
 				}
 				use(nil, func(_ *thread, r *rand.Rand) {
 					clockSet(currentTime.Load() + 1)
-					lruMaintainerBumps()
 					lruMaintainerJuggle(slabsClsid(itemSize + 20))
 					flushRaceMove(keys[r.IntN(len(keys))])
 				})
@@ -1055,7 +1123,6 @@ func TestNoEvict(t *testing.T) {
 	if lrus[id].n[itemsOutofmemory] != 1 {
 		t.Errorf("outofmemory is %d", lrus[id].n[itemsOutofmemory])
 	}
-	lruMaintainerBumps() // hits are queued with a reference
 	unlink("key0")
 	if ret := set(th, nreadSet, "other", pattern(20000, 0), 0); ret != stored {
 		t.Errorf("after a delete: %v", ret)
@@ -1138,20 +1205,20 @@ func TestMaintainer(t *testing.T) {
 	get(th, "key50")
 	lruMaintainerJuggle(id) // HOT keeps 20%
 	sizes(20, 1, 79, 1)
-	get(th, "key50") // active in COLD: a bump is queued for the maintainer
-	lruMaintainerBumps()
+	get(th, "key50") // active in COLD, for when it comes to the tail
+	get(th, "key01")
+	get(th, "key01") // active at the tail
+	lruMaintainerJuggle(id)
 	sizes(20, 2, 78, 1)
-	get(th, "key51")
-	get(th, "key51")
 	c := crawlerItem(id | coldLru)
 	c.slabsClsid = id | coldLru
 	doItemLinktailQ(c)
 	currentTime.Store(1011)
 	lruMaintainerJuggle(id) // HOT's items may be at most 0.2 times as old as COLD's
-	sizes(0, 3, 97, 0)
+	sizes(0, 2, 98, 0)
 	for passed := 0; ; passed++ {
 		if doItemCrawlQ(c) == nil {
-			if passed != 97 || lrus[id|coldLru].head != c.ref() {
+			if passed != 98 || lrus[id|coldLru].head != c.ref() {
 				t.Errorf("the crawler passed %d items", passed)
 			}
 			break
@@ -1159,14 +1226,14 @@ func TestMaintainer(t *testing.T) {
 		checkStore(t)
 	}
 	doItemUnlinktailQ(c)
-	sizes(0, 3, 97, 0)
+	sizes(0, 2, 98, 0)
 	if n := &lrus[id|tempLru].n; n[itemsReclaimed] != 1 || n[itemsExpiredUnfetched] != 1 {
 		t.Errorf("TEMP: %d reclaimed", n[itemsReclaimed])
 	}
 }
 
 // What decides where an item is: in HOT hits do not matter, one in COLD moves it
-// to WARM, in WARM they are counted, and the tail goes round as often. WARM keeps
+// to WARM when it comes to the tail, in WARM they are counted, and the tail goes round as often. WARM keeps
 // what it has unless the class evicts. An evicted item comes back to WARM.
 func TestPolicy(t *testing.T) {
 	storeInit(t, 2, nil)
@@ -1191,7 +1258,6 @@ func TestPolicy(t *testing.T) {
 		for range items {
 			set(th, nreadSet, fmt.Sprint("key", n), value, 0)
 			n++
-			lruMaintainerBumps()
 			lruMaintainerJuggle(id)
 		}
 	}
@@ -1204,11 +1270,12 @@ func TestPolicy(t *testing.T) {
 	want("hot", coldLru)
 	set(th, nreadSet, "warm", value, 0)
 	fill(50)
-	for _, it := range []string{"warm", "hot"} {
+	for _, it := range []string{"hot", "warm"} {
 		want(it, coldLru)
 		get(th, it)
-		lruMaintainerBumps()
-		lruMaintainerJuggle(id)
+		for where(it) == coldLru {
+			fill(1)
+		}
 		want(it, warmLru)
 	}
 	get(th, "warm")
@@ -1217,7 +1284,7 @@ func TestPolicy(t *testing.T) {
 	settings.lru.hotLruPct.Store(10)
 	lruMaintainerJuggle(id)
 	want("hot", warmLru) // although WARM has more than its share
-	for lrus[id|coldLru].n[itemsEvicted] == 0 {
+	for n := lrus[id|coldLru].n[itemsEvicted]; lrus[id|coldLru].n[itemsEvicted] == n; {
 		fill(1)
 	}
 	want("warm", warmLru)
@@ -1244,7 +1311,37 @@ func TestPolicy(t *testing.T) {
 	set(th, nreadSet, "back", value, 0)
 	want("back", hotLru)
 
+	// WARM grows beyond its share while its items are used, and shrinks when evicted
+	// items come back.
+	settings.lru.warmLruPct.Store(-1)
+	warm := &lrus[id|warmLru]
+	most := uint64(0)
+	for i := range 4000 {
+		key := fmt.Sprint("used", i%120) // more than half of the class
+		if _, ok := get(th, key); !ok {
+			set(th, nreadSet, key, value, 0)
+		}
+		fill(1)
+		most = max(most, warm.sizeBytes)
+	}
+	total, _, _ := lruClassSize(id)
+	if most*100 < 50*total || warm.extra == 0 {
+		t.Errorf("WARM had %d bytes of %d, now %d beyond its share", most, total, warm.extra)
+	}
+	for i := 0; warm.extra > 0; i++ {
+		key := fmt.Sprint("back", i%140)
+		if _, ok := get(th, key); !ok {
+			set(th, nreadSet, key, value, 0)
+		}
+		if i == 100000 {
+			t.Fatalf("%d bytes beyond its share", warm.extra)
+		}
+		lruMaintainerJuggle(id)
+	}
+
 	// A new value of an item in use takes its place.
+	fill(1000)
+	set(th, nreadSet, "back", value, 0)
 	itemLinkTo := func(key string, lru int) {
 		it := itemGet([]byte(key), th, dontUpdate)
 		defer itemRemove(it)
@@ -1258,6 +1355,20 @@ func TestPolicy(t *testing.T) {
 	want("back", warmLru)
 	set(th, nreadSet, "back", value, 0)
 	want("back", hotLru) // as nobody has read it since
+
+	// A value written in place counts as a hit.
+	for _, lru := range []int{hotLru, coldLru, warmLru} {
+		itemLinkTo("back", lru)
+		if !setInPlace(th, nreadSet, "back", value, 0) {
+			t.Error("not in place")
+		}
+		want("back", lru)
+	}
+	if it := itemGet([]byte("back"), th, dontUpdate); it.itFlags&(itemActive|itemFetched) != 2*itemHit {
+		t.Errorf("flags %#x", it.itFlags)
+	} else {
+		itemRemove(it)
+	}
 	checkStore(t)
 }
 
@@ -1285,7 +1396,6 @@ func TestHits(t *testing.T) {
 				hits++
 			}
 			if i%32 == 0 {
-				lruMaintainerBumps()
 				lruMaintainerJuggle(slabsClsid(1060))
 			}
 		}
@@ -1341,7 +1451,6 @@ func TestTouchMoving(t *testing.T) {
 		defer wg.Done()
 		for !done.Load() {
 			lruMaintainerJuggle(id)
-			lruMaintainerBumps()
 		}
 	}()
 	for i := range 10000 {
@@ -1570,13 +1679,19 @@ func hammerOne(th *thread, r *rand.Rand, i, nkeys, bigPerMil int, counted []uint
 			return checkRecords(key, v)
 		}
 	case op < 55:
-		set(th, nreadSet, key, record(key, n, i), exptime)
+		if op%2 == 0 || !setInPlace(th, nreadSet, key, record(key, n, i), exptime) {
+			set(th, nreadSet, key, record(key, n, i), exptime)
+		}
 	case op < 60:
 		set(th, nreadAdd, key, record(key, n, i), exptime)
-	case op < 65:
-		set(th, nreadAppend, key, record(key, n/4, i), 0)
 	case op < 70:
-		set(th, nreadPrepend, key, record(key, n/4, i), 0)
+		comm := nreadAppend
+		if op >= 65 {
+			comm = nreadPrepend
+		}
+		if op%2 == 0 || !setInPlace(th, comm, key, record(key, n/4, i), 0) {
+			set(th, comm, key, record(key, n/4, i), 0)
+		}
 	case op < 80:
 		unlink(key)
 	case op < 92:
@@ -1661,6 +1776,7 @@ func TestStoreAllocs(t *testing.T) {
 		storeItem(it, nreadSet, th, nil, nil, getCasId(), false)
 		itemRemove(it)
 		itemRemove(itemGet(key, th, doUpdate))
+		setInPlace(th, nreadSet, "key", "value", 0)
 		addDelta(th, num, true, 12345, buf[:], nil)
 	})
 	if n != 0 {

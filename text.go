@@ -47,10 +47,10 @@ func completeNreadAscii(c *conn) {
 		cas = getCasId() // under the lock, so that the item's unique only grows
 	}
 	c.cas = 0
-	var nbytes int
+	nbytes := int(it.nbytes)
 	ret := doStoreItem(it, c.cmd, c.thread, hv, &nbytes, &cas, cas, c.val.meta.setStale)
 	if c.val.meta.mset {
-		finalizeMset(c, it, nbytes, ret, cas)
+		finalizeMset(c, it.key(), it.itFlags&itemKeyBinary != 0, nbytes, ret, cas)
 	} else {
 		outString(c, storedText(ret))
 	}
@@ -254,12 +254,31 @@ func getLater(c *conn, line []byte, i int) {
 
 // processUpdateCommand begins to read the value of a storage command.
 func processUpdateCommand(c *conn, pr *parser, comm int, handleCas bool) {
-	it := processUpdateCmdStart(c, pr, comm, handleCas)
-	if it == nil {
+	it, ok := processUpdateCmdStart(c, pr, comm, handleCas)
+	switch {
+	case !ok:
 		connSwallowValue(c, pr.vlen)
-		return
+	case it != nil:
+		connReadValue(c, it, comm)
 	}
-	connReadValue(c, it, comm)
+}
+
+// connStoreInPlace is storeInPlace for the value of the command just parsed, vlen
+// bytes with its \r\n, if all of it has been received.
+func connStoreInPlace(c *conn, comm int, key []byte, flags uint32, exptime relTime, vlen int, itFlags uint16, cas uint64) (it *item, hv uint32) {
+	in := c.in.rbuf[c.in.rcurr : c.in.rcurr+c.in.rbytes]
+	n := vlen - 2
+	if c.protocol == binaryProt {
+		vlen = n // binary values end without \r\n
+	}
+	if len(in) < vlen || string(in[n:vlen]) != "\r\n"[:vlen-n] {
+		return nil, 0
+	}
+	if it, hv = storeInPlace(c.thread, comm, key, in[:n], flags, exptime, itFlags, cas); it != nil {
+		c.in.rcurr += vlen
+		c.in.rbytes -= vlen
+	}
+	return it, hv
 }
 
 // connReadValue makes c read the value of an item, to be stored as comm says.

@@ -140,8 +140,9 @@ func sslAccept(c *conn) {
 	c.lastCmdTime = currentTime.Load() // the client has not been idle
 	if loggerEflags.Load()&logConnevents != 0 {
 		loggerLogConnEvent(c, loggerConnectionNew)
-		if name := sslGetPeerCn(c); name != "" {
-			loggerLogText(loggerConnectionTls, c.sfd, uriencode(nil, []byte(name)))
+		certs := s.tls.ConnectionState().PeerCertificates // C: ssl_get_peer_cn
+		if len(certs) > 0 && certs[0].Subject.CommonName != "" {
+			loggerLogText(loggerConnectionTls, c.sfd, uriencode(nil, []byte(certs[0].Subject.CommonName)))
 		}
 	}
 	if err != nil {
@@ -321,15 +322,6 @@ func sslSend(sfd int, b []byte) (done int, e unix.Errno) {
 	return done, e
 }
 
-// sslGetPeerCn returns the common name in the client's certificate, or "".
-func sslGetPeerCn(c *conn) string {
-	certs := c.ssl.tls.ConnectionState().PeerCertificates
-	if len(certs) == 0 {
-		return ""
-	}
-	return certs[0].Subject.CommonName
-}
-
 // sslLend lends c's tls.Conn one of the worker's buffers to receive records in.
 // Otherwise crypto/tls would allocate one for each connection and never free it.
 func sslLend(c *conn) {
@@ -403,16 +395,25 @@ func sslProtoError(c *conn, err error) unix.Errno {
 	return unix.EPROTO
 }
 
-// sslWrite is send(2) with encryption, for the worker or side thread that owns c.
-// Bytes count as sent once the socket has accepted their records. Until then it
-// returns EAGAIN and, like SSL_write, must be called again with the same bytes,
-// possibly followed by more.
+// sslSendmsg sends the beginning of r for the worker or side thread that owns c.
+func sslSendmsg(c *conn, r *resp) (int, unix.Errno) {
+	if len(respPieces(r)) == 0 {
+		return sslWrite(c, respTail(r))
+	}
+	t := c.thread
+	if t.sslWbuf == nil {
+		t.sslWbuf = make([]byte, settings.ssl.wbufSize)
+	}
+	return sslWrite(c, t.sslWbuf[:respCopy(t.sslWbuf, r)])
+}
+
+// sslWrite is send(2) with encryption. Bytes count as sent once the socket has
+// accepted their records. Until then it returns EAGAIN and, like SSL_write, must be
+// called again with the same bytes, possibly followed by more.
 func sslWrite(c *conn, b []byte) (int, unix.Errno) {
 	s := c.ssl
-	if len(s.out) > 0 {
-		if e := s.flush(); e != 0 {
-			return -1, e
-		}
+	if e := s.flush(); e != 0 {
+		return 0, e
 	}
 	if n := s.owed; n > 0 {
 		s.owed = 0
@@ -420,25 +421,13 @@ func sslWrite(c *conn, b []byte) (int, unix.Errno) {
 	}
 	n, err := s.tls.Write(b[:min(len(b), settings.ssl.wbufSize)])
 	if err != nil {
-		return -1, sslProtoError(c, err)
+		return 0, sslProtoError(c, err)
 	}
 	if len(s.out) > 0 {
 		s.owed = n
-		return -1, unix.EAGAIN
+		return 0, unix.EAGAIN
 	}
 	return n, 0
-}
-
-// sslSendmsg returns the unsent beginning of r, to be passed to sslWrite.
-func sslSendmsg(t *thread, r *resp) []byte {
-	if len(respPieces(r)) == 0 {
-		b := respTail(r)
-		return b[:min(len(b), settings.ssl.wbufSize)]
-	}
-	if t.sslWbuf == nil {
-		t.sslWbuf = make([]byte, settings.ssl.wbufSize)
-	}
-	return t.sslWbuf[:respCopy(t.sslWbuf, r)]
 }
 
 // sslLogError logs err for watchers. It escapes everything unprintable, as err may
@@ -713,24 +702,20 @@ func processRefreshCertsCommand(c *conn, pr *parser) bool {
 	return true
 }
 
-func sslProtoText(version uint16) string { return fmt.Sprintf("tlsv1.%d", version-tls.VersionTLS10) }
-
-func sslSetVerifyMode(verify int) bool {
+func sslSetVerifyMode(verify uint32) {
 	modes := [...]int{0, sslVerifyPeer, sslVerifyPeer | sslVerifyFailIfNoPeerCert,
 		sslVerifyPeer | sslVerifyFailIfNoPeerCert | sslVerifyClientOnce}
-	if verify < 0 || verify >= len(modes) {
-		return false
+	if int(verify) >= len(modes) {
+		sysfatal(1, "Invalid ssl_verify_mode. Use help to see valid options.")
 	}
 	settings.ssl.verifyMode = modes[verify]
-	return true
 }
 
-func sslSetMinVersion(version int) bool {
-	if version < 0 || version > 3 {
-		return false
+func sslSetMinVersion(version uint32) {
+	if version > 3 {
+		sysfatal(1, "Invalid ssl_min_version. Use help to see valid options.")
 	}
 	settings.ssl.minVersion = tls.VersionTLS10 + uint16(version)
-	return true
 }
 
 // sslListen returns the mode of a listener without a prefix in -l.
@@ -750,42 +735,30 @@ func sslOptions() []option {
 }
 
 func sslSuboptions() []option {
-	number := func(name, complaint string, set func(n int) bool) func(string) {
-		return func(value string) {
-			n, err := strconv.ParseInt(value, 10, 32)
-			if err != nil {
-				sysfatal(1, "could not parse argument to %s", name)
-			}
-			if !set(int(n)) {
-				sysfatal(1, "%s", complaint)
-			}
-		}
-	}
 	return []option{
 		{"ssl_chain_cert", missingArgument, "the server's certificate and its CA chain, in PEM", setText(&settings.ssl.chainCert, "")},
 		{"ssl_key", missingArgument, "its private key (default: in the file of ssl_chain_cert)", setText(&settings.ssl.key, "")},
-		{"ssl_keyformat", missingArgument, "format of the key: 1 for PEM, 2 for DER (default: 1)",
-			number("ssl_keyformat", "", func(n int) bool { settings.ssl.keyformat = n; return true })},
-		{"ssl_verify_mode", missingArgument, `client certificates: 0 does not ask for one, 1 checks it if there
-is one, 2 and 3 refuse clients without one (default: 0)`,
-			number("ssl_verify_mode", "Invalid ssl_verify_mode. Use help to see valid options.", sslSetVerifyMode)},
+		numberOption("ssl_keyformat", "format of the key: 1 for PEM, 2 for DER (default: 1)",
+			func(n uint32) { settings.ssl.keyformat = int(n) }),
+		numberOption("ssl_verify_mode", `client certificates: 0 does not ask for one, 1 checks it if there
+is one, 2 and 3 refuse clients without one (default: 0)`, sslSetVerifyMode),
 		{"ssl_ciphers", missingArgument, "cipher suites for TLS up to 1.2: OpenSSL's names, separated by colons", setText(&settings.ssl.ciphers, "")},
 		{"ssl_ca_cert", missingArgument, "CA certificates trusted for clients, in PEM (default: none)", setText(&settings.ssl.caCert, "")},
-		{"ssl_wbuf_size", missingArgument, "kilobytes encrypted at a time (default: 16)",
-			number("ssl_wbuf_size", "ssl_wbuf_size must be > 0", sslSetWbufSize)},
+		numberOption("ssl_wbuf_size", "kilobytes encrypted at a time (default: 16)", sslSetWbufSize),
 		{"ssl_session_cache", "", "count new sessions; clients may resume a session in any case", setFlag(&settings.ssl.sessionCache, true)},
-		{"ssl_min_version", missingArgument, "minimum version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)",
-			number("ssl_min_version", "Invalid ssl_min_version. Use help to see valid options.", sslSetMinVersion)},
+		numberOption("ssl_min_version", "minimum version: 0, 1, 2 or 3 for TLS 1.0 to 1.3 (default: 2)", sslSetMinVersion),
 		{"ssl_kernel_tls", "", "", func(string) { sysfatal(exUsage, "Kernel TLS offload is not available") }},
 	}
 }
 
-func sslSetWbufSize(n int) bool {
-	if n > bufSizeMax>>10 {
+func sslSetWbufSize(n uint32) {
+	switch {
+	case n == 0:
+		sysfatal(1, "ssl_wbuf_size must be > 0")
+	case n > bufSizeMax>>10:
 		sysfatal(1, "ssl_wbuf_size must be at most %d (kilobytes)", bufSizeMax>>10)
 	}
-	settings.ssl.wbufSize = n << 10
-	return n > 0
+	settings.ssl.wbufSize = int(n) << 10
 }
 
 // sslCheckOptions checks the TLS options once all are known.
@@ -826,7 +799,7 @@ func sslStatSettings(c *conn) {
 	appendStat(c, "ssl_wbuf_size", "%d", settings.ssl.wbufSize)
 	appendStat(c, "ssl_session_cache", "%s", yesno(settings.ssl.sessionCache))
 	appendStat(c, "ssl_kernel_tls", "no")
-	appendStat(c, "ssl_min_version", "%s", sslProtoText(settings.ssl.minVersion))
+	appendStat(c, "ssl_min_version", "tlsv1.%d", settings.ssl.minVersion-tls.VersionTLS10)
 }
 
 // sslAsk is the part of askDial that is about TLS. It takes any certificate, and

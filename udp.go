@@ -27,22 +27,24 @@ type udpAddr struct {
 }
 
 // tryReadUdp receives a request. A request in several packets is dropped.
-func tryReadUdp(c *conn) tryReadResult {
+func tryReadUdp(c *conn) {
 	u := c.udp
 	n, e := rawRecvfrom(c.sfd, c.in.rbuf, &u.requestAddr)
 	u.more = false
 	if e != 0 || n <= udpHeaderSize {
-		return readNoDataReceived
+		connSetState(c, connWaiting)
+		return
 	}
 	c.thread.stats.pending.n[statBytesRead] += uint64(n)
 	u.requestId = binary.BigEndian.Uint16(c.in.rbuf)
 	if binary.BigEndian.Uint16(c.in.rbuf[4:]) != 1 {
-		return readNoDataReceived
+		connSetState(c, connWaiting)
+		return
 	}
 	u.more = true
 	c.in.rcurr = udpHeaderSize
-	c.in.rbytes = n - udpHeaderSize
-	return readDataReceived
+	c.in.rbytes = 0
+	connReceived(c, n-udpHeaderSize, 0)
 }
 
 // buildUdpHeader writes the header of the next packet: request id, sequence

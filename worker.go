@@ -56,10 +56,9 @@ type thread struct {
 	notifySendFd    int
 	evQueue         connQueue
 
-	stats   threadStats
-	curSfd  int         // the client being served, for log lines
-	l       *logger     // logger.go
-	bumpBuf *lruBumpBuf // lru.go
+	stats  threadStats
+	curSfd int     // the client being served, for log lines
+	l      *logger // logger.go
 
 	// The conns of this round and of the next.
 	round struct {
@@ -274,7 +273,6 @@ func setupThread(me *thread) {
 	respBufsReset(me)
 	me.bufs.iov = make([]unix.Iovec, 0, 16)
 	me.l = loggerCreate()
-	me.bumpBuf = itemLruBumpBufCreate()
 }
 
 // workerLibevent is the loop of a worker.
