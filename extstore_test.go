@@ -1170,13 +1170,13 @@ func TestExtstoreOptions(t *testing.T) {
 		}
 	}
 	s := mc9(t, "-o", "ext_path="+file+":64m,ext_path="+file+"2:128M:old,ext_drop_unread,ext_threads=3,ext_io_depth=4,ext_low_ttl=5,ext_max_frag=0.25")
-	if code, out := run(t, "-o", "ext_path="+file+":64m"); code == 0 || !strings.Contains(out, "in use") {
-		t.Errorf("a second server: %d, %q", code, out)
-	}
 	c := s.client()
 	c.want(t, "stats extstore\r\n", "STAT 0:version 0\r\nSTAT 0:bytes 0\r\nSTAT 0:bucket 0\r\nSTAT 0:free_bucket 5\r\n"+
 		"STAT 1:version 0\r\nSTAT 1:bytes 0\r\nSTAT 1:bucket 0\r\nSTAT 1:free_bucket 0\r\n"+
 		"STAT 2:version 0\r\nSTAT 2:bytes 0\r\nSTAT 2:bucket 0\r\nSTAT 2:free_bucket 5\r\nEND\r\n")
+	if code, out := run(t, "-o", "ext_path="+file+":64m"); code == 0 || !strings.Contains(out, "in use") {
+		t.Errorf("a second server: %d, %q", code, out)
+	}
 	if st := must(os.Stat(file)); st.Mode() != 0o600 {
 		t.Errorf("mode %v", st.Mode())
 	}
