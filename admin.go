@@ -40,8 +40,6 @@ var adminNumbers = [...]adminNumber{
 	{words: "extstore drop_unread", v: &settings.ext.dropUnread},
 }
 
-// Commands return their answer, or "" if c gets none, or has got it.
-
 // processNumber serves the commands of adminNumbers. All their words but the first
 // may be abbreviated.
 func processNumber(c *conn, pr *parser) string {
@@ -268,10 +266,13 @@ var crawlTexts = [...]string{
 	crawlerError:      "ERROR an unknown error happened",
 }
 
-var adminCommands = [...]struct {
+// An adminCommand returns its answer, or "" if c gets none, or has got it.
+type adminCommand struct {
 	name    string
 	process func(c *conn, pr *parser) string
-}{
+}
+
+var adminCommands = []adminCommand{
 	{"shutdown", processShutdownCommand},
 	{"slabs", processSlabsCommand},
 	{"cache_memlimit", processMemlimitCommand},
@@ -285,18 +286,20 @@ var adminCommands = [...]struct {
 // follow spaces. (C: text_cmd_entries)
 func processAdminCommand(c *conn, pr *parser) {
 	name := string(pr.token(commandToken))
-	for _, a := range adminCommands {
-		if a.name == name {
-			if answer := a.process(c, pr); answer != "" {
-				outString(c, answer)
+	for _, table := range [...][]adminCommand{adminCommands, debugCommands} {
+		for _, a := range table {
+			if a.name == name {
+				if answer := a.process(c, pr); answer != "" {
+					outString(c, answer)
+				}
+				return
 			}
-			return
 		}
 	}
 	switch {
 	case name == "flush_all":
 		processFlushAllCommand(c, pr)
-	case processDebugCommand(c, pr), processRefreshCertsCommand(c, pr):
+	case processRefreshCertsCommand(c, pr):
 	case pr.ntokens > 1 && bytes.HasPrefix(pr.token(pr.ntokens-1), []byte("HTTP/")):
 		closeAfterReplies(c)
 	default:

@@ -84,49 +84,41 @@ func authfileCheck(user, pass []byte) bool {
 //	<user> <password>
 //
 // and ignores key, flags and exptime. It returns false if it needs more
-// input. c.bin.saslStarted says that the first line has been read; c.val.rlbytes is
-// then the length of the second.
+// input.
 func tryReadCommandAsciiauth(c *conn) bool {
-	if !c.bin.saslStarted {
-		return asciiauthLine(c)
-	}
-	if c.in.rbytes < c.val.rlbytes {
-		return false
-	}
-	token := c.in.rbuf[c.in.rcurr : c.in.rcurr+c.val.rlbytes]
-	c.in.rcurr += c.val.rlbytes
-	c.in.rbytes -= c.val.rlbytes
-	c.bin.saslStarted = false
-	asciiauthAnswer(c, asciiauthToken(c, token))
-	return true
-}
-
-// asciiauthLine reads the first line of a login.
-func asciiauthLine(c *conn) bool {
 	in := c.in.rbuf[c.in.rcurr : c.in.rcurr+c.in.rbytes]
-	el := bytes.IndexByte(in, '\n')
+	end := bytes.IndexByte(in, '\n') + 1 // of the first line
 	switch {
-	case el < 0 && c.in.rbytes <= 2048:
+	case end == 0 && len(in) <= 2048:
 		return false
-	case el < minAuthReqLen:
-		// The line is too long, or too short for a login.
+	case end <= minAuthReqLen: // too short for a login, or without an end
 		closeAfterReplies(c)
 		return true
 	}
-	c.in.rcurr += el + 1
-	c.in.rbytes -= el + 1
 	pr := &c.thread.pr
-	pr.request = in[:el+1]
+	pr.request = in[:end]
 	tokenizeCommand(pr, noMeta)
 	size, ok := toktou32(pr.token(4))
+	both := end + int(size) + len("\r\n")
+	answer := ""
 	switch {
 	case !ok || !bytes.HasPrefix(in, []byte("set")):
-		asciiauthAnswer(c, errUnauthenticated)
-	case size > readBufferSize-2: // would not fit in the buffer
-		asciiauthAnswer(c, "CLIENT_ERROR auth token too long")
+		answer = errUnauthenticated
+	case size > readBufferSize-2:
+		answer = "CLIENT_ERROR auth token too long"
+	case both > len(in):
+		c.in.rbufGrows = true // both lines may need more than a buffer
+		return false
 	default:
-		c.val.rlbytes = int(size) + 2
-		c.bin.saslStarted = true
+		answer = asciiauthToken(c, in[end:both])
+		end = both
+	}
+	c.in.rcurr += end
+	c.in.rbytes -= end
+	if respStart(c) {
+		outErrstring(c, answer)
+	} else {
+		connSetState(c, connClosing)
 	}
 	return true
 }
@@ -150,14 +142,6 @@ func asciiauthToken(c *conn, token []byte) string {
 	}
 	c.authenticated = true
 	return "STORED"
-}
-
-func asciiauthAnswer(c *conn, str string) {
-	if !respStart(c) {
-		connSetState(c, connClosing)
-		return
-	}
-	outErrstring(c, str)
 }
 
 // saslServerUserdbCheckpass reports whether the password file has this user

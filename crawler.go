@@ -90,7 +90,6 @@ type crawlerModule struct {
 
 // A crawler walks one LRU, from the tail. Its place there is crawlerItem.
 type crawler struct {
-	active                        bool   // guarded by lruCrawler.lock
 	remaining                     uint32 // items left plus one; 0 for no limit
 	reclaimed, unfetched, checked uint64
 }
@@ -119,16 +118,10 @@ var lruCrawler struct {
 // beyond the minimum it waits between crawls.
 var crawlSchedule struct{ next, wait [powerLargest]relTime }
 
-// lruCrawlerCloseClient drops the client; its worker closes the conn.
-func lruCrawlerCloseClient(c *crawlerClient) {
-	sidethreadConnClose(c.c)
-	bufFree(c.mem)
-	*c = crawlerClient{}
-}
-
-// lruCrawlerReleaseClient gives the conn back to its worker.
-func lruCrawlerReleaseClient(c *crawlerClient) {
-	redispatchConn(c.c)
+// lruCrawlerReleaseClient gives the conn back to its worker: by redispatchConn, or by
+// sidethreadConnClose to be closed.
+func lruCrawlerReleaseClient(c *crawlerClient, give func(c *conn)) {
+	give(c.c)
 	bufFree(c.mem)
 	*c = crawlerClient{}
 }
@@ -249,17 +242,6 @@ func crawlerEval(cm *crawlerModule, it *item, i int) {
 	}
 }
 
-// lruCrawlerWrite sends the whole buffer, and releases lruCrawler.moves while it
-// waits for the client. It returns false if the client is gone.
-func lruCrawlerWrite(c *crawlerClient) bool {
-	for !lruCrawlerSend(c) {
-		lruCrawler.moves.Unlock()
-		lruCrawlerPoll(c)
-		lruCrawler.moves.Lock()
-	}
-	return c.c != nil
-}
-
 // lruCrawlerSend sends as much as the socket accepts at once. It returns false if
 // some is left.
 func lruCrawlerSend(c *crawlerClient) bool {
@@ -271,7 +253,7 @@ func lruCrawlerSend(c *crawlerClient) bool {
 		case e == unix.EAGAIN:
 			return false
 		case e != unix.EINTR:
-			lruCrawlerCloseClient(c)
+			lruCrawlerReleaseClient(c, sidethreadConnClose)
 		}
 	}
 	return true
@@ -294,15 +276,20 @@ func lruCrawlerPoll(c *crawlerClient) {
 			sec = lruCrawlerPatience
 		}
 	}
-	lruCrawlerCloseClient(c)
+	lruCrawlerReleaseClient(c, sidethreadConnClose)
 }
 
-// lruCrawlerRoom makes room for a line in the buffer. It returns false if the
+// lruCrawlerRoom makes room for a line in the buffer. It sends all that is in it, and
+// releases lruCrawler.moves while it waits for the client. It returns false if the
 // client of a dump is gone.
 func lruCrawlerRoom(cm *crawlerModule) bool {
 	c := &cm.c
 	if c.c != nil && cap(c.buf)-len(c.buf) < lruCrawlerMinbufspace {
-		return lruCrawlerWrite(c)
+		for !lruCrawlerSend(c) {
+			lruCrawler.moves.Unlock()
+			lruCrawlerPoll(c)
+			lruCrawler.moves.Lock()
+		}
 	}
 	return c.c != nil || !cm.kind.dumps()
 }
@@ -351,7 +338,6 @@ func itemCrawlLrus(cm *crawlerModule) {
 		crawls = lruCrawlerRest(crawls - 1)
 		lruCrawler.lock.Lock()
 		if done {
-			lruCrawler.crawlers[i].active = false
 			lruCrawler.crawling = slices.Delete(lruCrawler.crawling, n, n+1)
 		} else {
 			n++
@@ -393,14 +379,13 @@ func itemCrawlLru(cm *crawlerModule, i int) bool {
 	}
 	if cm.kind.dumps() {
 		l.lock.Unlock()
+	}
+	// A crawl for expired items skips one that is locked or referenced.
+	if cm.kind.dumps() || hold != nil && it.refcount == 1 {
 		cr.checked++
 		crawlerEval(cm, it, i)
-	} else {
-		// Skip an item that is locked or referenced.
-		if hold != nil && it.refcount == 1 {
-			cr.checked++
-			crawlerEval(cm, it, i)
-		}
+	}
+	if !cm.kind.dumps() {
 		l.lock.Unlock()
 	}
 	if hold != nil {
@@ -441,7 +426,7 @@ func itemCrawlerThread() {
 			verbosef(3, "LRU crawler thread sleeping")
 			statsState.lruCrawlerRunning.Store(false)
 			if cm.c.c != nil {
-				lruCrawlerReleaseClient(&cm.c)
+				lruCrawlerReleaseClient(&cm.c, redispatchConn)
 			}
 			*cm = crawlerModule{}
 		}
@@ -479,8 +464,7 @@ func startItemCrawlerThread() int {
 // doLruCrawlerStart starts the crawler of LRU sid, unless it is active. It
 // returns the number of crawlers started, 0 or 1.
 func doLruCrawlerStart(sid int, remaining uint32) int {
-	cr := &lruCrawler.crawlers[sid]
-	if cr.active {
+	if slices.Contains(lruCrawler.crawling, sid) {
 		return 0
 	}
 	verbosef(3, "Kicking LRU crawler off for LRU %d", sid)
@@ -496,7 +480,7 @@ func doLruCrawlerStart(sid int, remaining uint32) int {
 	if remaining > 0 {
 		remaining++
 	}
-	*cr = crawler{active: true, remaining: remaining}
+	lruCrawler.crawlers[sid] = crawler{remaining: remaining}
 	lruCrawler.crawling = append(lruCrawler.crawling, sid)
 	return 1
 }

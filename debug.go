@@ -36,39 +36,28 @@ func clockAdjust(now relTime) relTime {
 	return now + relTime(delta.Load())
 }
 
-// processDebugCommand returns false if the line is none of these commands.
-func processDebugCommand(c *conn, pr *parser) bool {
-	switch string(pr.token(commandToken)) {
-	case "misbehave":
-		processMisbehaveCommand(c)
-	case "debugtime":
-		processDebugtimeCommand(c, pr)
-	case "debugitem":
-		processDebugitemCommand(c, pr)
-	case "debugprofile":
-		processDebugprofileCommand(c, pr)
-	default:
-		return false
-	}
-	return true
+var debugCommands = []adminCommand{
+	{"misbehave", processMisbehaveCommand},
+	{"debugtime", processDebugtimeCommand},
+	{"debugitem", processDebugitemCommand},
+	{"debugprofile", processDebugprofileCommand},
 }
 
 // processMisbehaveCommand does what -o drop_privileges forbids, and answers
 // ERROR if it is allowed.
-func processMisbehaveCommand(c *conn) {
+func processMisbehaveCommand(c *conn, pr *parser) string {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err == nil {
 		unix.Close(fd)
 	}
 	if err2 := exec.Command("sleep", "0").Run(); err == nil || err2 == nil {
-		outString(c, "ERROR")
-		return
+		return "ERROR"
 	}
-	outString(c, "OK")
+	return "OK"
 }
 
 // processDebugtimeCommand: debugtime p|r|<seconds>
-func processDebugtimeCommand(c *conn, pr *parser) {
+func processDebugtimeCommand(c *conn, pr *parser) string {
 	switch {
 	case pr.prcmp(subcommandToken, "p"):
 		isPaused.Store(true)
@@ -77,70 +66,60 @@ func processDebugtimeCommand(c *conn, pr *parser) {
 	default:
 		n, ok := tokto64(pr.token(subcommandToken))
 		if !ok {
-			outString(c, "ERROR")
-			return
+			return "ERROR"
 		}
 		clockSet(currentTime.Load() + relTime(delta.Add(n)))
 	}
-	outString(c, "OK")
+	return "OK"
 }
 
 // processDebugitemCommand: debugitem lock|unlock|ref|unref <key>. It breaks
 // the rules for locks and references on purpose.
-func processDebugitemCommand(c *conn, pr *parser) {
+func processDebugitemCommand(c *conn, pr *parser) string {
 	key := pr.token(2)
-	if key == nil {
-		outString(c, "ERROR")
-		return
-	}
 	switch {
+	case key == nil:
+		return "ERROR"
 	case pr.prcmp(subcommandToken, "lock"):
 		itemLock(hash(key))
 	case pr.prcmp(subcommandToken, "unlock"):
 		itemUnlock(hash(key))
-	case pr.prcmp(subcommandToken, "ref"):
+	case pr.prcmp(subcommandToken, "unref") && string(key) == "reffed":
+		doItemRemove(debugItemReffed)
+	case pr.prcmp(subcommandToken, "ref"), pr.prcmp(subcommandToken, "unref"):
 		it := itemGet(key, c.thread, dontUpdate)
 		if it == nil {
-			outString(c, "MISS")
-			return
+			return "MISS"
 		}
-		debugItemReffed = it
-	case pr.prcmp(subcommandToken, "unref"):
-		it := debugItemReffed
-		if string(key) != "reffed" {
-			if it = itemGet(key, c.thread, dontUpdate); it == nil {
-				outString(c, "MISS")
-				return
-			}
-			doItemRemove(it)
+		if pr.prcmp(subcommandToken, "ref") {
+			debugItemReffed = it
+			break
 		}
+		doItemRemove(it) // the reference of ours
 		doItemRemove(it)
 	default:
-		outString(c, "ERROR")
-		return
+		return "ERROR"
 	}
-	outString(c, "OK")
+	return "OK"
 }
 
 // processDebugprofileCommand: debugprofile <file> <seconds>. It writes a CPU
 // profile of the next seconds, for go tool pprof or as default.pgo.
-func processDebugprofileCommand(c *conn, pr *parser) {
+func processDebugprofileCommand(c *conn, pr *parser) string {
 	seconds, ok := toktou32(pr.token(2))
 	if !ok {
-		outString(c, "ERROR")
-		return
+		return "ERROR"
 	}
 	f, err := os.Create(string(pr.token(1)))
 	if err == nil {
 		err = pprof.StartCPUProfile(f)
 	}
 	if err != nil {
-		outString(c, "SERVER_ERROR "+err.Error())
-		return
+		return "SERVER_ERROR " + err.Error()
 	}
 	time.AfterFunc(time.Duration(seconds)*time.Second, func() {
 		pprof.StopCPUProfile()
 		f.Close()
 	})
-	outString(c, "OK")
+	return "OK"
 }

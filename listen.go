@@ -1,6 +1,5 @@
-// Listening sockets. From memcached.c: new_socket, maximize_sndbuf,
-// server_socket, server_sockets, new_socket_unix, server_socket_unix, and
-// main's port-number file.
+// Listening sockets. From memcached.c: new_socket, server_socket, server_sockets,
+// new_socket_unix, server_socket_unix, and main's port-number file.
 
 package main
 
@@ -37,58 +36,31 @@ const (
 	sslModes
 )
 
-// The sockets, in order of creation. With -d the daemon inherits them as descriptors
-// from 3 on. Then come a pipe, to which it writes once it serves, and the files for
-// TLS.
-var (
-	listeners     []listener
-	daemonReadyFd int
-)
+var listeners []listener // in order of creation
 
-const socketsName = "MC9_SOCKETS"
-
-// socketsEnv returns the environment variable that tells the daemon what its
-// descriptors are.
-func socketsEnv() string {
-	s := socketsName + "="
-	for _, l := range listeners {
-		s += fmt.Sprintf("%d:%d:%d ", l.transport, l.bproto, l.ssl)
+// activationFds returns how many sockets systemd opened for us, or for the mc9 that
+// started us as a daemon. They are the descriptors from 3 on.
+func activationFds() int {
+	pid := atoi(os.Getenv("LISTEN_PID"))
+	if pid != os.Getpid() && (daemonReadyFd == 0 || pid != os.Getppid()) {
+		return 0
 	}
-	return s
+	return max(atoi(os.Getenv("LISTEN_FDS")), 0)
 }
 
-// inheritSockets takes over the sockets that socketsEnv describes, and
-// reports whether we are the daemon.
-func inheritSockets() bool {
-	env, ok := os.LookupEnv(socketsName)
-	os.Unsetenv(socketsName)
-	for i, s := range strings.Fields(env) {
-		f := append(strings.Split(s, ":"), "", "")
-		l := listener{3 + i, transport(atoi(f[0])), protocol(atoi(f[1])), sslMode(atoi(f[2]))}
-		unix.CloseOnExec(l.sfd)
-		listeners = append(listeners, l)
-	}
-	if ok {
-		daemonReadyFd = 3 + len(listeners)
-		unix.CloseOnExec(daemonReadyFd)
-	}
-	return ok
-}
-
-// activationSockets takes over the sockets that systemd opened for us, and
-// reports whether there are any. With them -p, -U, -l and -s are refused.
+// activationSockets takes over the sockets of activationFds, and reports whether there are any. With them -p, -U, -l and -s are refused.
 func activationSockets() bool {
-	pid, fds := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
+	fds := activationFds()
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
 		os.Unsetenv(name)
 	}
-	if pid != strconv.Itoa(os.Getpid()) || atoi(fds) <= 0 {
+	if fds == 0 {
 		return false
 	}
 	refuse(options.tcpSpecified || options.udpSpecified || settings.net.inter != "" || settings.net.socketpath != "",
 		exUsage, "LISTEN_FDS: -p, -U, -l and -s cannot be used with inherited sockets")
 	settings.net.port, settings.net.udpport = 0, 0
-	for sfd := 3; sfd < 3+atoi(fds); sfd++ {
+	for sfd := 3; sfd < 3+fds; sfd++ {
 		l := listener{sfd, tcpTransport, settings.net.bindingProtocol, sslListen()}
 		socktype, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_TYPE)
 		refuseErr(err, exOserr, "LISTEN_FDS: descriptor %d", sfd)
@@ -132,27 +104,6 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 
 func newSocket(family, socktype int) (int, error) {
 	return unix.Socket(family, socktype|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-}
-
-// maximizeSndbuf makes the send buffer as large as the system allows, which it finds
-// out by trying.
-func maximizeSndbuf(sfd int) {
-	oldSize, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_SNDBUF)
-	if err != nil {
-		verbosef(1, "getsockopt(SO_SNDBUF): %s", strerror(err))
-		return
-	}
-	lastGood := 0
-	for lo, hi := oldSize, maxSendbufSize; lo <= hi; {
-		avg := (lo + hi) / 2
-		if unix.SetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_SNDBUF, avg) == nil {
-			lastGood = avg
-			lo = avg + 1
-		} else {
-			hi = avg - 1
-		}
-	}
-	verbosef(2, "<%d send buffer was %d, now %d", sfd, oldSize, lastGood)
 }
 
 // sockaddr returns addr in the form that bind takes.
@@ -263,9 +214,9 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 		}
 	}
 	if transport == udpTransport {
-		maximizeSndbuf(sfd)
-		// The system lowers this to what it allows. C leaves it alone; a burst of
-		// requests waits in this buffer until the workers wake up.
+		// The system lowers this to what it allows. C leaves the second alone; a burst
+		// of requests waits in that buffer until the workers wake up.
+		set(unix.SOL_SOCKET, unix.SO_SNDBUF, maxSendbufSize)
 		set(unix.SOL_SOCKET, unix.SO_RCVBUF, maxSendbufSize)
 		return nil
 	}

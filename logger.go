@@ -9,7 +9,6 @@
 package main
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -39,10 +38,12 @@ const (
 	logProxyuser
 )
 
-var watchNames = [...]struct {
+type watchName struct {
 	name string
 	flag uint32
-}{
+}
+
+var watchNames = []watchName{
 	{"rawcmds", logRawcmds},
 	{"evictions", logEvictions},
 	{"fetchers", logFetchers},
@@ -96,26 +97,37 @@ type logentry struct {
 	latime  uint32
 	nbytes  int32
 	sfd     int32
-	data    []byte // key, address or text
+	ndata   int32 // bytes of key, address or text
 }
 
 const (
-	logentrySize  = 43  // bytes in a buffer, without the data
 	loggerReqlen  = 512 // bytes of data at most
 	loggerSkipped = 128 // bytes at most of a "skipped=" line
 )
 
+// A logbuf holds entries and, one behind the other, their data. Both slices are as
+// large as they were made.
+type logbuf struct {
+	entries []logentry
+	data    []byte
+}
+
+// logbufNew returns a buffer of so many bytes.
+func logbufNew(size int) logbuf {
+	const entry = 48 // bytes
+	return logbuf{make([]logentry, 0, size/2/entry), make([]byte, 0, size/2)}
+}
+
 // A logger holds a worker's entries.
 type logger struct {
 	mutex   sync.Mutex
-	buf     []byte // as large as it was made
+	buf     logbuf
 	written uint64 // entries since the logger thread last looked
 	dropped uint64
 
-	// Owned by the logger thread: the other buffer, and the entries in it that have
-	// not been read yet.
-	taken []byte
-	data  []byte
+	// Owned by the logger thread: the other buffer, and what has not been read in it.
+	taken  logbuf
+	unread logbuf
 }
 
 // A loggerWatcher is a client that watches. Its conn still belongs to a worker: the
@@ -151,14 +163,13 @@ var loggerStack struct {
 	loggers  []*logger
 	watchers [watcherLimit]*loggerWatcher
 	pollfds  [watcherLimit]unix.PollFd
-	count    int // number of watchers
 }
 
 var transportText = [...]string{"local", "tcp", "udp"}
 
 var defaultEntries = [...]struct {
 	eflags  uint32
-	parseCb func(b []byte, e *logentry) []byte
+	parseCb func(b []byte, e *logentry, data []byte) []byte
 	format  string
 }{
 	loggerEviction:  {logEvictions, loggerParseEe, ""},
@@ -193,7 +204,7 @@ const (
 // thread. The format is in defaultEntries.
 func loggerLogText(event logEntryType, args ...any) {
 	text := fmt.Appendf(nil, defaultEntries[event].format, args...)
-	loggerLog(sharedLogger, &logentry{event: event, data: text})
+	loggerLog(sharedLogger, &logentry{event: event}, text)
 }
 
 // loggerLogEvictions is called with the item locked.
@@ -217,31 +228,30 @@ func loggerLogEviction(it *item, event logEntryType, bucket int) {
 		latime:  itemAge(it),
 		nbytes:  it.nbytes,
 		clsid:   it.clsid(),
-		data:    it.key(),
-	})
+	}, it.key())
 }
 
 // loggerLogItemGet logs a lookup. wasFound is its outcome, such as itemNotFound; it
 // is the item or nil.
 func loggerLogItemGet(t *thread, wasFound int, key []byte, it *item) {
-	e := logentry{event: loggerItemGet, status: uint8(wasFound), sfd: int32(t.curSfd), data: key}
+	e := logentry{event: loggerItemGet, status: uint8(wasFound), sfd: int32(t.curSfd)}
 	if it != nil {
 		e.nbytes, e.clsid = it.nbytes, it.clsid()
 	}
-	loggerLog(t.l, &e)
+	loggerLog(t.l, &e, key)
 }
 
 // loggerLogItemStore logs a store. The item is nil if it could not be
 // allocated.
 func loggerLogItemStore(t *thread, status storeItemType, comm int, key []byte, it *item) {
-	e := logentry{event: loggerItemStore, status: uint8(status), cmd: uint8(comm), sfd: int32(t.curSfd), data: key}
+	e := logentry{event: loggerItemStore, status: uint8(status), cmd: uint8(comm), sfd: int32(t.curSfd)}
 	if it != nil {
 		e.nbytes, e.clsid = it.nbytes, it.clsid()
 		if it.exptime != 0 {
 			e.ttl = int64(it.exptime - currentTime.Load())
 		}
 	}
-	loggerLog(t.l, &e)
+	loggerLog(t.l, &e, key)
 }
 
 func loggerLogItemDeleted(t *thread, it *item, comm int) {
@@ -250,8 +260,7 @@ func loggerLogItemDeleted(t *thread, it *item, comm int) {
 		cmd:    uint8(comm),
 		nbytes: it.nbytes,
 		clsid:  it.clsid(),
-		data:   it.key(),
-	})
+	}, it.key())
 }
 
 // loggerLogConnEvent must be called before c's socket is closed.
@@ -267,15 +276,14 @@ func loggerLogConnEvent(c *conn, event logEntryType) {
 		status: uint8(c.transport),
 		cmd:    uint8(c.closeReason),
 		sfd:    int32(c.sfd),
-		data:   data,
-	})
+	}, data)
 }
 
 // loggerUtilAddrEndpoint returns the client's address and port, or "unix" and
 // 0 if the entry has none: it was not TCP, or was reset.
-func loggerUtilAddrEndpoint(e *logentry) (rip string, rport uint16) {
+func loggerUtilAddrEndpoint(data []byte) (rip string, rport uint16) {
 	var addr netip.AddrPort
-	if addr.UnmarshalBinary(e.data) != nil || !addr.IsValid() {
+	if addr.UnmarshalBinary(data) != nil || !addr.IsValid() {
 		return "unix", 0
 	}
 	return addr.Addr().String(), addr.Port()
@@ -293,10 +301,10 @@ func logNumber(b []byte, name string, n int64) []byte {
 // logSize appends the size of the value without its \r\n.
 func logSize(b []byte, e *logentry) []byte { return logNumber(b, " size=", int64(max(e.nbytes-2, 0))) }
 
-func loggerParseText(b []byte, e *logentry) []byte { return append(b, e.data...) }
+func loggerParseText(b []byte, e *logentry, data []byte) []byte { return append(b, data...) }
 
-func loggerParseIse(b []byte, e *logentry) []byte {
-	b = uriencode(append(b, "type=item_store key="...), e.data)
+func loggerParseIse(b []byte, e *logentry, data []byte) []byte {
+	b = uriencode(append(b, "type=item_store key="...), data)
 	b = logText(b, " status=", [...]string{
 		"not_stored", "stored", "exists", "not_found", "too_large", "no_memory"}[e.status])
 	b = logText(b, " cmd=", [...]string{
@@ -307,8 +315,8 @@ func loggerParseIse(b []byte, e *logentry) []byte {
 	return logSize(b, e)
 }
 
-func loggerParseIge(b []byte, e *logentry) []byte {
-	b = uriencode(append(b, "type=item_get key="...), e.data)
+func loggerParseIge(b []byte, e *logentry, data []byte) []byte {
+	b = uriencode(append(b, "type=item_get key="...), data)
 	b = logText(b, " status=", [...]string{"not_found", "found", "flushed", "expired"}[e.status])
 	b = logNumber(b, " clsid=", int64(e.clsid))
 	b = logNumber(b, " cfd=", int64(e.sfd))
@@ -316,12 +324,12 @@ func loggerParseIge(b []byte, e *logentry) []byte {
 }
 
 // loggerParseEe appends an eviction, or a write to flash.
-func loggerParseEe(b []byte, e *logentry) []byte {
+func loggerParseEe(b []byte, e *logentry, data []byte) []byte {
 	what := "type=eviction key="
 	if e.event == loggerExtstoreWrite {
 		what = "type=extwrite key="
 	}
-	b = uriencode(append(b, what...), e.data)
+	b = uriencode(append(b, what...), data)
 	b = logText(b, " fetch=", yesno(e.fetched))
 	b = logNumber(b, " ttl=", e.ttl)
 	b = logNumber(b, " la=", int64(e.latime))
@@ -332,57 +340,22 @@ func loggerParseEe(b []byte, e *logentry) []byte {
 	return logSize(b, e)
 }
 
-func loggerParseIde(b []byte, e *logentry) []byte {
-	b = uriencode(append(b, "type=deleted key="...), e.data)
+func loggerParseIde(b []byte, e *logentry, data []byte) []byte {
+	b = uriencode(append(b, "type=deleted key="...), data)
 	b = logText(b, " cmd=", [...]string{"null", "delete", "md"}[e.cmd])
 	b = logNumber(b, " clsid=", int64(e.clsid))
 	return logSize(b, e)
 }
 
 // loggerParseCne appends a connection opened or closed.
-func loggerParseCne(b []byte, e *logentry) []byte {
+func loggerParseCne(b []byte, e *logentry, data []byte) []byte {
 	what, reason := "new", ""
 	if e.event == loggerConnectionClose {
 		what, reason = "close", " reason="+[...]string{"error", "normal", "idle_timeout", "shutdown"}[e.cmd]
 	}
-	rip, rport := loggerUtilAddrEndpoint(e)
+	rip, rport := loggerUtilAddrEndpoint(data)
 	return fmt.Appendf(b, "type=conn_%s rip=%s rport=%d transport=%s%s cfd=%d",
 		what, rip, rport, transportText[e.status], reason, e.sfd)
-}
-
-// logentryAppend appends e as stored in a buffer, where gid comes first.
-func logentryAppend(b []byte, e *logentry) []byte {
-	le := binary.LittleEndian
-	b = le.AppendUint64(b, e.gid)
-	b = le.AppendUint64(b, uint64(e.usec))
-	b = append(b, uint8(e.event), e.status, e.cmd, e.clsid, uint8(btoi(e.fetched)))
-	b = le.AppendUint64(b, uint64(e.ttl))
-	b = le.AppendUint32(b, e.latime)
-	b = le.AppendUint32(b, uint32(e.nbytes))
-	b = le.AppendUint32(b, uint32(e.sfd))
-	b = le.AppendUint16(b, uint16(len(e.data)))
-	return append(b, e.data...)
-}
-
-// logentryTake returns the first entry of b and the rest of b. The entry's
-// data stays in b.
-func logentryTake(b []byte) (e logentry, rest []byte) {
-	le := binary.LittleEndian
-	n := logentrySize + int(le.Uint16(b[41:]))
-	return logentry{
-		gid:     le.Uint64(b),
-		usec:    int64(le.Uint64(b[8:])),
-		event:   logEntryType(b[16]),
-		status:  b[17],
-		cmd:     b[18],
-		clsid:   b[19],
-		fetched: b[20] != 0,
-		ttl:     int64(le.Uint64(b[21:])),
-		latime:  le.Uint32(b[29:]),
-		nbytes:  int32(le.Uint32(b[33:])),
-		sfd:     int32(le.Uint32(b[37:])),
-		data:    b[logentrySize:n],
-	}, b[n:]
 }
 
 // loggerSetFlags sets loggerEflags to all events that the watchers watch.
@@ -398,11 +371,11 @@ func loggerSetFlags() {
 }
 
 // loggerThreadParseEntry appends the line for an entry.
-func loggerThreadParseEntry(b []byte, e *logentry) []byte {
+func loggerThreadParseEntry(b []byte, e *logentry, data []byte) []byte {
 	b = logNumber(b, "ts=", e.usec/1e6)
 	b = logNumber(b, ".", e.usec%1e6)
 	b = logNumber(b, " gid=", int64(e.gid))
-	return append(defaultEntries[e.event].parseCb(append(b, ' '), e), '\n')
+	return append(defaultEntries[e.event].parseCb(append(b, ' '), e, data), '\n')
 }
 
 // loggerThreadWriteEntry gives the line for e to the watchers of its event.
@@ -438,7 +411,6 @@ func loggerThreadWriteEntry(e *logentry, line []byte) {
 // closed.
 func loggerThreadCloseWatcher(w *loggerWatcher) {
 	loggerStack.watchers[w.id] = nil
-	loggerStack.count--
 	statsState.logWatchers.Add(-1)
 	loggerSetFlags()
 	bufFree(w.buf[:cap(w.buf)])
@@ -449,12 +421,12 @@ func loggerThreadCloseWatcher(w *loggerWatcher) {
 // loggerThreadPeek takes l's entries, if it has read those that it took before.
 func loggerThreadPeek(l *logger) {
 	l.mutex.Lock()
-	if len(l.data) == 0 && len(l.buf) > 0 {
-		if l.taken == nil {
-			l.taken = make([]byte, 0, cap(l.buf))
+	if len(l.unread.entries) == 0 && len(l.buf.entries) > 0 {
+		if l.taken.data == nil {
+			l.taken = logbufNew(settings.log.bufSize)
 		}
-		l.buf, l.taken = l.taken[:0], l.buf
-		l.data = l.taken
+		l.buf, l.taken = logbuf{l.taken.entries[:0], l.taken.data[:0]}, l.buf
+		l.unread = l.taken
 	}
 	stats.logWorkerWritten.Add(l.written)
 	stats.logWorkerDropped.Add(l.dropped)
@@ -476,23 +448,21 @@ func loggerThreadRead() (found int) {
 		var first *logger
 		gid := last
 		for _, l := range loggerStack.loggers {
-			if len(l.data) == 0 {
-				continue
-			}
-			if g := binary.LittleEndian.Uint64(l.data); g <= gid {
-				first, gid = l, g
+			if len(l.unread.entries) > 0 && l.unread.entries[0].gid <= gid {
+				first, gid = l, l.unread.entries[0].gid
 			}
 		}
 		if first == nil {
 			break
 		}
-		var e logentry
-		e, first.data = logentryTake(first.data)
-		if loggerStack.count > 0 {
-			loggerThreadWriteEntry(&e, loggerThreadParseEntry(scratch[:0], &e))
+		rest := &first.unread
+		e := &rest.entries[0]
+		if loggerEflags.Load() != 0 {
+			loggerThreadWriteEntry(e, loggerThreadParseEntry(scratch[:0], e, rest.data[:e.ndata]))
 		}
+		rest.entries, rest.data = rest.entries[1:], rest.data[e.ndata:]
 		found++
-		if len(first.data) == 0 {
+		if len(rest.entries) == 0 {
 			loggerThreadPeek(first)
 		}
 	}
@@ -566,10 +536,10 @@ func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 // it sleeps until one is added.
 func loggerThread() {
 	toSleep := minLoggerSleep
-	watching := 0
+	watching := false
 	for {
 		switch {
-		case watching == 0:
+		case !watching:
 			<-loggerWake
 		case toSleep > minLoggerSleep:
 			select {
@@ -581,7 +551,7 @@ func loggerThread() {
 		loggerStack.lock.Lock()
 		found := loggerThreadRead()
 		loggerThreadPollWatchers(true, watcherAll)
-		watching = loggerStack.count
+		watching = loggerEflags.Load() != 0
 		loggerStack.lock.Unlock()
 
 		if found == 0 {
@@ -599,26 +569,29 @@ func loggerInit() {
 }
 
 func loggerCreate() *logger {
-	l := &logger{buf: make([]byte, 0, settings.log.bufSize)}
+	l := &logger{buf: logbufNew(settings.log.bufSize)}
 	loggerStack.lock.Lock()
 	loggerStack.loggers = append(loggerStack.loggers, l)
 	loggerStack.lock.Unlock()
 	return l
 }
 
-// loggerLog writes e to l's buffer, or counts it as dropped. It sets gid and
-// usec.
-func loggerLog(l *logger, e *logentry) {
-	e.data = e.data[:min(len(e.data), loggerReqlen)]
+// loggerLog writes e and its data to l's buffer, or counts it as dropped. It sets gid,
+// usec and ndata.
+func loggerLog(l *logger, e *logentry, data []byte) {
+	data = data[:min(len(data), loggerReqlen)]
 	l.mutex.Lock()
-	if cap(l.buf)-len(l.buf) < logentrySize+loggerReqlen {
+	b := &l.buf
+	if len(b.entries) == cap(b.entries) || cap(b.data)-len(b.data) < len(data) {
 		l.dropped++
 		l.mutex.Unlock()
 		return
 	}
 	e.gid = loggerGid.Add(1)
 	e.usec = time.Now().UnixMicro()
-	l.buf = logentryAppend(l.buf, e)
+	e.ndata = int32(len(data))
+	b.entries = append(b.entries, *e)
+	b.data = append(b.data, data...)
 	l.written++
 	l.mutex.Unlock()
 }
@@ -632,7 +605,7 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 	if x < 0 {
 		return false
 	}
-	buf, err := bufAlloc(max(settings.log.watcherBufSize, 1)) // a mapping is never empty
+	buf, err := bufAlloc(max(settings.log.watcherBufSize, len("OK\r\n")))
 	if err != nil {
 		return false
 	}
@@ -644,7 +617,6 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 		buf:    append(buf[:0], "OK\r\n"...),
 	}
 	loggerStack.watchers[x] = w
-	loggerStack.count++
 	statsState.logWatchers.Add(1)
 	loggerSetFlags()
 	select {
@@ -667,11 +639,8 @@ func processWatchCommand(c *conn, pr *parser) {
 	}
 	f := uint32(0)
 	for i := 1; i < pr.ntokens; i++ {
-		n := 0
-		for n < len(watchNames) && !pr.prcmp(i, watchNames[n].name) {
-			n++
-		}
-		if n == len(watchNames) {
+		n := slices.IndexFunc(watchNames, func(w watchName) bool { return pr.prcmp(i, w.name) })
+		if n < 0 {
 			outString(c, "ERROR")
 			return
 		}

@@ -166,10 +166,13 @@ func limitFiles() bool {
 // refused.
 func reserveFiles(limited bool) {
 	used := mainFds + workerFds*settings.numThreads
-	for fd := range min(settings.net.maxconns-1, math.MaxUint16) {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
-			used++
-		}
+	fds := make([]unix.PollFd, min(settings.net.maxconns-1, math.MaxUint16))
+	for i := range fds {
+		fds[i].Fd = int32(i)
+	}
+	unix.Poll(fds, 0) // says of all at once whether they are open
+	for i := range fds {
+		used += btoi(fds[i].Revents&unix.POLLNVAL == 0)
 	}
 	for _, l := range listeners {
 		if l.transport == udpTransport {
@@ -249,7 +252,7 @@ func spareThreads() int {
 // nobody.
 func getpwnam(name string) (uid, gid int, ok bool) {
 	passwd, _ := os.ReadFile("/etc/passwd")
-	for line := range strings.Lines(string(passwd)) {
+	for line := range strings.Lines(string(passwd) + "\nroot::0:0:\nnobody::65534:65534:\n") {
 		f := strings.Split(line, ":")
 		if len(f) < 4 || f[0] != name && f[2] != name {
 			continue
@@ -259,12 +262,6 @@ func getpwnam(name string) (uid, gid int, ok bool) {
 		if err == nil && err2 == nil {
 			return uid, gid, true
 		}
-	}
-	switch name {
-	case "root":
-		return 0, 0, true
-	case "nobody":
-		return 65534, 65534, true
 	}
 	id, err := strconv.ParseUint(name, 10, 31)
 	return int(id), int(id), err == nil
@@ -288,27 +285,28 @@ func loseRoot() {
 	refuse(syscall.Setgid(gid) != nil || syscall.Setuid(uid) != nil, exOserr, "failed to assume identity of user %s", username)
 }
 
+// Names the descriptor at which the mc9 that started us as a daemon waits.
+const daemonEnv = "MC9_DAEMON"
+
+var daemonReadyFd int // that descriptor; 0 if nobody waits
+
 // daemonize detaches from the terminal. A Go program cannot fork, so it starts a
-// second mc9 with the same arguments, which inherits the sockets and the files for
-// TLS, and goes on from there. It returns once the second mc9 serves. If that
-// exits instead, having said why, so do we.
-func daemonize(nochdir bool) error {
+// second mc9 with the same arguments, and returns once that serves. If that exits
+// instead, having said why, so do we.
+func daemonize() error {
 	var ready [2]int
 	if err := syscall.Pipe2(ready[:], syscall.O_CLOEXEC); err != nil {
 		return err
 	}
 	attr := syscall.ProcAttr{
 		Files: []uintptr{0, 1, 2},
-		Env:   append(os.Environ(), socketsEnv()),
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
-	if !nochdir {
-		attr.Dir = "/"
+	for i := range activationFds() {
+		attr.Files = append(attr.Files, uintptr(3+i))
 	}
-	for _, l := range listeners {
-		attr.Files = append(attr.Files, uintptr(l.sfd))
-	}
-	attr.Files = append(append(attr.Files, uintptr(ready[1])), sslHandOver()...)
+	attr.Env = append(os.Environ(), fmt.Sprintf("%s=%d", daemonEnv, len(attr.Files)))
+	attr.Files = append(attr.Files, uintptr(ready[1]))
 	pid, err := syscall.ForkExec("/proc/self/exe", os.Args, &attr)
 	if err != nil {
 		return err
@@ -320,6 +318,18 @@ func daemonize(nochdir bool) error {
 		os.Exit(max(status.ExitStatus(), 1))
 	}
 	return nil
+}
+
+// isDaemon reports whether daemonize has started us.
+func isDaemon() bool {
+	daemonReadyFd = atoi(os.Getenv(daemonEnv))
+	if daemonReadyFd == 0 {
+		return false
+	}
+	os.Unsetenv(daemonEnv)
+	unix.CloseOnExec(daemonReadyFd)
+	os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0) // not exe
+	return true
 }
 
 // daemonReady detaches from the terminal, unless noclose, and tells the mc9 that
@@ -367,9 +377,9 @@ func main() {
 	if options.ask {
 		os.Exit(ask(options.askCommand, options.askAddr))
 	}
-	daemon := options.daemonize && inheritSockets()
-	if daemon {
-		sslInherit(daemonReadyFd + 1)
+	if options.daemonize && !isDaemon() {
+		refuseErr(daemonize(), 1, "failed to daemon() in order to daemonize")
+		return
 	}
 	sslInit()
 	sigs := make(chan os.Signal, 8)
@@ -383,16 +393,9 @@ func main() {
 	}
 	limited := !limitFiles()
 
-	// First open the listening sockets; then go to the background. In C the
-	// sockets come last.
-	if daemon {
-		os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
-	} else {
-		openListeners()
-		if options.daemonize {
-			refuseErr(daemonize(options.maxcore), 1, "failed to daemon() in order to daemonize")
-			return
-		}
+	openListeners()
+	if options.daemonize && !options.maxcore {
+		os.Chdir("/")
 	}
 	authInit()
 

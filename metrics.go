@@ -284,8 +284,7 @@ func metricsGather() {
 // metricsSelf appends statistics of the process, as serverStats does those of the
 // server.
 func metricsSelf(c *conn) {
-	var usage unix.Rusage
-	unix.Getrusage(unix.RUSAGE_SELF, &usage)
+	usage := getrusage()
 	appendStat(c, "up", "1")
 	appendStat(c, "cpu", "%.6f", float64(usage.Utime.Nano()+usage.Stime.Nano())/1e9)
 	appendStat(c, "started", "%.2f", float64(metricsStarted.UnixMilli())/1e3)

@@ -6,4 +6,4 @@ const debugBuild = false
 
 func clockAdjust(now relTime) relTime { return now }
 
-func processDebugCommand(c *conn, pr *parser) bool { return false }
+var debugCommands []adminCommand

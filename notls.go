@@ -31,8 +31,6 @@ func sslSuboptions() []option                             { return nil }
 func sslCheckOptions()                                    {}
 func sslListen() sslMode                                  { return sslDisabled }
 func sslInit()                                            {}
-func sslInherit(fd int)                                   {}
-func sslHandOver() []uintptr                              { return nil }
 func sslMemory() uint64                                   { return 0 }
 func sslThreads() int                                     { return 0 }
 func refreshCerts()                                       {}

@@ -774,6 +774,17 @@ func TestActivation(t *testing.T) {
 	}
 	dialUdp(t, udp.LocalAddr().String()).want(t, 1, "version\r\n", "VERSION 1.6.45\r\n")
 
+	// The sockets are the daemon's, too.
+	cmd.Process.Kill()
+	cmd.Wait()
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	if out, err := activated([]string{"-d", "-P", pidFile}, files...).CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	wantChecked(t, "--check="+tcp.Addr().String())
+	pid, _ := os.ReadFile(pidFile)
+	syscall.Kill(atoi(string(pid)), syscall.SIGKILL)
+
 	plain, err := os.Open("/dev/null")
 	if err != nil {
 		t.Fatal(err)

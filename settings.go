@@ -230,13 +230,6 @@ func settingsInit() {
 	storageInitConfig()
 }
 
-func flagEnabledDisabled(flag bool) string {
-	if flag {
-		return "enabled"
-	}
-	return "disabled"
-}
-
 // banner returns one line that tells two builds apart. It begins as
 // memcached's does, for the scripts that take the second word as the version.
 func banner(info *debug.BuildInfo, ok bool) string {
@@ -244,33 +237,31 @@ func banner(info *debug.BuildInfo, ok bool) string {
 	if !ok {
 		return words + ")"
 	}
-	setting := map[string]string{}
+	revision, tags := "", ""
 	for _, s := range info.Settings {
-		setting[s.Key] = s.Value
-	}
-	if revision := setting["vcs.revision"]; revision != "" {
-		words += ", revision " + revision[:min(12, len(revision))]
-		if setting["vcs.modified"] == "true" {
-			words += " modified"
+		switch s.Key {
+		case "vcs.revision":
+			revision = ", revision " + s.Value[:min(12, len(s.Value))]
+		case "vcs.modified":
+			if s.Value == "true" {
+				revision += " modified"
+			}
+		case "-tags":
+			tags = ", tags " + s.Value
 		}
 	}
-	words += ", " + info.GoVersion
-	if tags := setting["-tags"]; tags != "" {
-		words += ", tags " + tags
-	}
-	return words + ")"
+	return words + revision + ", " + info.GoVersion + tags + ")"
 }
 
 // optionTable lists the options in the order of -h.
 func optionTable() []option {
 	return slices.Concat([]option{
-		{"-p, --port", "=<num>", fmt.Sprintf("TCP port (default: %d); 0 for none, -1 for any free one", settings.net.port),
+		{"-p, --port", "=<num>", "TCP port (default: 11211); 0 for none, -1 for any free one",
 			func(v string) { settings.net.port, options.tcpSpecified = atoi(v), true }},
-		{"-U, --udp-port", "=<num>", fmt.Sprintf("UDP port (default: %d, off)", settings.net.udpport),
-			func(v string) { settings.net.udpport, options.udpSpecified = atoi(v), true }},
+		{"-U, --udp-port", "=<num>", "UDP port (default: 0, off)", func(v string) { settings.net.udpport, options.udpSpecified = atoi(v), true }},
 		{"-s, --unix-socket", "=<file>", "listen on this Unix socket instead of the network",
 			setText(&settings.net.socketpath, "No socket specified")},
-		{"-a, --unix-mask", "=<mask>", fmt.Sprintf("permissions of the Unix socket, in octal (default: %o)", settings.net.access), func(v string) { settings.net.access = atoiBase(v, 8) }},
+		{"-a, --unix-mask", "=<mask>", "permissions of the Unix socket, in octal (default: 700)", func(v string) { settings.net.access = atoiBase(v, 8) }},
 		{"-A, --enable-shutdown", "", `allow the command "shutdown"`, setFlag(&settings.shutdownCommand, true)},
 		{"-l, --listen", "=<addr>", `addresses to listen on (default: all), separated by commas; the
 option may be repeated. Each is host, host:port, [ipv6]:port
@@ -279,25 +270,25 @@ protocol only` + sslHelpListen, parseListen},
 		{"-d, --daemon", "", "run in the background", setFlag(&options.daemonize, true)},
 		{"-r, --enable-coredumps", "", "raise the limit on the size of core files", setFlag(&options.maxcore, true)},
 		{"-u, --user", "=<user>", "become this user, name or number, if started as root\n(default: nobody)", setText(&options.username, "")},
-		{"-m, --memory-limit", "=<num>", fmt.Sprintf(`megabytes for items (default: %d); a suffix k, m or g, here
-and on every other size, sets the unit`, settings.maxbytes.Load()>>20),
+		{"-m, --memory-limit", "=<num>", `megabytes for items (default: 64); a suffix k, m or g, here
+and on every other size, sets the unit`,
 			func(v string) { settings.maxbytes.Store(uint64(parseSize("-m", v, 1<<20))) }},
 		{"-M, --disable-evictions", "", "when memory is full, refuse new items instead of evicting others", setFlag(&settings.evictToFree, false)},
-		{"-c, --conn-limit", "=<num>", fmt.Sprintf("simultaneous connections (default: %d)", settings.net.maxconns),
+		{"-c, --conn-limit", "=<num>", "simultaneous connections (default: 1024)",
 			setNumber(to(&settings.net.maxconns), 1, math.MaxInt32, "Maximum connections must be greater than 0")},
 		{"-k, --lock-memory", "", "keep all memory from being paged out", setFlag(&options.lockMemory, true)},
 		{"-v, --verbose", "", "print errors and warnings", func(string) { settings.verbose.Add(1) }},
 		{"-vv", "", "print commands and replies too", nil},
 		{"-vvv", "", "print changes of a connection's state too", nil},
 		{"-h, --help", "", "print this and exit", func(string) { usage(); os.Exit(0) }},
-		{"-i, --license", "", "print the license and exit", func(string) { usageLicense(); os.Exit(0) }},
+		{"-i, --license", "", "print the license and exit", func(string) { fmt.Printf("%s\n\n%s", banner(debug.ReadBuildInfo()), license); os.Exit(0) }},
 		{"-V, --version", "", "print the version and exit", func(string) { fmt.Println(banner(debug.ReadBuildInfo())); os.Exit(0) }},
 		{"-P, --pidfile", "=<file>", "write the process id to this file; with -d, remove it at exit", setText(&options.pidFile, "")},
-		{"-f, --slab-growth-factor", "=<num>", fmt.Sprintf("ratio of one chunk size to the next (default: %2.2f)", settings.slab.factor), func(v string) {
+		{"-f, --slab-growth-factor", "=<num>", "ratio of one chunk size to the next (default: 1.25)", func(v string) {
 			settings.slab.factor = atof(v)
 			refuse(!(settings.slab.factor > 1.0), 1, "Factor must be greater than 1")
 		}},
-		{"-n, --slab-min-size", "=<bytes>", fmt.Sprintf("minimum space for key, value and flags (default: %d)", settings.slab.chunkSize), func(v string) {
+		{"-n, --slab-min-size", "=<bytes>", "minimum space for key, value and flags (default: 48)", func(v string) {
 			settings.slab.chunkSize = parseSize("-n", v, 1)
 			refuse(settings.slab.chunkSize <= 0, 1, "Chunk size must be greater than 0")
 		}},
@@ -305,18 +296,18 @@ and on every other size, sets the unit`, settings.maxbytes.Load()>>20),
 			options.preallocate = enableLargePages()
 			refuse(!options.preallocate, 1, "Cannot enable large pages on this system\n(There is no support as of this version)")
 		}},
-		{"-D", " <char>", fmt.Sprintf(`separates a key's prefix from the rest (default: "%c"); also
-turns on counting by prefix, as "stats detail on" does`, settings.prefixDelimiter), func(v string) {
+		{"-D", " <char>", `separates a key's prefix from the rest (default: ":"); also
+turns on counting by prefix, as "stats detail on" does`, func(v string) {
 			refuse(v == "", 1, "No delimiter specified")
 			settings.prefixDelimiter = v[0]
 			settings.detailEnabled.Store(true)
 		}},
-		{"-t, --threads", "=<num>", fmt.Sprintf("worker threads (default: %d)", settings.numThreads), setThreads},
-		{"-R, --max-reqs-per-event", "=<num>", fmt.Sprintf(`requests to serve on one connection before turning
-to the others (default: %d)`, settings.net.reqsPerEvent),
+		{"-t, --threads", "=<num>", "worker threads (default: 4)", setThreads},
+		{"-R, --max-reqs-per-event", "=<num>", `requests to serve on one connection before turning
+to the others (default: 20)`,
 			setNumber(to(&settings.net.reqsPerEvent), 1, math.MaxInt32, "Number of requests per event must be greater than 0")},
 		{"-C, --disable-cas", "", "items have no CAS unique, which saves 8 bytes each", setFlag(&settings.useCas, false)},
-		{"-b, --listen-backlog", "=<num>", fmt.Sprintf("connections that can wait to be accepted (default: %d)", settings.net.backlog),
+		{"-b, --listen-backlog", "=<num>", "connections that can wait to be accepted (default: 1024)",
 			func(v string) { settings.net.backlog = atoi(v) }},
 		{"-B, --protocol", "=<name>", "ascii, binary, or auto: each client's first byte decides\n(default: auto)", setProtocol},
 		{"-I, --max-item-size", "=<num>", "largest item in bytes (default: 1m, from 1k to 1g)",
@@ -351,19 +342,18 @@ port of 127.0.0.1, or on addr:port`, setText(&options.metrics, "")},
 func suboptionTable() []option {
 	none := func(string) {}
 	rows := slices.Concat([]option{
-		{"[no_]maxconns_fast", "", fmt.Sprintf("refuse connections over the limit at once (default: %s)", flagEnabledDisabled(settings.net.maxconnsFast)),
-			setFlag(&settings.net.maxconnsFast, true)},
+		{"[no_]maxconns_fast", "", "refuse connections over the limit at once (default: enabled)", setFlag(&settings.net.maxconnsFast, true)},
 		{"hashpower", missingNumeric, "size of the hash table at start, as a power of two\n(default: 16)", setHashpower},
 		{"tail_repair_time", missingNumeric, `seconds without use after which an item that is still
 referenced at the tail of an LRU is unlinked, assuming a
 leak (default: never; dangerous)`,
 			setNumber(to(&settings.lru.tailRepairTime), 10, math.MaxInt32, "Cannot set tail_repair_time to less than 10 seconds")},
 		{"[no_]lru_crawler", "", "a thread that looks for expired items (default: enabled)", setFlag(&options.startLruCrawler, true)},
-		{"lru_crawler_sleep", missingValue, fmt.Sprintf("microseconds to sleep after 1000 items crawled (default: %d)", settings.lru.crawlerSleep.Load()),
+		{"lru_crawler_sleep", missingValue, "microseconds to sleep after 1000 items crawled (default: 100)",
 			setNumber(settings.lru.crawlerSleep.Store, 0, 1000000, "LRU crawler sleep must be between 0 and 1 second")},
-		{"lru_crawler_tocrawl", missingValue, fmt.Sprintf("items to crawl per LRU and run (default: %d, all)", settings.lru.crawlerTocrawl.Load()),
+		{"lru_crawler_tocrawl", missingValue, "items to crawl per LRU and run (default: 0, all)",
 			setUint32(settings.lru.crawlerTocrawl.Store, "lru_crawler_tocrawl takes a numeric 32bit value")},
-		{"read_buf_mem_limit", missingArgument, fmt.Sprintf("megabytes for buffers of connections (default: %d, no limit)", settings.net.readBufMemLimit>>20),
+		{"read_buf_mem_limit", missingArgument, "megabytes for buffers of connections (default: 0, no limit)",
 			func(v string) { settings.net.readBufMemLimit = parseSize("read_buf_mem_limit", v, 1<<20) }},
 		{"[no_]lru_maintainer", "", `segmented LRUs, and a thread that maintains them; otherwise
 one plain LRU per class (default: enabled)`, setLruMaintainer},
@@ -384,24 +374,23 @@ their own and are evicted last (default: off)`, func(v string) {
 			settings.lru.tempLru.Store(true)
 			settings.lru.temporaryTtl.Store(uint32(atoi(v)))
 		}},
-		{"idle_timeout", missingNumeric, fmt.Sprintf("seconds until an idle connection is closed (default: %d, never)", settings.net.idleTimeout),
+		{"idle_timeout", missingNumeric, "seconds until an idle connection is closed (default: 0, never)",
 			func(v string) { settings.net.idleTimeout = uint32(max(atoi(v), 0)) }},
-		{"slab_chunk_max", missingArgument, fmt.Sprintf("largest chunk in kilobytes (default: %d)", settings.slab.chunkSizeMax>>10), setSlabChunkMax},
+		{"slab_chunk_max", missingArgument, "largest chunk in kilobytes (default: 512)", setSlabChunkMax},
 		{"slab_sizes", missingArgument, "the chunk sizes of all classes in bytes, separated by -",
 			setText(&options.slabSizesUnparsed, "Missing slab_sizes argument")},
 		{"no_chunked_items", "", "let chunks be as large as a page", func(string) { settings.slab.chunkSizeMax = settings.slab.pageSize }},
-		{"[no_]slab_reassign", "", fmt.Sprintf("pages can move from one class to another (default: %s)", flagEnabledDisabled(settings.slab.reassign)),
-			setFlag(&settings.slab.reassign, true)},
-		{"[no_]slab_automove", "", fmt.Sprintf(`move pages automatically: 0 never, 1 to a class that evicts
-young items, 2 also on every eviction (default: %d)`, settings.slab.automove.Load()), setAutomove},
-		{"slab_automove_ratio", missingArgument, fmt.Sprintf(`young is an age below this fraction of the age in the class
-with the oldest items (default: %.2f)`, settings.slab.automoveRatio.Load()),
+		{"[no_]slab_reassign", "", "pages can move from one class to another (default: enabled)", setFlag(&settings.slab.reassign, true)},
+		{"[no_]slab_automove", "", `move pages automatically: 0 never, 1 to a class that evicts
+young items, 2 also on every eviction (default: 1)`, setAutomove},
+		{"slab_automove_ratio", missingArgument, `young is an age below this fraction of the age in the class
+with the oldest items (default: 0.80)`,
 			setFactor(settings.slab.automoveRatio.Store, 1, "slab_automove_ratio must be > 0 and < 1")},
-		{"slab_automove_window", missingArgument, fmt.Sprintf("seconds to watch before a move (default: %d)", settings.slab.automoveWindow.Load()),
+		{"slab_automove_window", missingArgument, "seconds to watch before a move (default: 10)",
 			setNumber(settings.slab.automoveWindow.Store, 3, 1800, "slab_automove_window must be > 2 and < 1800")},
-		{"watcher_logbuf_size", missingArgument, fmt.Sprintf("kilobytes of buffer for each watcher (default: %d)", settings.log.watcherBufSize>>10),
+		{"watcher_logbuf_size", missingArgument, "kilobytes of buffer for each watcher (default: 256)",
 			setBufSize("watcher_logbuf_size", &settings.log.watcherBufSize)},
-		{"worker_logbuf_size", missingArgument, fmt.Sprintf("kilobytes of log buffer for each worker (default: %d)", settings.log.bufSize>>10),
+		{"worker_logbuf_size", missingArgument, "kilobytes of log buffer for each worker (default: 64)",
 			setBufSize("worker_logbuf_size", &settings.log.bufSize)},
 		{"hash_algorithm", missingArgument, "jenkins, murmur3 or xxh3; no effect, mc9 hashes with maphash", func(v string) {
 			refuse(v != "jenkins" && v != "murmur3" && v != "xxh3", 1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)")
@@ -477,10 +466,6 @@ func usage() {
 			}
 		}
 	}
-}
-
-func usageLicense() {
-	fmt.Printf("%s\n\n%s", banner(debug.ReadBuildInfo()), license)
 }
 
 var optionWord = option{set: func(word string) { options.word = word }}

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -82,6 +84,25 @@ func TestOptionTables(t *testing.T) {
 			}
 		}
 	}
+}
+
+// An option that is given its default, as -h shows it, changes nothing.
+func TestDefaults(t *testing.T) {
+	settingsInit()
+	want := fmt.Sprintf("%+v", &settings)
+	defaults := regexp.MustCompile(`default: "?([0-9.]+m?|:)[",;)]`)
+	for _, o := range append(optionTable(), suboptionTable()...) {
+		m := defaults.FindStringSubmatch(o.help)
+		if m == nil || o.name() == "hashpower" {
+			continue // stats settings has 0 for 16
+		}
+		o.set(m[1])
+		settings.detailEnabled.Store(false) // -D
+		if have := fmt.Sprintf("%+v", &settings); have != want {
+			t.Errorf("%s=%s: have %s\nwant %s", o.head, m[1], have, want)
+		}
+	}
+	options.tcpSpecified, options.udpSpecified, options.slabChunkSizeChanged = false, false, false
 }
 
 func TestAtoi(t *testing.T) {

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"math/bits"
@@ -267,22 +268,22 @@ func appendStat(c *conn, name, format string, args ...any) {
 	gcAllocated(32) // what fmt makes of args
 }
 
-func processStatsDetail(c *conn, pr *parser) {
+// processStatsDetail returns the answer, "" if it has appended that.
+func processStatsDetail(c *conn, pr *parser) string {
 	switch {
 	case !settings.dumpEnabled:
-		outString(c, "CLIENT_ERROR stats detail not allowed")
+		return "CLIENT_ERROR stats detail not allowed"
 	case pr.prcmp(2, "on"):
 		settings.detailEnabled.Store(true)
-		outString(c, "OK")
 	case pr.prcmp(2, "off"):
 		settings.detailEnabled.Store(false)
-		outString(c, "OK")
 	case pr.prcmp(2, "dump"):
 		c.resp.wbuf = statsPrefixDump(c.resp.wbuf)
-		connSetState(c, connNewCmd)
+		return ""
 	default:
-		outString(c, "CLIENT_ERROR usage: stats detail on|off|dump")
+		return "CLIENT_ERROR usage: stats detail on|off|dump"
 	}
+	return "OK"
 }
 
 // A statLine is a line of stats. val is where the value comes from: a threadStat or
@@ -465,7 +466,7 @@ func processStatSettings(c *conn) {
 		{"inter", orNull(settings.net.inter)},
 		{"verbosity", settings.verbose.Load()},
 		{"oldest", settings.oldestLive.Load()},
-		{"evictions", onoff(settings.evictToFree)},
+		{"evictions", map[bool]string{true: "on", false: "off"}[settings.evictToFree]},
 		{"domain_socket", orNull(settings.net.socketpath)},
 		{"umask", fmt.Sprintf("%o", settings.net.access)},
 		{"shutdown_command", settings.shutdownCommand},
@@ -625,58 +626,56 @@ func processStatsConns(c *conn) {
 // slabs and sizes.
 func processStat(c *conn, pr *parser) {
 	statsFold(c.thread)
+	answer, end := "", true
 	switch {
 	case pr.ntokens == 1:
 		serverStats(c)
 		getStats(c, "")
 	case pr.prcmp(subcommandToken, "reset"):
 		statsReset()
-		outString(c, "RESET")
-		return
+		answer = "RESET"
 	case pr.prcmp(subcommandToken, "detail"):
-		processStatsDetail(c, pr)
-		return
+		answer, end = processStatsDetail(c, pr), false
 	case pr.prcmp(subcommandToken, "settings"):
 		processStatSettings(c)
 	case pr.prcmp(subcommandToken, "cachedump"):
-		processStatCachedump(c, pr)
-		return
+		answer, end = processStatCachedump(c, pr), false
 	case pr.prcmp(subcommandToken, "conns"):
 		processStatsConns(c)
 	case pr.prcmp(subcommandToken, "extstore"):
 		processExtstoreStats(c)
 	case getStats(c, string(pr.token(subcommandToken))):
-		connSetState(c, connNewCmd)
-		return // these append the end themselves
+		end = false // these append it themselves
 	default:
-		outString(c, "ERROR")
+		answer = "ERROR"
+	}
+	if answer != "" {
+		outString(c, answer)
 		return
 	}
-	appendStats(c, "", "")
+	if end {
+		appendStats(c, "", "")
+	}
 	connSetState(c, connNewCmd)
 }
 
-// processStatCachedump: stats cachedump <slab class> <limit>
-func processStatCachedump(c *conn, pr *parser) {
-	if !settings.dumpEnabled {
-		outString(c, "CLIENT_ERROR stats cachedump not allowed")
-		return
-	}
-	if pr.ntokens < 4 {
-		outString(c, "CLIENT_ERROR bad command line")
-		return
-	}
+// processStatCachedump: stats cachedump <slab class> <limit>. It returns the answer,
+// "" if it has appended that.
+func processStatCachedump(c *conn, pr *parser) string {
 	id, ok := toktou32(pr.token(2))
 	limit, ok2 := toktou32(pr.token(3))
 	switch {
+	case !settings.dumpEnabled:
+		return "CLIENT_ERROR stats cachedump not allowed"
+	case pr.ntokens < 4:
+		return "CLIENT_ERROR bad command line"
 	case !ok || !ok2:
-		outString(c, errBadFormat)
+		return errBadFormat
 	case id >= maxNumberOfSlabClasses:
-		outString(c, "CLIENT_ERROR Illegal slab id")
-	default:
-		c.resp.wbuf = append(c.resp.wbuf, itemCachedump(id, limit)...)
-		connSetState(c, connNewCmd)
+		return "CLIENT_ERROR Illegal slab id"
 	}
+	c.resp.wbuf = append(c.resp.wbuf, itemCachedump(id, limit)...)
+	return ""
 }
 
 func statsPrefixClear() {
@@ -688,21 +687,16 @@ func statsPrefixClear() {
 // statsPrefixFind returns the counts of key's prefix, or nil if it has none
 // or there are too many prefixes. statsLock is held.
 func statsPrefixFind(key []byte) *prefixCounts {
-	for i, ch := range key {
-		if ch == 0 {
-			break
-		}
-		if ch != settings.prefixDelimiter {
-			continue
-		}
-		pfs := prefixStats[string(key[:i])]
-		if pfs == nil && len(prefixStats) < maxPrefixCount {
-			pfs = new(prefixCounts)
-			prefixStats[string(key[:i])] = pfs
-		}
-		return pfs
+	n := bytes.IndexByte(key, settings.prefixDelimiter)
+	if n < 0 || bytes.IndexByte(key[:n], 0) >= 0 {
+		return nil
 	}
-	return nil
+	pfs := prefixStats[string(key[:n])]
+	if pfs == nil && len(prefixStats) < maxPrefixCount {
+		pfs = new(prefixCounts)
+		prefixStats[string(key[:n])] = pfs
+	}
+	return pfs
 }
 
 // statsPrefixRecord calls count for the counts of key's prefix.

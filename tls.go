@@ -22,7 +22,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -96,10 +95,6 @@ var (
 	}
 
 	sslCipherSuites []uint16 // from -o ssl_ciphers; nil for Go's defaults
-
-	// With -d, the contents of the files at startup, by name. Once it is nil the
-	// files themselves are read.
-	sslKept map[string][]byte
 )
 
 // An sslConn is the TLS state of a conn. It is also the net.Conn underneath
@@ -462,7 +457,7 @@ func loadServerCertificates() (problem string) {
 		// handshake's time.
 		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521},
 	}
-	chain, err := sslReadFile(settings.ssl.chainCert)
+	chain, err := os.ReadFile(settings.ssl.chainCert)
 	if err == nil {
 		chain, err = sslChain(chain)
 	}
@@ -475,7 +470,7 @@ func loadServerCertificates() (problem string) {
 	}
 	config.Certificates = []tls.Certificate{cert}
 	if settings.ssl.caCert != "" {
-		ca, err := sslReadFile(settings.ssl.caCert)
+		ca, err := os.ReadFile(settings.ssl.caCert)
 		known := false
 		for _, der := range sslCertificates(ca) {
 			if cert, err := x509.ParseCertificate(der); err == nil {
@@ -504,54 +499,6 @@ func loadServerCertificates() (problem string) {
 func sslFiles() []string {
 	names := []string{settings.ssl.chainCert, settings.ssl.key, settings.ssl.caCert}
 	return slices.DeleteFunc(names, func(name string) bool { return name == "" })
-}
-
-// sslReadFile reads one of these files.
-func sslReadFile(name string) ([]byte, error) {
-	if b, ok := sslKept[name]; ok {
-		return b, nil
-	}
-	b, err := os.ReadFile(name)
-	if err == nil && sslKept != nil {
-		sslKept[name] = b
-	}
-	return b, err
-}
-
-// sslHandOver returns descriptors with the contents of the files for the daemon,
-// which runs as the user of -u and may not be allowed to open them.
-func sslHandOver() (fds []uintptr) {
-	if !settings.ssl.enabled {
-		return nil
-	}
-	for _, name := range sslFiles() {
-		fd, err := unix.MemfdCreate(filepath.Base(name), unix.MFD_CLOEXEC)
-		if err == nil {
-			_, err = unix.Pwrite(fd, sslKept[name], 0)
-		}
-		if err != nil {
-			sysfatal(exOserr, "failed to hand %s to the daemon: %s", name, strerror(err))
-		}
-		fds = append(fds, uintptr(fd))
-	}
-	return fds
-}
-
-// sslInherit reads the files from the descriptors of sslHandOver, the first of
-// which is fd.
-func sslInherit(fd int) {
-	if !settings.ssl.enabled {
-		return
-	}
-	sslKept = map[string][]byte{}
-	for i, name := range sslFiles() {
-		f := os.NewFile(uintptr(fd+i), name)
-		b, err := io.ReadAll(f)
-		if err == nil {
-			sslKept[name] = b
-		}
-		f.Close()
-	}
 }
 
 // sslBlocks returns the blocks of a PEM file, in which byte order marks are
@@ -598,7 +545,7 @@ func sslChain(file []byte) (chain []byte, err error) {
 // sslLoadKey returns the chain with its key. Without ssl_key the key is in the
 // chain's file. C's help says so, but C fails without ssl_key.
 func sslLoadKey(chain []byte) (tls.Certificate, error) {
-	key, err := sslReadFile(cmp.Or(settings.ssl.key, settings.ssl.chainCert))
+	key, err := os.ReadFile(cmp.Or(settings.ssl.key, settings.ssl.chainCert))
 	if err != nil {
 		return tls.Certificate{}, err
 	}
@@ -700,23 +647,16 @@ func sslInit() {
 	if !settings.ssl.enabled {
 		return
 	}
-	daemon := sslKept != nil
-	if options.daemonize && !daemon {
-		sslKept = map[string][]byte{}
-	}
 	var unknown []string
 	sslCipherSuites, unknown = sslCipherList(settings.ssl.ciphers)
 	switch {
 	case settings.ssl.ciphers != "" && len(sslCipherSuites) == 0:
 		sysfatal(exUsage, "Error setting the provided cipher(s): %s", settings.ssl.ciphers)
-	case len(unknown) > 0 && !daemon:
+	case len(unknown) > 0:
 		fmt.Fprintf(os.Stderr, "WARNING: these have no effect in ssl_ciphers: %s\n", strings.Join(unknown, " "))
 	}
 	if problem := loadServerCertificates(); problem != "" {
 		sysfatal(exUsage, "%s", problem)
-	}
-	if daemon {
-		sslKept = nil // later refreshes read the files
 	}
 	sslTurns.free = sslThreads()
 }

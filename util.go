@@ -158,13 +158,6 @@ func yesno(b bool) string {
 	return "no"
 }
 
-func onoff(b bool) string {
-	if b {
-		return "on"
-	}
-	return "off"
-}
-
 func orNull(s string) string { return cmp.Or(s, "NULL") }
 
 func btoi(b bool) int {
