@@ -52,9 +52,9 @@ type sslCounters struct {
 
 // sslThread holds a worker's TLS buffers.
 type sslThread struct {
-	sslWbuf  []byte   // scratch of sslSendmsg
-	sslRbufs [][]byte // record buffers not lent to a connection; see sslLend
-	sslMade  int      // bytes allocated since the last call of gcAllocated
+	sslWbuf  []byte         // scratch of sslSendmsg
+	sslRbufs []bytes.Buffer // record buffers not lent to a connection; see sslLend
+	sslMade  int            // bytes allocated since the last call of gcAllocated
 }
 
 // sslSettings are the TLS settings.
@@ -335,10 +335,9 @@ func sslLend(c *conn) {
 		return
 	}
 	if n := len(t.sslRbufs); n > 0 {
-		*in = *bytes.NewBuffer(t.sslRbufs[n-1])
-		t.sslRbufs = t.sslRbufs[:n-1]
+		*in, t.sslRbufs = t.sslRbufs[n-1], t.sslRbufs[:n-1]
 	} else {
-		*in = *bytes.NewBuffer(make([]byte, 0, sslRecordMax))
+		in.Grow(sslRecordMax)
 	}
 }
 
@@ -348,9 +347,9 @@ func sslRelease(c *conn) {
 	if in == nil {
 		return
 	}
-	in.Reset()                                   // makes Bytes return the whole buffer
-	if b := in.Bytes(); cap(b) >= sslRecordMax { // a smaller one comes from the handshake
-		t.sslRbufs = append(t.sslRbufs, b)
+	in.Reset()
+	if in.Cap() >= sslRecordMax { // a smaller one comes from the handshake
+		t.sslRbufs = append(t.sslRbufs, *in)
 	}
 	*in = bytes.Buffer{}
 }
