@@ -108,17 +108,15 @@ type storeFile struct {
 // An objIo is one read or write. From submission until cb is called, it and its
 // memory belong to an I/O thread.
 type objIo struct {
-	next        *objIo
-	data        any      // the caller's
-	iov         [][]byte // to read into; nil for a write
-	buf         []byte   // to write
-	pageVersion uint32
-	len         int // bytes
-	offset      int // in the page
-	pageId      int
-	held        bool  // counted in the page's refcount
-	tries       int   // failed writes
-	err         error // of the latest
+	itemHdrT // where
+	next     *objIo
+	data     any      // the caller's
+	iov      [][]byte // to read into; nil for a write
+	buf      []byte   // to write
+	len      int      // bytes
+	held     bool     // counted in the page's refcount
+	tries    int      // failed writes
+	err      error    // of the latest
 
 	// Called by the I/O thread with the number of bytes moved; less than 1 if
 	// the page no longer has the value or the system call failed.
@@ -550,7 +548,7 @@ func submitWbuf(e *storeEngine, p *storePage) {
 	}
 	*at = w
 	clear(w.buf[w.pos:])
-	w.io = objIo{pageId: p.id, data: w, offset: w.offset, len: len(w.buf), buf: w.buf, cb: wbufCb}
+	w.io = objIo{itemHdrT: itemHdrT{p.version, uint32(w.offset), uint16(p.id)}, data: w, len: len(w.buf), buf: w.buf, cb: wbufCb}
 	extstoreSubmitBg(e, &w.io)
 }
 
@@ -583,20 +581,18 @@ func extstoreWriteRequest(e *storeEngine, bucket, freeBucket int, io *objIo) boo
 	}
 	if w := p.wbuf; w != nil {
 		io.buf = w.buf[w.pos : w.pos+io.len]
-		io.pageId = p.id
-		io.pageVersion = p.version
+		io.itemHdrT = itemHdrT{p.version, uint32(w.offset + w.pos), uint16(p.id)}
 		return true
 	}
 	p.mutex.Unlock()
 	return false
 }
 
-// extstoreWrite completes extstoreWriteRequest: it counts the value, sets
-// io.offset and unlocks the page.
+// extstoreWrite completes extstoreWriteRequest: it counts the value and unlocks the
+// page.
 func extstoreWrite(e *storeEngine, io *objIo) {
 	p := &e.pages[io.pageId]
 	w := p.wbuf
-	io.offset = w.offset + w.pos
 	w.pos += io.len
 	n := int64(io.len)
 	p.bytesUsed += n
@@ -648,22 +644,21 @@ func wbufAt(p *storePage, offset int) *storeWbuf {
 	return w
 }
 
-// pageHas reports whether p still has the given version and the value that was
-// written at offset. p is locked.
-func pageHas(p *storePage, version uint32, offset int) bool {
-	return p.version == version && (offset < p.written || p.active && !p.lost)
+// pageHas reports whether p still has the value at loc. p is locked.
+func pageHas(p *storePage, loc itemHdrT) bool {
+	return p.version == loc.pageVersion && (int(loc.offset) < p.written || p.active && !p.lost)
 }
 
-// extstoreDelete notes that a value of that many bytes is dead, if the page still
-// has it. It frees the page with its last value.
-func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, offset, bytes int) {
-	p := &e.pages[pageId]
+// extstoreDelete notes that the value at loc, of that many bytes, is dead, if the
+// page still has it. It frees the page with its last value.
+func extstoreDelete(e *storeEngine, loc itemHdrT, bytes int) {
+	p := &e.pages[loc.pageId]
 	p.mutex.Lock()
-	if !p.closed && pageHas(p, pageVersion, offset) && p.objCount > 0 {
+	if !p.closed && pageHas(p, loc) && p.objCount > 0 {
 		n := min(int64(bytes), p.bytesUsed)
 		p.bytesUsed -= n
 		p.objCount--
-		if w := wbufAt(p, offset); w != nil {
+		if w := wbufAt(p, int(loc.offset)); w != nil {
 			w.bytesUsed -= n
 			w.objCount--
 		}
@@ -676,20 +671,20 @@ func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, offset, byte
 	p.mutex.Unlock()
 }
 
-// extstoreLast reports whether the page has one live value left.
-func extstoreLast(e *storeEngine, pageId int, pageVersion uint32) bool {
-	p := &e.pages[pageId]
+// extstoreLast reports whether the value at loc is its page's last live one.
+func extstoreLast(e *storeEngine, loc itemHdrT) bool {
+	p := &e.pages[loc.pageId]
 	p.mutex.Lock()
-	last := p.version == pageVersion && p.objCount == 1
+	last := p.version == loc.pageVersion && p.objCount == 1
 	p.mutex.Unlock()
 	return last
 }
 
-// extstoreCheck reports whether the page still has the value.
-func extstoreCheck(e *storeEngine, pageId int, pageVersion uint32, offset int) bool {
-	p := &e.pages[pageId]
+// extstoreCheck reports whether the page still has the value at loc.
+func extstoreCheck(e *storeEngine, loc itemHdrT) bool {
+	p := &e.pages[loc.pageId]
 	p.mutex.Lock()
-	ok := pageHas(p, pageVersion, offset)
+	ok := pageHas(p, loc)
 	p.mutex.Unlock()
 	return ok
 }
@@ -713,10 +708,11 @@ func extstoreClosePage(e *storeEngine, pageId int, pageVersion uint32, evict boo
 
 // readFromWbuf reads a value that is still in w. The page is locked.
 func readFromWbuf(w *storeWbuf, io *objIo) int {
-	if io.offset < w.offset || io.offset-w.offset+io.len > w.pos {
+	off := int(io.offset) - w.offset
+	if off < 0 || off+io.len > w.pos {
 		return readFailed
 	}
-	src := w.buf[io.offset-w.offset:][:io.len]
+	src := w.buf[off:][:io.len]
 	for _, b := range io.iov {
 		src = src[copy(b, src):]
 	}
@@ -759,9 +755,9 @@ func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 	p := &e.pages[io.pageId]
 	p.mutex.Lock()
 	holdPage(p, io)
-	w := wbufAt(p, io.offset)
+	w := wbufAt(p, int(io.offset))
 	switch {
-	case !io.held || !pageHas(p, io.pageVersion, io.offset):
+	case !io.held || !pageHas(p, io.itemHdrT):
 		ret = readGone
 	case w != nil:
 		ret = readFromWbuf(w, io)
