@@ -224,18 +224,6 @@ func extstoreGetPageData(e *storeEngine) []extstorePageData {
 	return pd
 }
 
-// extstoreCheckConf returns an error if cf is invalid.
-func extstoreCheckConf(cf *extstoreConf) error {
-	const erase = 2 << 20 // bytes
-	switch {
-	case cf.wbufSize <= 0 || cf.pageSize <= 0 || cf.pageSize%cf.wbufSize != 0:
-		return errors.New("page_size must be divisible by wbuf_size")
-	case cf.pageSize%erase != 0 || cf.wbufSize%erase != 0:
-		return errors.New("page_size and wbuf_size must be divisible by 1024*1024*2")
-	}
-	return nil
-}
-
 // extstoreOpen opens, locks and empties a file. Unlike C, it refuses everything
 // but a regular file with one name.
 func extstoreOpen(file string) (fd int, err error) {
@@ -244,17 +232,15 @@ func extstoreOpen(file string) (fd int, err error) {
 		return -1, err
 	}
 	var st unix.Stat_t
-	if err = unix.Fstat(fd, &st); err == nil {
-		switch {
-		case st.Mode&unix.S_IFMT != unix.S_IFREG:
-			err = errors.New("not a regular file")
-		case st.Nlink > 1:
-			err = errors.New("the file has other names")
-		default:
-			err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-			if err == unix.EWOULDBLOCK {
-				err = errors.New("the file is in use")
-			}
+	switch err = unix.Fstat(fd, &st); {
+	case err != nil:
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		err = errors.New("not a regular file")
+	case st.Nlink > 1:
+		err = errors.New("the file has other names")
+	default:
+		if err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
+			err = errors.New("the file is in use")
 		}
 	}
 	if err == nil {
@@ -272,8 +258,12 @@ func extstoreOpen(file string) (fd int, err error) {
 
 // extstoreInit opens the files and starts the I/O threads.
 func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error) {
-	if err := extstoreCheckConf(cf); err != nil {
-		return nil, err
+	const erase = 2 << 20 // bytes
+	switch {
+	case cf.pageSize%cf.wbufSize != 0:
+		return nil, errors.New("page_size must be divisible by wbuf_size")
+	case cf.pageSize%erase != 0 || cf.wbufSize%erase != 0:
+		return nil, errors.New("page_size and wbuf_size must be divisible by 1024*1024*2")
 	}
 	count := 0
 	for _, f := range fh {

@@ -52,7 +52,7 @@ type marithmeticResult struct {
 	it      *item                   // with a reference
 	num     [incrMaxStorageLen]byte // its value without the \r\n
 	n       int                     // length of num
-	created bool // with N
+	created bool                    // with N
 	code    string
 	errstr  string
 }
