@@ -174,7 +174,7 @@ type storeEngine struct {
 
 	pageSize int
 	reads    storeIoQueue
-	bg       storeIoQueue // writes; has one thread
+	writes   storeIoQueue // has one thread
 	ioDepth  int
 
 	stats [extStatCount]atomic.Int64 // extstoreGetStats computes some of them
@@ -298,11 +298,11 @@ func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error
 		}
 		e.wbufStack = &storeWbuf{next: e.wbufStack, buf: buf}
 	}
-	e.reads.cond.L, e.bg.cond.L = &e.reads.mutex, &e.bg.mutex
+	e.reads.cond.L, e.writes.cond.L = &e.reads.mutex, &e.writes.mutex
 	for range max(cf.ioThreadcount, 1) {
 		go extstoreIoThread(e, &e.reads)
 	}
-	go extstoreIoThread(e, &e.bg)
+	go extstoreIoThread(e, &e.writes)
 	return e, nil
 }
 
@@ -523,7 +523,7 @@ func extstoreRetry(e *storeEngine) {
 	}
 	e.mutex.Unlock()
 	if io != nil {
-		extstoreSubmitBg(e, io)
+		extstoreSubmit(&e.writes, io)
 	}
 }
 
@@ -539,7 +539,7 @@ func submitWbuf(e *storeEngine, p *storePage) {
 	*at = w
 	clear(w.buf[w.pos:])
 	w.io = objIo{itemHdrT: itemHdrT{p.version, uint32(w.offset), uint16(p.id)}, data: w, len: len(w.buf), buf: w.buf, cb: wbufCb}
-	extstoreSubmitBg(e, &w.io)
+	extstoreSubmit(&e.writes, &w.io)
 }
 
 // extstoreWriteRequest reserves io.len bytes in a page of the bucket. If it
@@ -596,8 +596,8 @@ func extstoreWrite(e *storeEngine, io *objIo) {
 	p.mutex.Unlock()
 }
 
-// ioSubmit appends io, and all that are linked to it, to the queue.
-func ioSubmit(q *storeIoQueue, io *objIo) {
+// extstoreSubmit appends io, and all that are linked to it, to the queue.
+func extstoreSubmit(q *storeIoQueue, io *objIo) {
 	depth, tail := int64(1), io
 	for ; tail.next != nil; tail = tail.next {
 		depth++
@@ -613,10 +613,6 @@ func ioSubmit(q *storeIoQueue, io *objIo) {
 	q.mutex.Unlock()
 	q.cond.Signal()
 }
-
-func extstoreSubmit(e *storeEngine, io *objIo) { ioSubmit(&e.reads, io) }
-
-func extstoreSubmitBg(e *storeEngine, io *objIo) { ioSubmit(&e.bg, io) }
 
 // wbufAt returns the write buffer that covers offset of p, or nil if that part is
 // in the file. p is locked.

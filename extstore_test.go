@@ -50,7 +50,7 @@ func extWrite(t testing.TB, e *storeEngine, bucket int, value []byte) objIo {
 func extRead(e *storeEngine, w objIo) ([]byte, int) {
 	done := make(chan int)
 	b := make([]byte, w.len)
-	extstoreSubmit(e, &objIo{
+	extstoreSubmit(&e.reads, &objIo{
 		iov: [][]byte{b[:w.len/3], b[w.len/3:]}, len: w.len,
 		itemHdrT: w.itemHdrT,
 		cb:       func(e *storeEngine, io *objIo, ret int) { done <- ret },

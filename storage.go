@@ -298,7 +298,7 @@ func storageSubmitCb(t *thread) {
 	for io := t.ext.ioQueue; io != nil; io = io.next {
 		io.data.(*ioPending).submitted = true
 	}
-	extstoreSubmit(extStorage, t.ext.ioQueue)
+	extstoreSubmit(&extStorage.reads, t.ext.ioQueue)
 	t.ext.ioQueue, t.ext.ioQueueTail = nil, nil
 }
 
