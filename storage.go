@@ -50,22 +50,21 @@ const (
 var pageBucketNames = [pageBucketCount]string{"default", "compact", "chunked", "lowttl", "coldcompact", "old"}
 
 // An ioPending is a read that a reply waits for (io_pending_t and
-// io_pending_storage_t). It belongs to the worker, except between storageSubmitCb
+// io_pending_storage_t). It belongs to the worker, except between threadIoQueueSubmit
 // and returnIoPending, when it belongs to an I/O thread.
 type ioPending struct {
-	next      *ioPending // in the worker's cache, or among the completed reads
-	thread    *thread
-	c         *conn
-	iov       int   // index in c's reply of three pieces: header, value, and miss,
-	nmiss     int   // of this length, which replaces both if the value is gone
-	hdrIt     *item // holds a reference
-	it        *item // to read into; not linked; the reply holds the reference
-	submitted bool
-	miss      bool
-	badcrc    bool
-	ioCtx     objIo
-	vec       [2][]byte
-	hdr       [itemSize + 8 + keyMaxLength + 2 + 4]byte // receives the record up to its value
+	next   *ioPending // in the worker's cache, or among the completed reads
+	thread *thread
+	c      *conn
+	iov    int   // index in c's reply of three pieces: header, value, and miss,
+	nmiss  int   // of this length, which replaces both if the value is gone
+	hdrIt  *item // holds a reference
+	it     *item // to read into; not linked; the reply holds the reference
+	miss   bool
+	badcrc bool
+	ioCtx  objIo
+	vec    [2][]byte
+	hdr    [itemSize + 8 + keyMaxLength + 2 + 4]byte // receives the record up to its value
 }
 
 // A storageBuk sums up the pages of one bucket.
@@ -293,20 +292,17 @@ func storageIov(p *ioPending) bool {
 	return true
 }
 
-// storageSubmitCb submits the reads that t's connections wait for.
-func storageSubmitCb(t *thread) {
-	for io := t.ext.ioQueue; io != nil; io = io.next {
-		io.data.(*ioPending).submitted = true
+// threadIoQueueSubmit submits the reads that t's connections wait for.
+func threadIoQueueSubmit(t *thread) {
+	t.ext.connsTosubmit = 0
+	if t.ext.ioQueue != nil {
+		extstoreSubmit(&extStorage.reads, t.ext.ioQueue)
+		t.ext.ioQueue, t.ext.ioQueueTail = nil, nil
 	}
-	extstoreSubmit(&extStorage.reads, t.ext.ioQueue)
-	t.ext.ioQueue, t.ext.ioQueueTail = nil, nil
 }
 
 // storageAbort discards a read that was not submitted, as its reply is dropped.
 func storageAbort(p *ioPending) {
-	if p.submitted {
-		panic("storageAbort: the read is in flight")
-	}
 	t := p.thread
 	var prev *objIo
 	at := &t.ext.ioQueue
@@ -386,7 +382,9 @@ func storageReturnCb(p *ioPending) {
 	itemUnlock(lock)
 	respFillIo(c, p)
 	ioPendingFree(p)
-	connRespUnsuspend(c)
+	if c.respsSuspended.Add(-1) == 0 {
+		connWorkerReadd(c)
+	}
 }
 
 // The write thread.
