@@ -386,7 +386,7 @@ func takeFree(head **storePage) *storePage {
 func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *storePage {
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
-	if p := e.pageBuckets[bucket]; p != full {
+	if p := e.pageBuckets[bucket]; p != nil && p != full {
 		return p
 	}
 	p := takeFree(&e.freePageBuckets[freeBucket])
@@ -416,22 +416,6 @@ func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *stor
 	}
 	p.mutex.Unlock()
 	return p
-}
-
-// allocateWbuf gives a locked page a write buffer if one is free.
-func allocateWbuf(e *storeEngine, p *storePage) {
-	e.mutex.Lock()
-	w := e.wbufStack
-	if w != nil {
-		e.wbufStack = w.next
-	}
-	e.mutex.Unlock()
-	if w == nil {
-		return
-	}
-	*w = storeWbuf{buf: w.buf, offset: p.allocated}
-	p.allocated += len(w.buf)
-	p.wbuf = w
 }
 
 // wbufCb runs on the I/O thread after a write. Unlike C, it keeps a buffer whose
@@ -567,7 +551,14 @@ func extstoreWriteRequest(e *storeEngine, bucket, freeBucket int, io *objIo) boo
 	// Unlike in C, the page gets its next buffer while the previous one is in
 	// flight, but not while two are.
 	if p.wbuf == nil && (p.flushing == nil || p.flushing.next == nil) {
-		allocateWbuf(e, p)
+		e.mutex.Lock()
+		if w := e.wbufStack; w != nil {
+			e.wbufStack = w.next
+			*w = storeWbuf{buf: w.buf, offset: p.allocated}
+			p.allocated += len(w.buf)
+			p.wbuf = w
+		}
+		e.mutex.Unlock()
 	}
 	if w := p.wbuf; w != nil {
 		io.buf = w.buf[w.pos : w.pos+io.len]
