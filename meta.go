@@ -52,8 +52,7 @@ type marithmeticResult struct {
 	it      *item                   // with a reference
 	num     [incrMaxStorageLen]byte // its value without the \r\n
 	n       int                     // length of num
-	cas     uint64
-	created bool // with N
+	created bool                    // with N
 	code    string
 	errstr  string
 }
@@ -511,15 +510,14 @@ func processMarithmeticCmd(c *conn, pr *parser) {
 // marithmeticItem increments, decrements or creates the item for ma. The item
 // lock is held.
 func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, incr bool) {
-	r.cas = of.reqCasId
+	cas := of.reqCasId
 	var ret deltaResultType
-	r.n, ret = doAddDelta(t, of.key, incr, of.delta, r.num[:], &r.cas, hv, &r.it)
+	r.n, ret = doAddDelta(t, of.key, incr, of.delta, r.num[:], &cas, hv, &r.it)
 	switch ret {
 	case deltaOk:
 		if of.has('E') {
 			r.it.setCas(of.casIdIn)
 		}
-		r.cas = r.it.cas()
 	case nonNumeric:
 		r.errstr = errNonNumeric
 	case eom:
@@ -544,7 +542,7 @@ func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, 
 		copy(r.it.data(), num)
 		copy(r.it.data()[len(num):], "\r\n")
 		r.it.itFlags |= of.itFlags()
-		doStoreItem(r.it, nreadAdd, t, hv, nil, &r.cas, of.casIn(), false)
+		doStoreItem(r.it, nreadAdd, t, hv, nil, nil, of.casIn(), false)
 		r.created = true
 	case deltaItemCasMismatch:
 		r.code = "EX"
@@ -562,7 +560,7 @@ func marithmeticReply(b []byte, pr *parser, of *metaFlags, r *marithmeticResult)
 	for i := keyToken + 1; i < pr.ntokens; i++ {
 		switch tok := pr.token(i); tok[0] {
 		case 'c':
-			b = metaUint(b, 'c', r.cas)
+			b = metaUint(b, 'c', r.it.cas())
 		case 't':
 			b = metaTtl(b, r.it)
 		case 'T':
