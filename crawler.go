@@ -52,6 +52,8 @@ const (
 	lruCrawlerStall    = 10
 	lruCrawlerPatience = 1800
 
+	crawlsPersleep = 1000 // items between two sleeps
+
 	// Every LRU is crawled at least once per hour.
 	maxMaintcrawlWait = 60 * 60 // seconds
 )
@@ -307,14 +309,14 @@ func lruCrawlerRest(crawls int) int {
 		usleep(int(sleep))
 	}
 	lruCrawler.moves.Lock()
-	return settings.lru.crawlsPersleep
+	return crawlsPersleep
 }
 
 // itemCrawlHash walks the hash table. It waits for the client only between
 // buckets, so the buffer grows if the items of one bucket do not fit. Unlike in C,
 // the table may grow during the walk.
 func itemCrawlHash(cm *crawlerModule) {
-	crawls := settings.lru.crawlsPersleep
+	crawls := crawlsPersleep
 	for pos, more := uint32(0), true; more && lruCrawlerRoom(cm); more = pos != 0 {
 		pos = assocWalk(pos, func(it *item) {
 			crawlerEval(cm, it, 0)
@@ -328,7 +330,7 @@ func itemCrawlHash(cm *crawlerModule) {
 // itemCrawlLrus moves the active crawlers past one item each, in turn, until
 // all are done.
 func itemCrawlLrus(cm *crawlerModule) {
-	crawls := settings.lru.crawlsPersleep
+	crawls := crawlsPersleep
 	lruCrawler.lock.Lock()
 	for n := 0; len(lruCrawler.crawling) > 0; {
 		n %= len(lruCrawler.crawling)

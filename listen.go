@@ -445,7 +445,7 @@ func savePortnumbers() {
 			ports = fmt.Appendf(ports, "%s INET6: %d\n", proto, addr.Port())
 		}
 	}
-	if err := replaceFile(name, name+".lck", ports); err != nil {
+	if err := replaceFile(name, name+".lck", ports, 0o666); err != nil {
 		fmt.Fprintf(os.Stderr, "Failed to open \"%s.lck\": %s\n", name, strerror(err))
 	}
 }

@@ -75,16 +75,24 @@ func savePid(pidFile string) {
 			fmt.Fprintf(os.Stderr, "WARNING: The pid file contained the following (running) pid: %d\n", pid)
 		}
 	}
-	if err := replaceFile(pidFile, pidFile+".tmp", fmt.Appendf(nil, "%d\n", os.Getpid())); err != nil {
+	if err := replaceFile(pidFile, pidFile+".tmp", fmt.Appendf(nil, "%d\n", os.Getpid()), 0o666); err != nil {
 		perror(fmt.Sprintf("Could not write the pid file %s", pidFile), err)
 	}
 }
 
 // replaceFile writes a file by way of another one, so that nobody reads half of it.
-func replaceFile(name, tmp string, data []byte) error {
-	err := os.WriteFile(tmp, data, 0666)
-	if err == nil {
-		err = os.Rename(tmp, name)
+func replaceFile(name, tmp string, data []byte, mode os.FileMode) error {
+	os.Remove(tmp)
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = cmp.Or(err, f.Close()); err == nil {
+		err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, name, 0) // priv.go has no other
+	}
+	if err != nil {
+		os.Remove(tmp)
 	}
 	return err
 }
@@ -407,7 +415,7 @@ func main() {
 	}
 
 	gcInit()
-	statsInit()
+	statsState.acceptingConns.Store(true)
 	loggerInit()
 	connInit()
 	memoryInit()

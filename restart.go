@@ -222,23 +222,7 @@ func restartWrite() error {
 	// Make room, and put the file there in one step.
 	page := os.Getpagesize()
 	fallocate(memFd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, page, slabsStart-page)
-	tmp := metaFile() + ".tmp"
-	os.Remove(tmp)
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err2 := f.Close(); err == nil {
-		err = err2
-	}
-	if err == nil {
-		err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, metaFile(), 0) // priv.go has no other
-	}
-	if err != nil {
-		os.Remove(tmp)
-	}
-	return err
+	return replaceFile(metaFile(), metaFile()+".tmp", text, 0o600)
 }
 
 func fallocate(fd int, mode uint32, off, n int) error {

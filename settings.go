@@ -69,7 +69,6 @@ var settings struct {
 		crawler          atomic.Bool
 		crawlerSleep     atomic.Int32  // microseconds
 		crawlerTocrawl   atomic.Uint32 // items per LRU and run, 0 for all
-		crawlsPersleep   int           // items crawled between two sleeps
 		hotLruPct        atomic.Int32
 		warmLruPct       atomic.Int32
 		hotMaxFactor     atomicFloat
@@ -218,7 +217,6 @@ func settingsInit() {
 	settings.slab.automoveWindow.Store(10)
 	settings.flushEnabled = true
 	settings.dumpEnabled = true
-	settings.lru.crawlsPersleep = 1000
 	settings.log.watcherBufSize = 256 << 10
 	settings.log.bufSize = 64 << 10
 	settings.watchEnabled = true

@@ -225,11 +225,6 @@ func threadlocalStatsAggregate() (sum statSums) {
 	return sum
 }
 
-func statsInit() {
-	statsState.acceptingConns.Store(true)
-	statsPrefixClear()
-}
-
 func statsReset() {
 	statsPrefixClear()
 	for _, lines := range statLines {
