@@ -333,14 +333,6 @@ func itemLinkQ(it *item) {
 	l.lock.Unlock()
 }
 
-func itemLinkQWarm(it *item) {
-	l := &lrus[it.slabsClsid]
-	l.lock.Lock()
-	doItemLinkQ(it)
-	l.n[itemsMovesToWarm]++
-	l.lock.Unlock()
-}
-
 // doItemUnlinkQ takes the item off its LRU, which is locked.
 func doItemUnlinkQ(it *item) {
 	l := &lrus[it.slabsClsid]
