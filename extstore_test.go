@@ -1163,12 +1163,12 @@ func TestExtstoreOptions(t *testing.T) {
 		{"-o slab_automove_freeratio", "Missing slab_automove_freeratio argument"},
 		{"-o ext_what=1", `Illegal suboption "ext_what=1"`},
 	} {
-		if code, out := run(t, strings.Fields(tt.flags)...); code == 0 || out != tt.said+"\n" {
+		if code, out := run(t, strings.Fields("-p -1 "+tt.flags)...); code == 0 || out != tt.said+"\n" {
 			t.Errorf("%s: %d, %q", tt.flags, code, out)
 		}
 	}
 	s := mc9(t, "-o", "ext_path="+file+":64m,ext_path="+file+"2:128M:old,ext_drop_unread,ext_threads=3,ext_io_depth=4,ext_low_ttl=5,ext_max_frag=0.25")
-	if code, out := run(t, "-o", "ext_path="+file+":64m"); code == 0 || !strings.Contains(out, "in use") {
+	if code, out := run(t, "-p", "-1", "-o", "ext_path="+file+":64m"); code == 0 || !strings.Contains(out, "in use") {
 		t.Errorf("a second server: %d, %q", code, out)
 	}
 	c := s.client()
