@@ -640,19 +640,14 @@ func processMetaCommand(c *conn, pr *parser) {
 	c.thread.stats.pending.n[statMetaCmds]++
 }
 
-// processMsetCommand begins to read the value of ms.
+// processMsetCommand begins to read the value of ms, and notes the flags to return.
 func processMsetCommand(c *conn, pr *parser) {
 	it, comm := processMsetCmdStart(c, pr)
 	if it == nil {
 		connSwallowValue(c, pr.vlen)
 		return
 	}
-	msetNote(&c.val.meta, pr)
-	connReadValue(c, it, comm)
-}
-
-// msetNote stores in m the flags to return.
-func msetNote(m *metaReply, pr *parser) {
+	m := &c.val.meta
 	for i := 3; i < pr.ntokens; i++ {
 		tok := pr.token(i)
 		if strings.IndexByte(msetFlags, tok[0]) < 0 {
@@ -664,6 +659,7 @@ func msetNote(m *metaReply, pr *parser) {
 		m.flags[m.nflags] = tok[0]
 		m.nflags++
 	}
+	connReadValue(c, it, comm)
 }
 
 // base64Decode decodes b in place, or returns nil. It is as lenient as C: bytes
