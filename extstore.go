@@ -738,20 +738,16 @@ func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 		ret = readGone
 	case w != nil:
 		ret = readFromWbuf(w, io)
-	default:
-		p.mutex.Unlock()
-		if scratch != nil {
-			ret = preadvNowait(e, p.file.fd, io, p.offset+int64(io.offset), scratch)
-		} else {
-			ret = preadv(p.file.fd, io, p.offset+int64(io.offset))
-		}
-		p.mutex.Lock()
-	}
-	if io.held {
-		p.refcount--
-		io.held = false
 	}
 	p.mutex.Unlock()
+	switch off := p.offset + int64(io.offset); {
+	case ret != 0: // done
+	case scratch != nil:
+		ret = preadvNowait(e, p.file.fd, io, off, scratch)
+	default:
+		ret = preadv(p.file.fd, io, off)
+	}
+	extstoreRelease(e, io)
 	if ret != readGone && ret != readAgain {
 		e.stats[extBytesRead].Add(int64(io.len))
 		e.stats[extObjectsRead].Add(1)

@@ -1163,7 +1163,7 @@ func TestExtstoreOptions(t *testing.T) {
 		{"-o slab_automove_freeratio", "Missing slab_automove_freeratio argument"},
 		{"-o ext_what=1", `Illegal suboption "ext_what=1"`},
 	} {
-		if code, out := run(t, strings.Fields(tt.flags)...); code == 0 || out != tt.said+"\n" {
+		if code, out := run(t, strings.Fields("-p -1 "+tt.flags)...); code == 0 || out != tt.said+"\n" {
 			t.Errorf("%s: %d, %q", tt.flags, code, out)
 		}
 	}
@@ -1172,7 +1172,7 @@ func TestExtstoreOptions(t *testing.T) {
 	c.want(t, "stats extstore\r\n", "STAT 0:version 0\r\nSTAT 0:bytes 0\r\nSTAT 0:bucket 0\r\nSTAT 0:free_bucket 5\r\n"+
 		"STAT 1:version 0\r\nSTAT 1:bytes 0\r\nSTAT 1:bucket 0\r\nSTAT 1:free_bucket 0\r\n"+
 		"STAT 2:version 0\r\nSTAT 2:bytes 0\r\nSTAT 2:bucket 0\r\nSTAT 2:free_bucket 5\r\nEND\r\n")
-	if code, out := run(t, "-o", "ext_path="+file+":64m"); code == 0 || !strings.Contains(out, "in use") {
+	if code, out := run(t, "-p", "-1", "-o", "ext_path="+file+":64m"); code == 0 || !strings.Contains(out, "in use") {
 		t.Errorf("a second server: %d, %q", code, out)
 	}
 	if st := must(os.Stat(file)); st.Mode() != 0o600 {

@@ -130,8 +130,11 @@ func sslOutMax() int { return settings.ssl.wbufSize + 128<<10 }
 func sslAccept(c *conn) {
 	s := c.ssl
 	s.tls = tls.Server(s, sslCtx.Load()[s.mode])
+	// Impatient clients of a herd reconnect; handshakes for their old connections
+	// would delay everybody.
 	err := io.EOF
-	if !sslHungUp(c) {
+	fds := []unix.PollFd{{Fd: int32(c.sfd), Events: unix.POLLRDHUP}}
+	if n, _ := unix.Poll(fds, 0); n <= 0 {
 		err = s.tls.Handshake()
 	}
 	gcAllocated(64 << 10)
@@ -159,14 +162,6 @@ func sslAccept(c *conn) {
 	}
 	s.more = true // a request may have arrived with the end of the handshake
 	redispatchConn(c)
-}
-
-// sslHungUp reports whether the client of c has disconnected. Impatient clients of
-// a herd reconnect; handshakes for their old connections would delay everybody.
-func sslHungUp(c *conn) bool {
-	fds := []unix.PollFd{{Fd: int32(c.sfd), Events: unix.POLLRDHUP}}
-	n, _ := unix.Poll(fds, 0)
-	return n > 0
 }
 
 // sslAwaitTurn queues s for a turn to compute. Handshakes in progress go before
@@ -349,12 +344,6 @@ func sslRelease(c *conn) {
 	*in = bytes.Buffer{}
 }
 
-// sslBuffered reports whether crypto/tls may hold input for c.
-func sslBuffered(c *conn) bool {
-	raw, in := memTlsRawInput(c.ssl.tls), memTlsInput(c.ssl.tls)
-	return raw == nil || in == nil || raw.Len()+in.Len() > 0
-}
-
 // sslRead is recv(2) with decryption.
 func sslRead(c *conn, b []byte) (int, unix.Errno) {
 	s, t := c.ssl, c.thread
@@ -364,7 +353,8 @@ func sslRead(c *conn, b []byte) (int, unix.Errno) {
 	}
 	sslLend(c)
 	n, err := s.tls.Read(b)
-	buffered := sslBuffered(c)
+	raw, in := memTlsRawInput(s.tls), memTlsInput(s.tls)
+	buffered := raw == nil || in == nil || raw.Len()+in.Len() > 0
 	if !buffered {
 		sslRelease(c)
 	}
