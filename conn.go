@@ -394,20 +394,6 @@ func connWorkerReadd(c *conn) {
 	roundAdd(c.thread, c)
 }
 
-// threadIoQueueSubmit submits the reads that t's connections wait for.
-func threadIoQueueSubmit(t *thread) {
-	t.ext.connsTosubmit = 0
-	if t.ext.ioQueue != nil {
-		storageSubmitCb(t)
-	}
-}
-
-func connRespUnsuspend(c *conn) {
-	if c.respsSuspended.Add(-1) == 0 {
-		connWorkerReadd(c)
-	}
-}
-
 // connNew begins the connection on sfd in the given state: on worker t, or
 // on the main thread if t is nil. It returns nil if sfd cannot be watched.
 func connNew(sfd int, initState connState, transport transport, t *thread, bproto protocol) *conn {

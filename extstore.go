@@ -108,17 +108,15 @@ type storeFile struct {
 // An objIo is one read or write. From submission until cb is called, it and its
 // memory belong to an I/O thread.
 type objIo struct {
-	next        *objIo
-	data        any      // the caller's
-	iov         [][]byte // to read into; nil for a write
-	buf         []byte   // to write
-	pageVersion uint32
-	len         int // bytes
-	offset      int // in the page
-	pageId      int
-	held        bool  // counted in the page's refcount
-	tries       int   // failed writes
-	err         error // of the latest
+	itemHdrT // where
+	next     *objIo
+	data     any      // the caller's
+	iov      [][]byte // to read into; nil for a write
+	buf      []byte   // to write
+	len      int      // bytes
+	held     bool     // counted in the page's refcount
+	tries    int      // failed writes
+	err      error    // of the latest
 
 	// Called by the I/O thread with the number of bytes moved; less than 1 if
 	// the page no longer has the value or the system call failed.
@@ -176,7 +174,7 @@ type storeEngine struct {
 
 	pageSize int
 	reads    storeIoQueue
-	bg       storeIoQueue // writes; has one thread
+	writes   storeIoQueue // has one thread
 	ioDepth  int
 
 	stats [extStatCount]atomic.Int64 // extstoreGetStats computes some of them
@@ -226,18 +224,6 @@ func extstoreGetPageData(e *storeEngine) []extstorePageData {
 	return pd
 }
 
-// extstoreCheckConf returns an error if cf is invalid.
-func extstoreCheckConf(cf *extstoreConf) error {
-	const erase = 2 << 20 // bytes
-	switch {
-	case cf.wbufSize <= 0 || cf.pageSize <= 0 || cf.pageSize%cf.wbufSize != 0:
-		return errors.New("page_size must be divisible by wbuf_size")
-	case cf.pageSize%erase != 0 || cf.wbufSize%erase != 0:
-		return errors.New("page_size and wbuf_size must be divisible by 1024*1024*2")
-	}
-	return nil
-}
-
 // extstoreOpen opens, locks and empties a file. Unlike C, it refuses everything
 // but a regular file with one name.
 func extstoreOpen(file string) (fd int, err error) {
@@ -246,17 +232,15 @@ func extstoreOpen(file string) (fd int, err error) {
 		return -1, err
 	}
 	var st unix.Stat_t
-	if err = unix.Fstat(fd, &st); err == nil {
-		switch {
-		case st.Mode&unix.S_IFMT != unix.S_IFREG:
-			err = errors.New("not a regular file")
-		case st.Nlink > 1:
-			err = errors.New("the file has other names")
-		default:
-			err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-			if err == unix.EWOULDBLOCK {
-				err = errors.New("the file is in use")
-			}
+	switch err = unix.Fstat(fd, &st); {
+	case err != nil:
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		err = errors.New("not a regular file")
+	case st.Nlink > 1:
+		err = errors.New("the file has other names")
+	default:
+		if err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
+			err = errors.New("the file is in use")
 		}
 	}
 	if err == nil {
@@ -274,8 +258,12 @@ func extstoreOpen(file string) (fd int, err error) {
 
 // extstoreInit opens the files and starts the I/O threads.
 func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error) {
-	if err := extstoreCheckConf(cf); err != nil {
-		return nil, err
+	const erase = 2 << 20 // bytes
+	switch {
+	case cf.pageSize%cf.wbufSize != 0:
+		return nil, errors.New("page_size must be divisible by wbuf_size")
+	case cf.pageSize%erase != 0 || cf.wbufSize%erase != 0:
+		return nil, errors.New("page_size and wbuf_size must be divisible by 1024*1024*2")
 	}
 	count := 0
 	for _, f := range fh {
@@ -310,11 +298,11 @@ func extstoreInit(fh []*extstoreConfFile, cf *extstoreConf) (*storeEngine, error
 		}
 		e.wbufStack = &storeWbuf{next: e.wbufStack, buf: buf}
 	}
-	e.reads.cond.L, e.bg.cond.L = &e.reads.mutex, &e.bg.mutex
+	e.reads.cond.L, e.writes.cond.L = &e.reads.mutex, &e.writes.mutex
 	for range max(cf.ioThreadcount, 1) {
 		go extstoreIoThread(e, &e.reads)
 	}
-	go extstoreIoThread(e, &e.bg)
+	go extstoreIoThread(e, &e.writes)
 	return e, nil
 }
 
@@ -398,7 +386,7 @@ func takeFree(head **storePage) *storePage {
 func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *storePage {
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
-	if p := e.pageBuckets[bucket]; p != full {
+	if p := e.pageBuckets[bucket]; p != nil && p != full {
 		return p
 	}
 	p := takeFree(&e.freePageBuckets[freeBucket])
@@ -428,22 +416,6 @@ func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *stor
 	}
 	p.mutex.Unlock()
 	return p
-}
-
-// allocateWbuf gives a locked page a write buffer if one is free.
-func allocateWbuf(e *storeEngine, p *storePage) {
-	e.mutex.Lock()
-	w := e.wbufStack
-	if w != nil {
-		e.wbufStack = w.next
-	}
-	e.mutex.Unlock()
-	if w == nil {
-		return
-	}
-	*w = storeWbuf{buf: w.buf, offset: p.allocated}
-	p.allocated += len(w.buf)
-	p.wbuf = w
 }
 
 // wbufCb runs on the I/O thread after a write. Unlike C, it keeps a buffer whose
@@ -535,7 +507,7 @@ func extstoreRetry(e *storeEngine) {
 	}
 	e.mutex.Unlock()
 	if io != nil {
-		extstoreSubmitBg(e, io)
+		extstoreSubmit(&e.writes, io)
 	}
 }
 
@@ -550,8 +522,8 @@ func submitWbuf(e *storeEngine, p *storePage) {
 	}
 	*at = w
 	clear(w.buf[w.pos:])
-	w.io = objIo{pageId: p.id, data: w, offset: w.offset, len: len(w.buf), buf: w.buf, cb: wbufCb}
-	extstoreSubmitBg(e, &w.io)
+	w.io = objIo{itemHdrT: itemHdrT{p.version, uint32(w.offset), uint16(p.id)}, data: w, len: len(w.buf), buf: w.buf, cb: wbufCb}
+	extstoreSubmit(&e.writes, &w.io)
 }
 
 // extstoreWriteRequest reserves io.len bytes in a page of the bucket. If it
@@ -579,24 +551,29 @@ func extstoreWriteRequest(e *storeEngine, bucket, freeBucket int, io *objIo) boo
 	// Unlike in C, the page gets its next buffer while the previous one is in
 	// flight, but not while two are.
 	if p.wbuf == nil && (p.flushing == nil || p.flushing.next == nil) {
-		allocateWbuf(e, p)
+		e.mutex.Lock()
+		if w := e.wbufStack; w != nil {
+			e.wbufStack = w.next
+			*w = storeWbuf{buf: w.buf, offset: p.allocated}
+			p.allocated += len(w.buf)
+			p.wbuf = w
+		}
+		e.mutex.Unlock()
 	}
 	if w := p.wbuf; w != nil {
 		io.buf = w.buf[w.pos : w.pos+io.len]
-		io.pageId = p.id
-		io.pageVersion = p.version
+		io.itemHdrT = itemHdrT{p.version, uint32(w.offset + w.pos), uint16(p.id)}
 		return true
 	}
 	p.mutex.Unlock()
 	return false
 }
 
-// extstoreWrite completes extstoreWriteRequest: it counts the value, sets
-// io.offset and unlocks the page.
+// extstoreWrite completes extstoreWriteRequest: it counts the value and unlocks the
+// page.
 func extstoreWrite(e *storeEngine, io *objIo) {
 	p := &e.pages[io.pageId]
 	w := p.wbuf
-	io.offset = w.offset + w.pos
 	w.pos += io.len
 	n := int64(io.len)
 	p.bytesUsed += n
@@ -610,8 +587,8 @@ func extstoreWrite(e *storeEngine, io *objIo) {
 	p.mutex.Unlock()
 }
 
-// ioSubmit appends io, and all that are linked to it, to the queue.
-func ioSubmit(q *storeIoQueue, io *objIo) {
+// extstoreSubmit appends io, and all that are linked to it, to the queue.
+func extstoreSubmit(q *storeIoQueue, io *objIo) {
 	depth, tail := int64(1), io
 	for ; tail.next != nil; tail = tail.next {
 		depth++
@@ -627,10 +604,6 @@ func ioSubmit(q *storeIoQueue, io *objIo) {
 	q.mutex.Unlock()
 	q.cond.Signal()
 }
-
-func extstoreSubmit(e *storeEngine, io *objIo) { ioSubmit(&e.reads, io) }
-
-func extstoreSubmitBg(e *storeEngine, io *objIo) { ioSubmit(&e.bg, io) }
 
 // wbufAt returns the write buffer that covers offset of p, or nil if that part is
 // in the file. p is locked.
@@ -648,22 +621,21 @@ func wbufAt(p *storePage, offset int) *storeWbuf {
 	return w
 }
 
-// pageHas reports whether p still has the given version and the value that was
-// written at offset. p is locked.
-func pageHas(p *storePage, version uint32, offset int) bool {
-	return p.version == version && (offset < p.written || p.active && !p.lost)
+// pageHas reports whether p still has the value at loc. p is locked.
+func pageHas(p *storePage, loc itemHdrT) bool {
+	return p.version == loc.pageVersion && (int(loc.offset) < p.written || p.active && !p.lost)
 }
 
-// extstoreDelete notes that a value of that many bytes is dead, if the page still
-// has it. It frees the page with its last value.
-func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, offset, bytes int) {
-	p := &e.pages[pageId]
+// extstoreDelete notes that the value at loc, of that many bytes, is dead, if the
+// page still has it. It frees the page with its last value.
+func extstoreDelete(e *storeEngine, loc itemHdrT, bytes int) {
+	p := &e.pages[loc.pageId]
 	p.mutex.Lock()
-	if !p.closed && pageHas(p, pageVersion, offset) && p.objCount > 0 {
+	if !p.closed && pageHas(p, loc) && p.objCount > 0 {
 		n := min(int64(bytes), p.bytesUsed)
 		p.bytesUsed -= n
 		p.objCount--
-		if w := wbufAt(p, offset); w != nil {
+		if w := wbufAt(p, int(loc.offset)); w != nil {
 			w.bytesUsed -= n
 			w.objCount--
 		}
@@ -676,20 +648,20 @@ func extstoreDelete(e *storeEngine, pageId int, pageVersion uint32, offset, byte
 	p.mutex.Unlock()
 }
 
-// extstoreLast reports whether the page has one live value left.
-func extstoreLast(e *storeEngine, pageId int, pageVersion uint32) bool {
-	p := &e.pages[pageId]
+// extstoreLast reports whether the value at loc is its page's last live one.
+func extstoreLast(e *storeEngine, loc itemHdrT) bool {
+	p := &e.pages[loc.pageId]
 	p.mutex.Lock()
-	last := p.version == pageVersion && p.objCount == 1
+	last := p.version == loc.pageVersion && p.objCount == 1
 	p.mutex.Unlock()
 	return last
 }
 
-// extstoreCheck reports whether the page still has the value.
-func extstoreCheck(e *storeEngine, pageId int, pageVersion uint32, offset int) bool {
-	p := &e.pages[pageId]
+// extstoreCheck reports whether the page still has the value at loc.
+func extstoreCheck(e *storeEngine, loc itemHdrT) bool {
+	p := &e.pages[loc.pageId]
 	p.mutex.Lock()
-	ok := pageHas(p, pageVersion, offset)
+	ok := pageHas(p, loc)
 	p.mutex.Unlock()
 	return ok
 }
@@ -713,10 +685,11 @@ func extstoreClosePage(e *storeEngine, pageId int, pageVersion uint32, evict boo
 
 // readFromWbuf reads a value that is still in w. The page is locked.
 func readFromWbuf(w *storeWbuf, io *objIo) int {
-	if io.offset < w.offset || io.offset-w.offset+io.len > w.pos {
+	off := int(io.offset) - w.offset
+	if off < 0 || off+io.len > w.pos {
 		return readFailed
 	}
-	src := w.buf[io.offset-w.offset:][:io.len]
+	src := w.buf[off:][:io.len]
 	for _, b := range io.iov {
 		src = src[copy(b, src):]
 	}
@@ -759,26 +732,22 @@ func extstoreRead(e *storeEngine, io *objIo, scratch []unix.Iovec) (ret int) {
 	p := &e.pages[io.pageId]
 	p.mutex.Lock()
 	holdPage(p, io)
-	w := wbufAt(p, io.offset)
+	w := wbufAt(p, int(io.offset))
 	switch {
-	case !io.held || !pageHas(p, io.pageVersion, io.offset):
+	case !io.held || !pageHas(p, io.itemHdrT):
 		ret = readGone
 	case w != nil:
 		ret = readFromWbuf(w, io)
-	default:
-		p.mutex.Unlock()
-		if scratch != nil {
-			ret = preadvNowait(e, p.file.fd, io, p.offset+int64(io.offset), scratch)
-		} else {
-			ret = preadv(p.file.fd, io, p.offset+int64(io.offset))
-		}
-		p.mutex.Lock()
-	}
-	if io.held {
-		p.refcount--
-		io.held = false
 	}
 	p.mutex.Unlock()
+	switch off := p.offset + int64(io.offset); {
+	case ret != 0: // done
+	case scratch != nil:
+		ret = preadvNowait(e, p.file.fd, io, off, scratch)
+	default:
+		ret = preadv(p.file.fd, io, off)
+	}
+	extstoreRelease(e, io)
 	if ret != readGone && ret != readAgain {
 		e.stats[extBytesRead].Add(int64(io.len))
 		e.stats[extObjectsRead].Add(1)

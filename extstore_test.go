@@ -50,10 +50,10 @@ func extWrite(t testing.TB, e *storeEngine, bucket int, value []byte) objIo {
 func extRead(e *storeEngine, w objIo) ([]byte, int) {
 	done := make(chan int)
 	b := make([]byte, w.len)
-	extstoreSubmit(e, &objIo{
+	extstoreSubmit(&e.reads, &objIo{
 		iov: [][]byte{b[:w.len/3], b[w.len/3:]}, len: w.len,
-		pageId: w.pageId, pageVersion: w.pageVersion, offset: w.offset,
-		cb: func(e *storeEngine, io *objIo, ret int) { done <- ret },
+		itemHdrT: w.itemHdrT,
+		cb:       func(e *storeEngine, io *objIo, ret int) { done <- ret },
 	})
 	ret := <-done
 	return b, ret
@@ -132,18 +132,18 @@ func TestExtstoreFree(t *testing.T) {
 	p := &e.pages[first[0].pageId]
 	eventually(t, "page to be written", func() bool { p.mutex.Lock(); defer p.mutex.Unlock(); return !p.active })
 	for i, io := range first {
-		if !extstoreCheck(e, io.pageId, io.pageVersion, io.offset) {
+		if !extstoreCheck(e, io.itemHdrT) {
 			t.Fatalf("page is gone after %d deletes", i)
 		}
-		extstoreDelete(e, io.pageId, io.pageVersion, io.offset, n)
+		extstoreDelete(e, io.itemHdrT, n)
 	}
-	if extstoreCheck(e, first[0].pageId, first[0].pageVersion, first[0].offset) {
+	if extstoreCheck(e, first[0].itemHdrT) {
 		t.Error("an empty page is not free")
 	}
 	if _, ret := extRead(e, first[0]); ret > 0 {
 		t.Error("read from a free page")
 	}
-	extstoreDelete(e, first[0].pageId, first[0].pageVersion, first[0].offset, n) // is of no concern any more
+	extstoreDelete(e, first[0].itemHdrT, n) // is of no concern any more
 	if st := extstoreGetStats(e); st[extObjectsUsed] != 1 || st[extBytesUsed] != n || st[extPageReclaims] != 1 {
 		t.Errorf("stats: %+v", st)
 	}
@@ -332,18 +332,18 @@ func TestExtstoreWriteGivesUp(t *testing.T) {
 	if lost[0].pageId != 0 {
 		t.Fatal("another page was opened")
 	}
-	extstoreDelete(e, 0, lost[0].pageVersion, lost[0].offset, n)
+	extstoreDelete(e, lost[0].itemHdrT, n)
 	for range writeTries {
 		extTries(t, e)
 	}
-	extstoreDelete(e, 0, lost[1].pageVersion, lost[1].offset, n)
+	extstoreDelete(e, lost[1].itemHdrT, n)
 	st := extstoreGetStats(e)
 	if int(st[extObjectsEvicted]) != len(lost)-1 || int(st[extBytesEvicted]) != n*(len(lost)-1) || int(st[extObjectsUsed]) != inFile ||
 		int(st[extBytesUsed]) != n*inFile || st[extFilesFailing] != 1 || st[extPagesFailed] < 1 {
 		t.Errorf("stats: %+v", st)
 	}
 	for i, io := range ios {
-		has := extstoreCheck(e, io.pageId, io.pageVersion, io.offset)
+		has := extstoreCheck(e, io.itemHdrT)
 		if i < inFile {
 			extWant(t, e, io, extValue(i, n))
 		} else if _, ret := extRead(e, io); ret != readGone || has {
@@ -361,9 +361,9 @@ func TestExtstoreWriteGivesUp(t *testing.T) {
 	}
 	for i, io := range ios[:inFile] {
 		extWant(t, e, io, extValue(i, n))
-		extstoreDelete(e, 0, io.pageVersion, io.offset, n)
+		extstoreDelete(e, io.itemHdrT, n)
 	}
-	if extstoreCheck(e, 0, ios[0].pageVersion, 0) {
+	if extstoreCheck(e, ios[0].itemHdrT) {
 		t.Error("the page is not free")
 	}
 	if st := extstoreGetStats(e); st[extFilesFailing] != 0 {
@@ -526,7 +526,7 @@ func TestExtstoreRace(t *testing.T) {
 					t.Errorf("%d: read something else", i)
 				}
 				if i%2 == 0 {
-					extstoreDelete(e, io.pageId, io.pageVersion, io.offset, n)
+					extstoreDelete(e, io.itemHdrT, n)
 				}
 				extstoreGetStats(e)
 			}
@@ -826,11 +826,9 @@ func extFind(t testing.TB, key string) []byte {
 	}
 	it.refcount++
 	itemUnlock(hv)
-	hdr := it.hdr()
 	p := &ioPending{hdrIt: it}
 	value := make([]byte, it.nbytes)
-	p.ioCtx = objIo{iov: [][]byte{p.hdr[:it.dataOff()], value}, len: it.ntotal(),
-		pageId: int(hdr.pageId), pageVersion: hdr.pageVersion, offset: int(hdr.offset)}
+	p.ioCtx = objIo{itemHdrT: it.hdr(), iov: [][]byte{p.hdr[:it.dataOff()], value}, len: it.ntotal()}
 	storageCheckItem(p, extstoreRead(extStorage, &p.ioCtx, nil))
 	itemRemove(it)
 	if p.miss {
@@ -1165,18 +1163,18 @@ func TestExtstoreOptions(t *testing.T) {
 		{"-o slab_automove_freeratio", "Missing slab_automove_freeratio argument"},
 		{"-o ext_what=1", `Illegal suboption "ext_what=1"`},
 	} {
-		if code, out := run(t, strings.Fields(tt.flags)...); code == 0 || out != tt.said+"\n" {
+		if code, out := run(t, strings.Fields("-p -1 "+tt.flags)...); code == 0 || out != tt.said+"\n" {
 			t.Errorf("%s: %d, %q", tt.flags, code, out)
 		}
 	}
 	s := mc9(t, "-o", "ext_path="+file+":64m,ext_path="+file+"2:128M:old,ext_drop_unread,ext_threads=3,ext_io_depth=4,ext_low_ttl=5,ext_max_frag=0.25")
-	if code, out := run(t, "-o", "ext_path="+file+":64m"); code == 0 || !strings.Contains(out, "in use") {
-		t.Errorf("a second server: %d, %q", code, out)
-	}
 	c := s.client()
 	c.want(t, "stats extstore\r\n", "STAT 0:version 0\r\nSTAT 0:bytes 0\r\nSTAT 0:bucket 0\r\nSTAT 0:free_bucket 5\r\n"+
 		"STAT 1:version 0\r\nSTAT 1:bytes 0\r\nSTAT 1:bucket 0\r\nSTAT 1:free_bucket 0\r\n"+
 		"STAT 2:version 0\r\nSTAT 2:bytes 0\r\nSTAT 2:bucket 0\r\nSTAT 2:free_bucket 5\r\nEND\r\n")
+	if code, out := run(t, "-p", "-1", "-o", "ext_path="+file+":64m"); code == 0 || !strings.Contains(out, "in use") {
+		t.Errorf("a second server: %d, %q", code, out)
+	}
 	if st := must(os.Stat(file)); st.Mode() != 0o600 {
 		t.Errorf("mode %v", st.Mode())
 	}

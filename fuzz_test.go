@@ -350,19 +350,3 @@ func FuzzHttp(f *testing.F) {
 		}
 	})
 }
-
-// FuzzDns: any reply of a name server.
-func FuzzDns(f *testing.F) {
-	f.Add([]byte(strings.Repeat("\x01", 17)+dnsRecord(dnsA, "\x7f\x00\x00\x01")), uint16(dnsA))
-	f.Add([]byte(strings.Repeat("\x01", 17)+"\x03abc\x00"+dnsRecord(dnsAaaa, strings.Repeat("a", 16))[2:]), uint16(dnsAaaa))
-	f.Fuzz(func(t *testing.T, reply []byte, kind uint16) {
-		if len(reply) < 17 {
-			return // dnsExchange refuses it
-		}
-		for _, addr := range dnsAnswers(reply, 17, kind) {
-			if addr.Is4() != (kind == dnsA) {
-				t.Error(addr)
-			}
-		}
-	})
-}

@@ -20,7 +20,13 @@ const (
 // Unlike C, we keep no global count of items and bytes, for which each link and
 // unlink would take a lock: itemStatsCurr sums up the counts of the LRUs.
 var (
-	casId atomic.Uint64
+	// Each set changes it, so nothing that other requests read may share its cache
+	// line.
+	casId struct {
+		_ [64]byte
+		atomic.Uint64
+		_ [56]byte
+	}
 
 	flushLock   sync.Mutex    // held to change currentTime and what follows
 	flushes     atomic.Uint32 // since the start; see itemTime
@@ -324,14 +330,6 @@ func itemLinkQ(it *item) {
 	l := &lrus[it.slabsClsid]
 	l.lock.Lock()
 	doItemLinkQ(it)
-	l.lock.Unlock()
-}
-
-func itemLinkQWarm(it *item) {
-	l := &lrus[it.slabsClsid]
-	l.lock.Lock()
-	doItemLinkQ(it)
-	l.n[itemsMovesToWarm]++
 	l.lock.Unlock()
 }
 

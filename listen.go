@@ -1,10 +1,13 @@
 // Listening sockets. From memcached.c: new_socket, server_socket, server_sockets,
-// new_socket_unix, server_socket_unix, and main's port-number file.
+// new_socket_unix, server_socket_unix, and main's port-number file; getaddrinfo(3).
 
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -37,6 +40,8 @@ const (
 )
 
 var listeners []listener // in order of creation
+
+var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 
 // activationFds returns how many sockets systemd opened for us, or for the mc9 that
 // started us as a daemon. They are the descriptors from 3 on.
@@ -104,6 +109,60 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 
 func newSocket(family, socktype int) (int, error) {
 	return unix.Socket(family, socktype|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+}
+
+// getaddrinfo returns the addresses of host. "*" stands for the wildcard
+// addresses, in the order of C's library.
+func getaddrinfo(host string) ([]netip.Addr, error) {
+	if host == "*" {
+		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, nil
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{addr}, nil
+	}
+	if addr, ok := inetAton(host); ok {
+		return []netip.Addr{addr}, nil
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(context.Background(), "ip", host)
+	var dns *net.DNSError
+	switch {
+	case err != nil && host == "localhost": // works without /etc/hosts
+		return loopback, nil
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return nil, errors.New("name or service not known")
+	case errors.As(err, &dns) && dns.IsTemporary:
+		return nil, errors.New("temporary failure in name resolution")
+	}
+	return addrs, err
+}
+
+// inetAton is inet_aton(3): one to four numbers separated by dots, each decimal,
+// octal with a leading 0, or hexadecimal with a leading 0x. The last number fills
+// the remaining bytes: 127.1 is 127.0.0.1, and 0 is 0.0.0.0.
+func inetAton(host string) (netip.Addr, bool) {
+	parts := strings.Split(host, ".")
+	if len(parts) > 4 {
+		return netip.Addr{}, false
+	}
+	var ip uint64
+	for i, part := range parts {
+		base, digits := 10, part
+		if hex, ok := strings.CutPrefix(strings.ToLower(part), "0x"); ok {
+			base, digits = 16, hex
+		} else if strings.HasPrefix(part, "0") {
+			base = 8
+		}
+		bits := 8
+		if i == len(parts)-1 {
+			bits = 32 - 8*i
+		}
+		n, err := strconv.ParseUint(digits, base, bits)
+		if err != nil {
+			return netip.Addr{}, false
+		}
+		ip = ip<<bits | n
+	}
+	return netip.AddrFrom4([4]byte{byte(ip >> 24), byte(ip >> 16), byte(ip >> 8), byte(ip)}), true
 }
 
 // sockaddr returns addr in the form that bind takes.

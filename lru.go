@@ -67,7 +67,7 @@ type lru struct {
 	_          [16]byte // pads to a multiple of a cache line
 }
 
-var lrus [powerLargest]lru
+var lrus = new([powerLargest]lru) // so large that Go puts it at the start of a page
 
 // What doPullItem did to an item.
 type pullResult int

@@ -118,12 +118,7 @@ func (r ref) item() *item {
 	return (*item)(unsafe.Add(memBase, uintptr(r)<<refShift))
 }
 
-func (r ref) chunk() *itemChunk {
-	if r == 0 {
-		return nil
-	}
-	return (*itemChunk)(unsafe.Add(memBase, uintptr(r)<<refShift))
-}
+func (r ref) chunk() *itemChunk { return r.item().chunk() }
 
 // inArena reports whether r can be followed. r may be garbage: a racy read of a
 // chunk that was reused for a value.

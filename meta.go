@@ -25,6 +25,7 @@ const msetFlags = "Okcs"
 type metaFlags struct {
 	seen           uint64  // see has
 	value          bool    // v: return the value
+	itFlags        uint16  // for an item that the command creates (in C only if ms does)
 	mode           byte    // of M, 0 for none
 	clientFlags    uint32  // of F
 	exptime        relTime // of T
@@ -52,8 +53,7 @@ type marithmeticResult struct {
 	it      *item                   // with a reference
 	num     [incrMaxStorageLen]byte // its value without the \r\n
 	n       int                     // length of num
-	cas     uint64
-	created bool // with N
+	created bool                    // with N
 	code    string
 	errstr  string
 }
@@ -86,15 +86,6 @@ func (of *metaFlags) casIn() uint64 {
 	return getCasId()
 }
 
-// itFlags returns flags for an item that the command creates, so that replies
-// show its key as the client gave it. In C only ms does so.
-func (of *metaFlags) itFlags() uint16 {
-	if of.has('b') {
-		return itemKeyBinary
-	}
-	return 0
-}
-
 // metaFlagPreparse reads the flags, from word start on. It returns the text of
 // an error, or "". A base64 key is decoded in place.
 func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
@@ -120,6 +111,7 @@ func metaFlagPreparse(pr *parser, start int, of *metaFlags) string {
 		switch o {
 		case 'b':
 			of.key = base64Decode(of.key)
+			of.itFlags = itemKeyBinary // so that replies show the key as the client gave it
 			ok, what = of.key != nil, "CLIENT_ERROR error decoding key"
 		case 'N':
 			of.autovivExptime, ok = metaExptime(arg)
@@ -233,7 +225,7 @@ func processMgetCmd(c *conn, pr *parser) {
 		it = doItemAlloc(of.key, hv, 0, 0, 2) // mgetReply sets its expiry time
 		if it != nil {
 			copy(it.data(), "\r\n")
-			it.itFlags |= of.itFlags()
+			it.itFlags |= of.itFlags
 			doItemLink(it, hv, of.casIn())
 			itemCreated = true
 		}
@@ -380,7 +372,7 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int, ok bool) {
 	c.val.meta = metaReply{mset: true, setStale: of.has('I') && comm == nreadCas}
 	msetNote(&c.val.meta, pr)
 	if !of.has('C') {
-		it, hv := connStoreInPlace(c, comm, of.key, of.clientFlags, exptime, pr.vlen, of.itFlags(), of.casIdIn)
+		it, hv := connStoreInPlace(c, comm, of.key, of.clientFlags, exptime, pr.vlen, of.itFlags, of.casIdIn)
 		if it != nil {
 			c.noreply = of.has('q')
 			finalizeMset(c, of.key, of.has('b'), int(it.nbytes), stored, it.cas())
@@ -395,7 +387,7 @@ func processMsetCmdStart(c *conn, pr *parser) (it *item, comm int, ok bool) {
 		return nil, 0, false
 	}
 	it.setCas(of.reqCasId)
-	it.itFlags |= of.itFlags()
+	it.itFlags |= of.itFlags
 	t.stats.slab(it, slabSetCmds)
 	c.noreply = of.has('q')
 	c.cas = of.casIdIn // 0 without E: then a new one when the value is stored
@@ -511,15 +503,14 @@ func processMarithmeticCmd(c *conn, pr *parser) {
 // marithmeticItem increments, decrements or creates the item for ma. The item
 // lock is held.
 func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, incr bool) {
-	r.cas = of.reqCasId
+	cas := of.reqCasId
 	var ret deltaResultType
-	r.n, ret = doAddDelta(t, of.key, incr, of.delta, r.num[:], &r.cas, hv, &r.it)
+	r.n, ret = doAddDelta(t, of.key, incr, of.delta, r.num[:], &cas, hv, &r.it)
 	switch ret {
 	case deltaOk:
 		if of.has('E') {
 			r.it.setCas(of.casIdIn)
 		}
-		r.cas = r.it.cas()
 	case nonNumeric:
 		r.errstr = errNonNumeric
 	case eom:
@@ -543,8 +534,8 @@ func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, 
 		}
 		copy(r.it.data(), num)
 		copy(r.it.data()[len(num):], "\r\n")
-		r.it.itFlags |= of.itFlags()
-		doStoreItem(r.it, nreadAdd, t, hv, nil, &r.cas, of.casIn(), false)
+		r.it.itFlags |= of.itFlags
+		doStoreItem(r.it, nreadAdd, t, hv, nil, nil, of.casIn(), false)
 		r.created = true
 	case deltaItemCasMismatch:
 		r.code = "EX"
@@ -562,7 +553,7 @@ func marithmeticReply(b []byte, pr *parser, of *metaFlags, r *marithmeticResult)
 	for i := keyToken + 1; i < pr.ntokens; i++ {
 		switch tok := pr.token(i); tok[0] {
 		case 'c':
-			b = metaUint(b, 'c', r.cas)
+			b = metaUint(b, 'c', r.it.cas())
 		case 't':
 			b = metaTtl(b, r.it)
 		case 'T':

@@ -32,7 +32,31 @@ func lookAhead(c *conn) {
 		}
 	}
 	c.in.lookedAhead = at
-	assocPrefetch(keys[:n], unlinks)
+	if n > 1 {
+		assocPrefetch(keys[:n], unlinks)
+	}
+}
+
+// lookAheadRound prefetches items for the first commands of these conns, at most
+// assocBatch, which have just received.
+func lookAheadRound(conns []*conn) {
+	var keys [assocBatch][]byte
+	n, unlinks := 0, 0
+	for _, c := range conns {
+		if c.state != connParseCmd {
+			continue
+		}
+		if key, _, unlink := peekCommand(c.in.rbuf[c.in.rcurr : c.in.rcurr+c.in.rbytes]); len(key) > 0 {
+			keys[n] = key
+			if unlink {
+				unlinks |= 1 << n
+			}
+			n++
+		}
+	}
+	if n > 1 {
+		assocPrefetch(keys[:n], unlinks)
+	}
 }
 
 // peekCommand guesses the key of the command at the front of b, whether the command
@@ -46,11 +70,7 @@ func peekCommand(b []byte) (key []byte, size int, unlink bool) {
 		if end > len(b) {
 			return nil, 0, false
 		}
-		switch binCommands[b[1]].cmd {
-		case protocolBinaryCmdSet, protocolBinaryCmdDelete:
-			unlink = true
-		}
-		return b[start:end], min(size, len(b)), unlink
+		return b[start:end], min(size, len(b)), binCommands[b[1]].cmd == protocolBinaryCmdDelete
 	}
 	el := bytes.IndexByte(b, '\n')
 	if el < 0 {
@@ -63,7 +83,7 @@ func peekCommand(b []byte) (key []byte, size int, unlink bool) {
 		if cmd == 'm' {
 			cmd = line[1]
 		}
-		unlink = cmd == 's' || cmd == 'd' // set, delete, ms and md
+		unlink = cmd == 'd' // delete and md
 	}
 	return key, el + 1, unlink
 }

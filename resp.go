@@ -253,7 +253,12 @@ func respKeep(c *conn) {
 	if r.respBufs != &c.thread.bufs.round {
 		return
 	}
-	own := respOwn(c.thread)
+	var own *respBufs
+	if free := c.thread.bufs.own; len(free) > 0 {
+		own, c.thread.bufs.own = free[len(free)-1], free[:len(free)-1]
+	} else {
+		own = new(respBufs)
+	}
 	own.iov = append(own.iov, respPieces(r)...)
 	// Keep only what is not sent.
 	skip := r.done
@@ -271,28 +276,6 @@ func respKeep(c *conn) {
 	respLeave(c.thread, r)
 	*r = resp{respBufs: own, done: r.done - skip, end: respGrows, iovEnd: respGrows, count: r.count, read: r.read}
 	respSetMark(r)
-}
-
-// respOwn returns empty buffers for the replies of one connection, which may have
-// been another's.
-func respOwn(t *thread) *respBufs {
-	if n := len(t.bufs.own); n > 0 {
-		b := t.bufs.own[n-1]
-		t.bufs.own = t.bufs.own[:n-1]
-		return b
-	}
-	return new(respBufs)
-}
-
-// respDisown keeps buffers for respOwn. If there are enough, or these are large,
-// it leaves them to the collector.
-func respDisown(t *thread, b *respBufs) {
-	if len(t.bufs.own) < bufsOwnMax && cap(b.wbuf) <= 2*wbufSize {
-		*b = respBufs{b.wbuf[:0], b.iov[:0]}
-		t.bufs.own = append(t.bufs.own, b)
-	} else {
-		gcAllocated(cap(b.wbuf))
-	}
 }
 
 // respStart begins the reply to a command. If too many replies are waiting to be
@@ -335,8 +318,13 @@ func respRelease(c *conn) {
 	}
 	t.bufs.respCount -= r.count
 	respLeave(t, r)
-	if r.respBufs != &t.bufs.round {
-		respDisown(t, r.respBufs)
+	switch b := r.respBufs; {
+	case b == &t.bufs.round:
+	case len(t.bufs.own) < bufsOwnMax && cap(b.wbuf) <= 2*wbufSize:
+		*b = respBufs{b.wbuf[:0], b.iov[:0]}
+		t.bufs.own = append(t.bufs.own, b)
+	default: // left to the collector
+		gcAllocated(cap(b.wbuf))
 	}
 	r.respBufs = nil
 	t.bufs.resps = append(t.bufs.resps, r)

@@ -85,7 +85,10 @@ func roundServe(me *thread) {
 		batch := rest[:roundReceive(me, rest)]
 		rest = rest[len(batch):]
 		for len(batch) > 0 { // again for conns with more to do once their replies are sent
-			for _, c := range batch {
+			for i, c := range batch {
+				if i%assocBatch == 0 {
+					lookAheadRound(batch[i:min(i+assocBatch, len(batch))])
+				}
 				if roundFull(me) {
 					roundSend(me)
 				}

@@ -156,9 +156,8 @@ func slabsFixup(it *item, id int, w *restartWork) {
 // that an item is in the same class as in C. With reuseMem the classes have no pages
 // yet; restartFixup adds them.
 func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseMem bool) {
-	slabsLock.Lock()
-	memCurrent = slabsStart // ends the memFill of an earlier arena
-	slabsLock.Unlock()
+	slabsLock.Lock() // against the memFill of an earlier arena, which ends now
+	memCurrent = slabsStart
 	slabsReserve(limit)
 	memLimit = limit
 	memMalloced = 0
@@ -166,6 +165,7 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseM
 	memReleased = nil
 	memFilled = 0
 	memPrealloced = prealloc || memFd >= 0
+	slabsLock.Unlock()
 	if prealloc && memFd < 0 && memOpenTo(slabsStart+limit) != nil {
 		fmt.Fprintf(os.Stderr, "Warning: Failed to allocate requested memory in"+
 			" one large chunk.\nWill allocate in smaller chunks\n")

@@ -50,22 +50,21 @@ const (
 var pageBucketNames = [pageBucketCount]string{"default", "compact", "chunked", "lowttl", "coldcompact", "old"}
 
 // An ioPending is a read that a reply waits for (io_pending_t and
-// io_pending_storage_t). It belongs to the worker, except between storageSubmitCb
+// io_pending_storage_t). It belongs to the worker, except between threadIoQueueSubmit
 // and returnIoPending, when it belongs to an I/O thread.
 type ioPending struct {
-	next      *ioPending // in the worker's cache, or among the completed reads
-	thread    *thread
-	c         *conn
-	iov       int   // index in c's reply of three pieces: header, value, and miss,
-	nmiss     int   // of this length, which replaces both if the value is gone
-	hdrIt     *item // holds a reference
-	it        *item // to read into; not linked; the reply holds the reference
-	submitted bool
-	miss      bool
-	badcrc    bool
-	ioCtx     objIo
-	vec       [2][]byte
-	hdr       [itemSize + 8 + keyMaxLength + 2 + 4]byte // receives the record up to its value
+	next   *ioPending // in the worker's cache, or among the completed reads
+	thread *thread
+	c      *conn
+	iov    int   // index in c's reply of three pieces: header, value, and miss,
+	nmiss  int   // of this length, which replaces both if the value is gone
+	hdrIt  *item // holds a reference
+	it     *item // to read into; not linked; the reply holds the reference
+	miss   bool
+	badcrc bool
+	ioCtx  objIo
+	vec    [2][]byte
+	hdr    [itemSize + 8 + keyMaxLength + 2 + 4]byte // receives the record up to its value
 }
 
 // A storageBuk sums up the pages of one bucket.
@@ -108,16 +107,10 @@ func storageLen(it *item) int { return (it.ntotal() + 7) &^ 7 }
 
 // storageValidateItem reports whether the value of an item with itemHdr still
 // exists.
-func storageValidateItem(it *item) bool {
-	hdr := it.hdr()
-	return extstoreCheck(extStorage, int(hdr.pageId), hdr.pageVersion, int(hdr.offset))
-}
+func storageValidateItem(it *item) bool { return extstoreCheck(extStorage, it.hdr()) }
 
 // storageDelete notes that the value of an item with itemHdr is dead.
-func storageDelete(it *item) {
-	hdr := it.hdr()
-	extstoreDelete(extStorage, int(hdr.pageId), hdr.pageVersion, int(hdr.offset), storageLen(it))
-}
+func storageDelete(it *item) { extstoreDelete(extStorage, it.hdr(), storageLen(it)) }
 
 // processExtstoreStats answers "stats extstore": the state of each page.
 func processExtstoreStats(c *conn) {
@@ -202,11 +195,10 @@ func storageCheckItem(p *ioPending, ret int) {
 // a miss, where C ends a get with an error; so do we, if the get found nothing else.
 func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool {
 	t := c.thread
-	hdr := it.hdr()
 	p := ioPendingNew(t)
 	p.c, p.hdrIt = c, it
 	io := &p.ioCtx
-	*io = objIo{data: p, pageVersion: hdr.pageVersion, pageId: int(hdr.pageId), offset: int(hdr.offset), len: it.ntotal(), cb: storageGetItemCb}
+	*io = objIo{itemHdrT: it.hdr(), data: p, len: it.ntotal(), cb: storageGetItemCb}
 	at := len(c.resp.wbuf)
 	end := at + int(it.nbytes)
 	if it.nbytes <= storageCopyMax && end <= cap(c.resp.wbuf) {
@@ -300,20 +292,17 @@ func storageIov(p *ioPending) bool {
 	return true
 }
 
-// storageSubmitCb submits the reads that t's connections wait for.
-func storageSubmitCb(t *thread) {
-	for io := t.ext.ioQueue; io != nil; io = io.next {
-		io.data.(*ioPending).submitted = true
+// threadIoQueueSubmit submits the reads that t's connections wait for.
+func threadIoQueueSubmit(t *thread) {
+	t.ext.connsTosubmit = 0
+	if t.ext.ioQueue != nil {
+		extstoreSubmit(&extStorage.reads, t.ext.ioQueue)
+		t.ext.ioQueue, t.ext.ioQueueTail = nil, nil
 	}
-	extstoreSubmit(extStorage, t.ext.ioQueue)
-	t.ext.ioQueue, t.ext.ioQueueTail = nil, nil
 }
 
 // storageAbort discards a read that was not submitted, as its reply is dropped.
 func storageAbort(p *ioPending) {
-	if p.submitted {
-		panic("storageAbort: the read is in flight")
-	}
 	t := p.thread
 	var prev *objIo
 	at := &t.ext.ioQueue
@@ -340,7 +329,7 @@ func recacheOrFree(p *ioPending) {
 	n := &p.thread.stats.pending.n
 	hdrIt := p.hdrIt
 	if p.miss {
-		if hdr := hdrIt.hdr(); hdr.pageVersion == p.ioCtx.pageVersion && int(hdr.offset) == p.ioCtx.offset {
+		if hdrIt.hdr() == p.ioCtx.itemHdrT {
 			doItemUnlink(hdrIt, hash(hdrIt.key())) // else compaction has rescued it
 		}
 		n[statMissFromExtstore]++
@@ -393,7 +382,9 @@ func storageReturnCb(p *ioPending) {
 	itemUnlock(lock)
 	respFillIo(c, p)
 	ioPendingFree(p)
-	connRespUnsuspend(c)
+	if c.respsSuspended.Add(-1) == 0 {
+		connWorkerReadd(c)
+	}
 }
 
 // The write thread.
@@ -440,7 +431,7 @@ func storageWriteItem(it *item, hv uint32) bool {
 	storageSum(io.buf, io.pageVersion)
 	extstoreWrite(extStorage, &io)
 	hdrIt.itFlags |= itemHdr | it.itFlags&itemPreserveFlags
-	hdrIt.setHdr(itemHdrT{pageVersion: io.pageVersion, offset: uint32(io.offset), pageId: uint16(io.pageId)})
+	hdrIt.setHdr(io.itemHdrT)
 	hdrIt.nbytes = it.nbytes // of the value in the file
 	doItemReplace(it, hdrIt, hv, it.cas())
 	doItemRemove(hdrIt)
@@ -685,8 +676,8 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 	if hdrIt == nil || hdrIt.itFlags&itemHdr == 0 || itemIsFlushed(hdrIt) || itemIsExpired(hdrIt, currentTime.Load()) {
 		return true
 	}
-	hdr := hdrIt.hdr()
-	if int(hdr.pageId) != wrap.pageId || hdr.pageVersion != wrap.pageVersion || int(hdr.offset) != offset {
+	loc := itemHdrT{wrap.pageVersion, uint32(offset), uint16(wrap.pageId)}
+	if hdrIt.hdr() != loc {
 		return true
 	}
 	bucket := pageBucketCompact
@@ -702,8 +693,8 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 		}
 	}
 	n := storageLen(rec)
-	if extstoreLast(extStorage, wrap.pageId, wrap.pageVersion) {
-		extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, n)
+	if extstoreLast(extStorage, loc) {
+		extstoreDelete(extStorage, loc, n)
 	}
 	io := objIo{len: n}
 	if !extstoreWriteRequest(extStorage, bucket, bucket, &io) {
@@ -715,8 +706,8 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 	extstoreWrite(extStorage, &io)
 	// Even if others hold references, as they read the old location: unlike in C, they
 	// use the header only with the item locked.
-	hdrIt.setHdr(itemHdrT{pageVersion: io.pageVersion, offset: uint32(io.offset), pageId: uint16(io.pageId)})
-	extstoreDelete(extStorage, wrap.pageId, wrap.pageVersion, offset, n)
+	hdrIt.setHdr(io.itemHdrT)
+	extstoreDelete(extStorage, loc, n)
 	wrap.rescues++
 	switch bucket {
 	case pageBucketColdcompact:
@@ -804,10 +795,10 @@ func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 	wrap.unsaved = false
 	iov := [][]byte{readbackBuf}
 	for off := 0; off < extStorage.pageSize; off += len(readbackBuf) {
-		io := objIo{iov: iov, len: len(readbackBuf), pageId: wrap.pageId, pageVersion: wrap.pageVersion, offset: off}
+		io := objIo{itemHdrT: itemHdrT{wrap.pageVersion, uint32(off), uint16(wrap.pageId)}, iov: iov, len: len(readbackBuf)}
 		ret := extstoreRead(extStorage, &io, nil) // in C an I/O thread reads
 		if ret == readGone {
-			if off > 0 && extstoreCheck(extStorage, wrap.pageId, wrap.pageVersion, 0) {
+			if off > 0 && extstoreCheck(extStorage, itemHdrT{wrap.pageVersion, 0, io.pageId}) {
 				break // a write failed here, so the page has no more values
 			}
 			return false

@@ -263,7 +263,7 @@ func storeInit(t testing.TB, megs int, conf func()) {
 // storeAgain makes a store with the current settings, restored from the memory
 // file if there is one.
 func storeAgain() {
-	lrus = [powerLargest]lru{}
+	lrus = new([powerLargest]lru)
 	lruMaintainer.evicted = [maxNumberOfSlabClasses]uint64{}
 	lruMemory.table.Store(nil)
 	slabRebal.rebal, slabRebal.newIt = slabRebalance{}, nil

@@ -51,9 +51,9 @@ type sslCounters struct {
 
 // sslThread holds a worker's TLS buffers.
 type sslThread struct {
-	sslWbuf  []byte   // scratch of sslSendmsg
-	sslRbufs [][]byte // record buffers not lent to a connection; see sslLend
-	sslMade  int      // bytes allocated since the last call of gcAllocated
+	sslWbuf  []byte         // scratch of sslSendmsg
+	sslRbufs []bytes.Buffer // record buffers not lent to a connection; see sslLend
+	sslMade  int            // bytes allocated since the last call of gcAllocated
 }
 
 // sslSettings are the TLS settings.
@@ -130,8 +130,11 @@ func sslOutMax() int { return settings.ssl.wbufSize + 128<<10 }
 func sslAccept(c *conn) {
 	s := c.ssl
 	s.tls = tls.Server(s, sslCtx.Load()[s.mode])
+	// Impatient clients of a herd reconnect; handshakes for their old connections
+	// would delay everybody.
 	err := io.EOF
-	if !sslHungUp(c) {
+	fds := []unix.PollFd{{Fd: int32(c.sfd), Events: unix.POLLRDHUP}}
+	if n, _ := unix.Poll(fds, 0); n <= 0 {
 		err = s.tls.Handshake()
 	}
 	gcAllocated(64 << 10)
@@ -159,14 +162,6 @@ func sslAccept(c *conn) {
 	}
 	s.more = true // a request may have arrived with the end of the handshake
 	redispatchConn(c)
-}
-
-// sslHungUp reports whether the client of c has disconnected. Impatient clients of
-// a herd reconnect; handshakes for their old connections would delay everybody.
-func sslHungUp(c *conn) bool {
-	fds := []unix.PollFd{{Fd: int32(c.sfd), Events: unix.POLLRDHUP}}
-	n, _ := unix.Poll(fds, 0)
-	return n > 0
 }
 
 // sslAwaitTurn queues s for a turn to compute. Handshakes in progress go before
@@ -330,10 +325,9 @@ func sslLend(c *conn) {
 		return
 	}
 	if n := len(t.sslRbufs); n > 0 {
-		*in = *bytes.NewBuffer(t.sslRbufs[n-1])
-		t.sslRbufs = t.sslRbufs[:n-1]
+		*in, t.sslRbufs = t.sslRbufs[n-1], t.sslRbufs[:n-1]
 	} else {
-		*in = *bytes.NewBuffer(make([]byte, 0, sslRecordMax))
+		in.Grow(sslRecordMax)
 	}
 }
 
@@ -343,17 +337,11 @@ func sslRelease(c *conn) {
 	if in == nil {
 		return
 	}
-	in.Reset()                                   // makes Bytes return the whole buffer
-	if b := in.Bytes(); cap(b) >= sslRecordMax { // a smaller one comes from the handshake
-		t.sslRbufs = append(t.sslRbufs, b)
+	in.Reset()
+	if in.Cap() >= sslRecordMax { // a smaller one comes from the handshake
+		t.sslRbufs = append(t.sslRbufs, *in)
 	}
 	*in = bytes.Buffer{}
-}
-
-// sslBuffered reports whether crypto/tls may hold input for c.
-func sslBuffered(c *conn) bool {
-	raw, in := memTlsRawInput(c.ssl.tls), memTlsInput(c.ssl.tls)
-	return raw == nil || in == nil || raw.Len()+in.Len() > 0
 }
 
 // sslRead is recv(2) with decryption.
@@ -365,7 +353,8 @@ func sslRead(c *conn, b []byte) (int, unix.Errno) {
 	}
 	sslLend(c)
 	n, err := s.tls.Read(b)
-	buffered := sslBuffered(c)
+	raw, in := memTlsRawInput(s.tls), memTlsInput(s.tls)
+	buffered := raw == nil || in == nil || raw.Len()+in.Len() > 0
 	if !buffered {
 		sslRelease(c)
 	}
@@ -457,10 +446,7 @@ func loadServerCertificates() (problem string) {
 		// handshake's time.
 		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521},
 	}
-	chain, err := os.ReadFile(settings.ssl.chainCert)
-	if err == nil {
-		chain, err = sslChain(chain)
-	}
+	chain, err := sslCertificates(settings.ssl.chainCert)
 	if err != nil {
 		return fmt.Sprintf("Error loading the certificate chain: %s : %s", orNull(settings.ssl.chainCert), strerror(err))
 	}
@@ -470,19 +456,12 @@ func loadServerCertificates() (problem string) {
 	}
 	config.Certificates = []tls.Certificate{cert}
 	if settings.ssl.caCert != "" {
-		ca, err := os.ReadFile(settings.ssl.caCert)
-		known := false
-		for _, der := range sslCertificates(ca) {
-			if cert, err := x509.ParseCertificate(der); err == nil {
-				config.ClientCAs.AddCert(cert)
-				known = true
-			}
-		}
-		if err == nil && !known {
-			err = errors.New("no certificate in it")
-		}
-		if err != nil {
+		known, err := sslCertificates(settings.ssl.caCert)
+		if known == nil {
 			return fmt.Sprintf("Error loading the CA certificate: %s : %s", settings.ssl.caCert, strerror(err))
+		}
+		for _, ca := range known {
+			config.ClientCAs.AddCert(ca)
 		}
 	}
 	var ctx [sslModes]*tls.Config
@@ -497,6 +476,9 @@ func loadServerCertificates() (problem string) {
 
 // sslFiles returns the names of the files in the settings.
 func sslFiles() []string {
+	if !settings.ssl.enabled {
+		return nil
+	}
 	names := []string{settings.ssl.chainCert, settings.ssl.key, settings.ssl.caCert}
 	return slices.DeleteFunc(names, func(name string) bool { return name == "" })
 }
@@ -511,45 +493,45 @@ func sslBlocks(file []byte) (blocks []*pem.Block) {
 	return blocks
 }
 
-// sslCertificates returns the certificates in a PEM file as DER.
-func sslCertificates(file []byte) (certs [][]byte) {
+// sslCertificates returns the valid certificates in a PEM file, and an error if
+// there are others or none.
+func sslCertificates(name string) (certs []*x509.Certificate, err error) {
+	file, err := os.ReadFile(name)
 	for _, block := range sslBlocks(file) {
+		der := block.Bytes
 		switch block.Type {
 		case "CERTIFICATE", "X509 CERTIFICATE":
-			certs = append(certs, block.Bytes)
 		case "TRUSTED CERTIFICATE": // OpenSSL's trust settings follow the certificate
 			var cert asn1.RawValue
-			if _, err := asn1.Unmarshal(block.Bytes, &cert); err == nil {
-				certs = append(certs, cert.FullBytes)
-			}
+			asn1.Unmarshal(der, &cert)
+			der = cert.FullBytes
+		default:
+			continue
+		}
+		cert, e := x509.ParseCertificate(der)
+		if e == nil {
+			certs = append(certs, cert)
+		} else {
+			err = e
 		}
 	}
-	return certs
-}
-
-// sslChain returns the certificates in file in the form that crypto/tls accepts.
-// There must be at least one, and all must be valid.
-func sslChain(file []byte) (chain []byte, err error) {
-	for _, der := range sslCertificates(file) {
-		if _, err := x509.ParseCertificate(der); err != nil {
-			return nil, err
-		}
-		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	if certs == nil && err == nil {
+		err = errors.New("no certificate in it")
 	}
-	if chain == nil {
-		return nil, errors.New("no certificate in it")
-	}
-	return chain, nil
+	return certs, err
 }
 
 // sslLoadKey returns the chain with its key. Without ssl_key the key is in the
 // chain's file. C's help says so, but C fails without ssl_key.
-func sslLoadKey(chain []byte) (tls.Certificate, error) {
+func sslLoadKey(certs []*x509.Certificate) (tls.Certificate, error) {
 	key, err := os.ReadFile(cmp.Or(settings.ssl.key, settings.ssl.chainCert))
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	var blocks []byte
+	var chain, blocks []byte
+	for _, cert := range certs {
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+	}
 	switch settings.ssl.keyformat {
 	case sslFiletypePem:
 		for _, block := range sslBlocks(key) {
@@ -763,10 +745,7 @@ func sslSetWbufSize(n uint32) {
 
 // sslCheckOptions checks the TLS options once all are known.
 func sslCheckOptions() {
-	if !settings.ssl.enabled {
-		return
-	}
-	if settings.net.port == 0 {
+	if settings.ssl.enabled && settings.net.port == 0 {
 		sysfatal(exUsage, "ERROR: You cannot enable SSL without a TCP port.")
 	}
 	for _, name := range sslFiles() {
