@@ -112,10 +112,11 @@ type logbuf struct {
 	data    []byte
 }
 
-// logbufNew returns a buffer of so many bytes.
+// logbufNew returns a buffer with room for at least the entries that C has room for in
+// size bytes, whatever the length of their data.
 func logbufNew(size int) logbuf {
 	const entry = 48 // bytes
-	return logbuf{make([]logentry, 0, size/2/entry), make([]byte, 0, size/2)}
+	return logbuf{make([]logentry, 0, size/entry), make([]byte, 0, size)}
 }
 
 // A logger holds a worker's entries.
