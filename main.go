@@ -526,8 +526,8 @@ func startThreads() {
 	}
 	refuse(options.startLruCrawler && startItemCrawlerThread() != 0, 1, "Failed to enable LRU crawler thread")
 	if extStorage != nil {
-		startStorageCompactThread()
-		startStorageWriteThread()
+		go storageCompactThread()
+		go storageWriteThread()
 	}
 	if options.startLruMaintainer {
 		startLruMaintainerThread()

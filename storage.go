@@ -96,8 +96,8 @@ var storageConf struct {
 var (
 	extStorage *storeEngine // nil without ext_path
 
-	storageWritePlock   sync.Mutex // held by the write thread while it is awake
-	storageCompactPlock sync.Mutex // held by the compaction thread while it is awake
+	storageWritePlock   sync.Mutex // held by the write thread while it is awake, or to pause it
+	storageCompactPlock sync.Mutex // the same for the compaction thread
 	storageCompactCond  = sync.NewCond(&storageCompactPlock)
 )
 
@@ -575,13 +575,6 @@ func storageWriteThread() {
 	}
 }
 
-// While this lock is held, the write thread does not wake up.
-func storageWritePause() { storageWritePlock.Lock() }
-
-func storageWriteResume() { storageWritePlock.Unlock() }
-
-func startStorageWriteThread() { go storageWriteThread() }
-
 // The compaction thread.
 
 // storageCompactFill sums up the pages of each bucket. A page has enough holes if
@@ -843,13 +836,6 @@ func storageCompactThread() {
 		storageCompactPlock.Lock()
 	}
 }
-
-// While this lock is held, the compaction thread does not wake up.
-func storageCompactPause() { storageCompactPlock.Lock() }
-
-func storageCompactResume() { storageCompactPlock.Unlock() }
-
-func startStorageCompactThread() { go storageCompactThread() }
 
 // The options.
 

@@ -61,8 +61,8 @@ type sslSettings struct {
 	enabled             bool
 	chainCert           string
 	key                 string
-	verifyMode          int // OpenSSL's bits, which stats settings shows
-	keyformat           int
+	verifyMode          int // of ssl_verify_mode
+	keyformat           int // 1 for PEM, 2 for DER
 	ciphers             string
 	caCert              string
 	lastCertRefreshTime atomic.Uint32 // relTime
@@ -70,17 +70,6 @@ type sslSettings struct {
 	sessionCache        bool
 	minVersion          uint16
 }
-
-const (
-	sslVerifyPeer             = 1 << iota
-	sslVerifyFailIfNoPeerCert // set together with sslVerifyPeer
-	sslVerifyClientOnce       // has no effect: there is no renegotiation
-)
-
-const (
-	sslFiletypePem  = 1
-	sslFiletypeAsn1 = 2
-)
 
 var (
 	sslCtxLock sync.Mutex                            // serializes replacements of sslCtx
@@ -533,14 +522,14 @@ func sslLoadKey(certs []*x509.Certificate) (tls.Certificate, error) {
 		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
 	}
 	switch settings.ssl.keyformat {
-	case sslFiletypePem:
+	case 1:
 		for _, block := range sslBlocks(key) {
 			if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
 				return tls.Certificate{}, errors.New("the key has a password; this makes a copy without: openssl pkey -in KEY -out COPY")
 			}
 			blocks = append(blocks, pem.EncodeToMemory(block)...)
 		}
-	case sslFiletypeAsn1:
+	case 2:
 		blocks = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
 	default:
 		return tls.Certificate{}, errors.New("bad ssl filetype")
@@ -554,7 +543,7 @@ func sslClientAuth(mode sslMode) tls.ClientAuthType {
 	switch {
 	case mode == sslEnabledNopeer, mode == sslEnabledDefault && verify == 0:
 		return tls.NoClientCert
-	case mode == sslEnabledDefault && verify&sslVerifyFailIfNoPeerCert == 0:
+	case mode == sslEnabledDefault && verify == 1:
 		return tls.VerifyClientCertIfGiven
 	}
 	return tls.RequireAndVerifyClientCert
@@ -619,7 +608,7 @@ func sslInitConn(c *conn, mode sslMode) {
 }
 
 func sslInitSettings() {
-	settings.ssl.keyformat = sslFiletypePem
+	settings.ssl.keyformat = 1
 	settings.ssl.wbufSize = 16 << 10
 	settings.ssl.minVersion = tls.VersionTLS12
 }
@@ -685,12 +674,10 @@ func processRefreshCertsCommand(c *conn, pr *parser) bool {
 }
 
 func sslSetVerifyMode(verify uint32) {
-	modes := [...]int{0, sslVerifyPeer, sslVerifyPeer | sslVerifyFailIfNoPeerCert,
-		sslVerifyPeer | sslVerifyFailIfNoPeerCert | sslVerifyClientOnce}
-	if int(verify) >= len(modes) {
+	if verify > 3 {
 		sysfatal(1, "Invalid ssl_verify_mode. Use help to see valid options.")
 	}
-	settings.ssl.verifyMode = modes[verify]
+	settings.ssl.verifyMode = int(verify)
 }
 
 func sslSetMinVersion(version uint32) {
@@ -771,7 +758,7 @@ func sslStatSettings(c *conn) {
 	appendStat(c, "ssl_enabled", "%s", yesno(settings.ssl.enabled))
 	appendStat(c, "ssl_chain_cert", "%s", cmp.Or(settings.ssl.chainCert, null))
 	appendStat(c, "ssl_key", "%s", cmp.Or(settings.ssl.key, null))
-	appendStat(c, "ssl_verify_mode", "%d", settings.ssl.verifyMode)
+	appendStat(c, "ssl_verify_mode", "%d", [...]int{0, 1, 3, 7}[settings.ssl.verifyMode]) // OpenSSL's bits
 	appendStat(c, "ssl_keyformat", "%d", settings.ssl.keyformat)
 	appendStat(c, "ssl_ciphers", "%s", orNull(settings.ssl.ciphers))
 	appendStat(c, "ssl_ca_cert", "%s", orNull(settings.ssl.caCert))

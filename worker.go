@@ -157,8 +157,8 @@ func pauseThreads(kind pauseThreadTypes) {
 		slabMaintenancePause()
 		lruMaintainerPause()
 		lruCrawlerPause()
-		storageCompactPause()
-		storageWritePause()
+		storageCompactPlock.Lock()
+		storageWritePlock.Lock()
 		fallthrough
 	case pauseWorkerThreads:
 		workerHangLock.Lock()
@@ -166,8 +166,8 @@ func pauseThreads(kind pauseThreadTypes) {
 		slabMaintenanceResume()
 		lruMaintainerResume()
 		lruCrawlerResume()
-		storageCompactResume()
-		storageWriteResume()
+		storageCompactPlock.Unlock()
+		storageWritePlock.Unlock()
 		fallthrough
 	case resumeWorkerThreads:
 		workerHangLock.Unlock()
