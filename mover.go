@@ -34,7 +34,7 @@
 //     which is acquired and dropped under the lock. So if there are two references,
 //     the cache's and the mover's own, nobody reads the value, and nobody will.
 //   - If there are more references the value can still be copied: it is changed
-//     in place only if it has no other reader (doReplaceValue). The original is
+//     in place only if it has no other reader (doReplaceValue, storeInPlace). The original is
 //     unlinked, and freed with its last reference. But chunks have no references
 //     of their own, and a reply follows their links, so a chunked item must be left
 //     as it is until the other references are dropped.

@@ -84,6 +84,7 @@ type storageCompactWrap struct {
 	unsaved     bool // part of the page is damaged or unreadable
 
 	rescues, lost, skipped             int  // values of this part
+	referenced                         int  // of the rescues, those whose header others hold (rescues_realloc)
 	dropUnread, hasColdcompact, useOld bool // see storageCompactCheck
 }
 
@@ -702,6 +703,9 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 	hdrIt.setHdr(io.itemHdrT)
 	extstoreDelete(extStorage, loc, n)
 	wrap.rescues++
+	if hdrIt.refcount > 1 {
+		wrap.referenced++
+	}
 	switch bucket {
 	case pageBucketColdcompact:
 		stats.extstoreCompactRescCold.Add(1)
@@ -751,7 +755,7 @@ func storageNextRecord(wrap *storageCompactWrap, buf []byte, offset int) (int, *
 func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOffset int) bool {
 	wrap.waits = compactMaxWaits
 	wrap.stalled = false
-	wrap.rescues, wrap.lost, wrap.skipped = 0, 0, 0
+	wrap.rescues, wrap.referenced, wrap.lost, wrap.skipped = 0, 0, 0, 0
 	offset, rec := storageNextRecord(wrap, readbackBuf, 0)
 	for rec != nil && !wrap.stalled {
 		hv := rec.time
@@ -778,7 +782,7 @@ func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOf
 	stats.extstoreCompactLost.Add(uint64(wrap.lost))
 	stats.extstoreCompactRescues.Add(uint64(wrap.rescues))
 	stats.extstoreCompactSkipped.Add(uint64(wrap.skipped))
-	storageLog(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, 0, wrap.lost, 0, wrap.skipped)
+	storageLog(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.referenced, wrap.lost, 0, wrap.skipped)
 	return !wrap.stalled
 }
 
