@@ -84,13 +84,13 @@ func clockWait(n int) {
 // usleep is usleep(3), for background threads. A sleep below 10 ms is a system
 // call: for time.Sleep the scheduler would wake a second thread to run the timer.
 // A signal ends that system call early, and it is not resumed, because the signal
-// may be the collector's request to stop this thread. A sleep of a second or more
+// may be the collector's request to stop this thread. A sleep of a second, or almost,
 // waits for ticks of the clock, because each of Go's timers costs some ten context
 // switches.
 func usleep(usec int) {
 	switch {
-	case usec >= 1000000:
-		clockWait(usec / 1000000)
+	case usec >= maxLruMaintainerSleep:
+		clockWait((usec + 1) / 1000000)
 	case usec >= 10000:
 		time.Sleep(time.Duration(usec) * time.Microsecond)
 	default:
