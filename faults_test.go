@@ -77,7 +77,8 @@ func TestNoMemory(t *testing.T) {
 	checkStore(t)
 }
 
-// With 1.4 GB of address space beside -m there is room for all items. Go's runtime needs most of it, and crypto/rand 33 MB.
+// With 1.4 GB of address space beside -m there is room for all items. Go's runtime
+// needs most of it, and crypto/rand 33 MB.
 func TestAddressSpace(t *testing.T) {
 	t.Parallel()
 	if !memPeek {

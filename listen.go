@@ -53,7 +53,8 @@ func activationFds() int {
 	return max(atoi(os.Getenv("LISTEN_FDS")), 0)
 }
 
-// activationSockets takes over the sockets of activationFds, and reports whether there are any. With them -p, -U, -l and -s are refused.
+// activationSockets takes over the sockets of activationFds, and reports whether
+// there are any. With them -p, -U, -l and -s are refused.
 func activationSockets() bool {
 	fds := activationFds()
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {

@@ -1232,9 +1232,10 @@ func TestMaintainer(t *testing.T) {
 	}
 }
 
-// What decides where an item is: in HOT hits do not matter, one in COLD moves it
-// to WARM when it comes to the tail, in WARM they are counted, and the tail goes round as often. WARM keeps
-// what it has unless the class evicts. An evicted item comes back to WARM.
+// What decides where an item is: in HOT hits do not matter, one in COLD moves it to
+// WARM when it comes to the tail, in WARM they are counted, and the tail goes round
+// as often. WARM keeps what it has unless the class evicts. An evicted item comes
+// back to WARM.
 func TestPolicy(t *testing.T) {
 	storeInit(t, 2, nil)
 	th := testThread()
