@@ -62,7 +62,7 @@ type lru struct {
 	head, tail ref
 	size       int    // items (sizes)
 	sizeBytes  uint64 // bytes of all items (sizes_bytes)
-	extra      uint64 // of WARM: bytes that it may have beyond its share
+	extra      uint64 // of WARM: bytes that it may have beyond its share, unless the user sets that
 	n          [numItemstats]uint64
 	_          [16]byte // pads to a multiple of a cache line
 }
@@ -226,7 +226,10 @@ func doPullItem(l *lru, it *item, curLru int, totalBytes uint64, flags int, maxA
 		pct, warmPct := lruPcts()
 		extra := uint64(0)
 		if curLru == warmLru {
-			pct, extra = warmPct, min(l.extra, l.sizeBytes/2)
+			pct = warmPct
+			if lruHasMemory() && settings.lru.warmLruPct.Load() < 0 {
+				extra = min(l.extra, l.sizeBytes/2)
+			}
 		}
 		switch {
 		case it.itFlags&itemActive != 0 && (curLru == warmLru || !lruHasMemory()):
@@ -255,9 +258,7 @@ func pullAside(l *lru, it *item, curLru int) pullResult {
 	}
 	if it.itFlags&itemActive != 0 {
 		it.itFlags -= itemHit
-		if curLru == warmLru && lruHasMemory() && settings.lru.warmLruPct.Load() < 0 {
-			l.extra = min(l.extra+uint64(it.memTotal()), l.sizeBytes/2)
-		}
+		l.extra = min(l.extra+uint64(it.memTotal()), l.sizeBytes/2)
 	}
 	l.n[itemsMovesWithinLru]++
 	doItemUnlinkQ(it)

@@ -1329,6 +1329,12 @@ func TestPolicy(t *testing.T) {
 	if most*100 < 50*total || warm.extra == 0 {
 		t.Errorf("WARM had %d bytes of %d, now %d beyond its share", most, total, warm.extra)
 	}
+	settings.lru.warmLruPct.Store(30) // the user's share is kept to
+	fill(600)
+	if warm.extra == 0 || warm.sizeBytes*100 > 31*total {
+		t.Errorf("with 30 %%, WARM has %d bytes of %d, %d beyond its share", warm.sizeBytes, total, warm.extra)
+	}
+	settings.lru.warmLruPct.Store(-1)
 	for i := 0; warm.extra > 0; i++ {
 		key := fmt.Sprint("back", i%140)
 		if _, ok := get(th, key); !ok {
