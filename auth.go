@@ -117,8 +117,6 @@ func tryReadCommandAsciiauth(c *conn) bool {
 	c.in.rbytes -= end
 	if respStart(c) {
 		outErrstring(c, answer)
-	} else {
-		connSetState(c, connClosing)
 	}
 	return true
 }

@@ -29,7 +29,6 @@ func completeNreadAscii(c *conn) {
 	c.val.item = nil
 	if c.resp == nil && !respStart(c) { // earlier replies have been sent
 		itemRemove(it)
-		connSetState(c, connClosing)
 		return
 	}
 	hv := hash(it.key())
@@ -192,7 +191,6 @@ func keysOk(keys []byte) bool {
 // read buffer, at rcurr.
 func processGetKeys(c *conn, line []byte) {
 	if c.resp == nil && !respStart(c) {
-		connSetState(c, connClosing)
 		return
 	}
 	keys := lineText(line)
@@ -342,7 +340,6 @@ func closeAfterReplies(c *conn) {
 // processCommandAscii serves one line.
 func processCommandAscii(c *conn, line []byte) {
 	if !respStart(c) {
-		connSetState(c, connClosing)
 		return
 	}
 	if settings.verbose.Load() > 1 {
