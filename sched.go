@@ -51,8 +51,6 @@ import (
 
 const pollRawMsec = 100
 
-var processors = runtime.NumCPU() // that we may use
-
 // maxprocs sets GOMAXPROCS: a P for each worker, since workers keep theirs while
 // they wait raw, and enough for the other threads.
 func maxprocs(workers, others int) {
