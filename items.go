@@ -511,7 +511,7 @@ func fillItemStatsAutomove(am *[maxNumberOfSlabClasses]itemStatsAutomove) {
 }
 
 // itemStatsCurr returns the bytes and number of the items there are now, and
-// the number of items ever stored.
+// the number of items ever linked.
 func itemStatsCurr() (currBytes, currItems, totalItems uint64) {
 	for i := range lrus {
 		l := &lrus[i]
@@ -520,11 +520,6 @@ func itemStatsCurr() (currBytes, currItems, totalItems uint64) {
 		currItems += uint64(l.size)
 		totalItems += l.n[itemsTotal]
 		l.lock.Unlock()
-	}
-	for _, t := range threads {
-		t.stats.mutex.Lock()
-		totalItems += t.stats.total.n[statStoredInPlace]
-		t.stats.mutex.Unlock()
 	}
 	return currBytes, currItems, totalItems
 }

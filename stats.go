@@ -519,7 +519,7 @@ func processStatSettings(c *conn) {
 		{"slab_automove_freeratio", fmt.Sprintf("%.3f", settings.slab.automoveFreeratio.Load())},
 		{"ext_drop_unread", settings.ext.dropUnread.Load()},
 	})
-	sslStatSettings(c)
+	appendSettings(c, sslStatSettings())
 	appendSettings(c, []setting{
 		{"num_napi_ids", settings.net.numNapiIds},
 		{"memory_file", cmp.Or(settings.memoryFile, "(null)")},
@@ -548,7 +548,7 @@ func getStats(c *conn, statType string) bool {
 		bytes, currItems, totalItems := itemStatsCurr()
 		appendStat(c, "bytes", "%d", bytes)
 		appendStat(c, "curr_items", "%d", currItems)
-		appendStat(c, "total_items", "%d", totalItems)
+		appendStat(c, "total_items", "%d", totalItems+threadlocalStatsAggregate().n[statStoredInPlace])
 		n, _ := globalPagePoolSize()
 		appendStat(c, "slab_global_page_pool", "%d", n)
 		itemStatsTotals(c)

@@ -752,20 +752,22 @@ var sslStatLines = []statLine{
 
 func sslEnabled() bool { return settings.ssl.enabled }
 
-// sslStatSettings adds the TLS settings to stats settings.
-func sslStatSettings(c *conn) {
+// sslStatSettings are the TLS settings in stats settings.
+func sslStatSettings() []setting {
 	const null = "(null)" // as C's printf prints NULL
-	appendStat(c, "ssl_enabled", "%s", yesno(settings.ssl.enabled))
-	appendStat(c, "ssl_chain_cert", "%s", cmp.Or(settings.ssl.chainCert, null))
-	appendStat(c, "ssl_key", "%s", cmp.Or(settings.ssl.key, null))
-	appendStat(c, "ssl_verify_mode", "%d", [...]int{0, 1, 3, 7}[settings.ssl.verifyMode]) // OpenSSL's bits
-	appendStat(c, "ssl_keyformat", "%d", settings.ssl.keyformat)
-	appendStat(c, "ssl_ciphers", "%s", orNull(settings.ssl.ciphers))
-	appendStat(c, "ssl_ca_cert", "%s", orNull(settings.ssl.caCert))
-	appendStat(c, "ssl_wbuf_size", "%d", settings.ssl.wbufSize)
-	appendStat(c, "ssl_session_cache", "%s", yesno(settings.ssl.sessionCache))
-	appendStat(c, "ssl_kernel_tls", "no")
-	appendStat(c, "ssl_min_version", "tlsv1.%d", settings.ssl.minVersion-tls.VersionTLS10)
+	return []setting{
+		{"ssl_enabled", settings.ssl.enabled},
+		{"ssl_chain_cert", cmp.Or(settings.ssl.chainCert, null)},
+		{"ssl_key", cmp.Or(settings.ssl.key, null)},
+		{"ssl_verify_mode", [...]int{0, 1, 3, 7}[settings.ssl.verifyMode]}, // OpenSSL's bits
+		{"ssl_keyformat", settings.ssl.keyformat},
+		{"ssl_ciphers", orNull(settings.ssl.ciphers)},
+		{"ssl_ca_cert", orNull(settings.ssl.caCert)},
+		{"ssl_wbuf_size", settings.ssl.wbufSize},
+		{"ssl_session_cache", settings.ssl.sessionCache},
+		{"ssl_kernel_tls", "no"},
+		{"ssl_min_version", fmt.Sprintf("tlsv1.%d", settings.ssl.minVersion-tls.VersionTLS10)},
+	}
 }
 
 // sslAsk is the part of askDial that is about TLS. It takes any certificate, and
