@@ -77,6 +77,16 @@ func TestNoMemory(t *testing.T) {
 	checkStore(t)
 }
 
+// skipCgo skips a test that limits the address space if the C library is linked in:
+// that takes some for each thread.
+func skipCgo(t *testing.T) {
+	t.Helper()
+	info, _ := debug.ReadBuildInfo()
+	if slices.Contains(info.Settings, debug.BuildSetting{Key: "CGO_ENABLED", Value: "1"}) {
+		t.Skip("linked with the C library, which takes address space for each thread; CGO_ENABLED=0 links without")
+	}
+}
+
 // With 1.4 GB of address space beside -m there is room for all items. Go's runtime
 // needs most of it, and crypto/rand 33 MB.
 func TestAddressSpace(t *testing.T) {
@@ -84,9 +94,7 @@ func TestAddressSpace(t *testing.T) {
 	if !memPeek {
 		t.Skip("the race detector needs more")
 	}
-	if build, _ := debug.ReadBuildInfo(); build != nil && slices.Contains(build.Settings, debug.BuildSetting{Key: "CGO_ENABLED", Value: "1"}) {
-		t.Skip("linked with the C library, which needs more; CGO_ENABLED=0 goes without")
-	}
+	skipCgo(t)
 	const megs = 1400 + 100 + 40 // 40 MB more, as this is the tests' binary
 	s := &server{t: t}
 	s.addr, s.log = filepath.Join(t.TempDir(), "s"), filepath.Join(t.TempDir(), "log")

@@ -9,8 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -196,10 +194,7 @@ func TestLimits(t *testing.T) {
 	if out := said(few); out != "17 threads are too few for -t 4, which needs 18 (see ulimit -u, and pids.max of the control group)\n" {
 		t.Errorf("%q", out)
 	}
-	info, _ := debug.ReadBuildInfo()
-	if slices.Contains(info.Settings, debug.BuildSetting{Key: "CGO_ENABLED", Value: "1"}) {
-		t.Skip("with cgo each thread takes address space of its own")
-	}
+	skipCgo(t)
 	sock := filepath.Join(t.TempDir(), "s")
 	s := &server{t: t, addr: sock, cmd: limited("--as=1600000000", "-m", "2g", "-s", sock), done: make(chan struct{})}
 	log, _ := os.Create(sock + ".log")
