@@ -89,7 +89,8 @@ func TestOptionTables(t *testing.T) {
 // An option that is given its default, as -h shows it, changes nothing.
 func TestDefaults(t *testing.T) {
 	settingsInit()
-	want := fmt.Sprintf("%+v", &settings)
+	now := func() string { return fmt.Sprintf("%+v %+v", &settings, storageConf) }
+	want := now()
 	defaults := regexp.MustCompile(`default: "?([0-9.]+m?|:)[",;)]`)
 	for _, o := range append(optionTable(), suboptionTable()...) {
 		m := defaults.FindStringSubmatch(o.help)
@@ -98,7 +99,7 @@ func TestDefaults(t *testing.T) {
 		}
 		o.set(m[1])
 		settings.detailEnabled.Store(false) // -D
-		if have := fmt.Sprintf("%+v", &settings); have != want {
+		if have := now(); have != want {
 			t.Errorf("%s=%s: have %s\nwant %s", o.head, m[1], have, want)
 		}
 	}

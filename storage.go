@@ -83,8 +83,9 @@ type storageCompactWrap struct {
 	stalled     bool // failing files leave no room
 	unsaved     bool // part of the page is damaged or unreadable
 
-	rescues, lost, skipped             int  // values of this part
-	referenced                         int  // of the rescues, those whose header others hold (rescues_realloc)
+	rescues, lost, skipped int // values of this part
+	referenced             int // of the rescues, those whose header others hold (rescues_realloc)
+
 	dropUnread, hasColdcompact, useOld bool // see storageCompactCheck
 }
 
@@ -923,30 +924,29 @@ may be repeated`, func(value string) {
 			}
 			storageConf.file = slices.Insert(storageConf.file, 0, cf)
 		}},
-		numberOption("ext_page_size", fmt.Sprintf("megabytes per page of these files (default: %d)", ext.pageSize>>20),
+		numberOption("ext_page_size", "megabytes per page of these files (default: 64)",
 			func(n uint32) { ext.pageSize = int(n) << 20 }),
-		numberOption("ext_wbuf_size", fmt.Sprintf("megabytes per write buffer; no less than -I (default: %d)", ext.wbufSize>>20),
+		numberOption("ext_wbuf_size", "megabytes per write buffer; no less than -I (default: 4)",
 			func(n uint32) { ext.wbufSize, settings.ext.wbufSize = int(n)<<20, int(n)<<20 }),
-		numberOption("ext_threads", fmt.Sprintf("threads that read (default: %d)", ext.ioThreadcount), count(&ext.ioThreadcount)),
-		numberOption("ext_io_depth", fmt.Sprintf("reads that a thread takes from its queue at a time (default: %d)", ext.ioDepth), count(&ext.ioDepth)),
-		numberOption("ext_item_size", fmt.Sprintf("smallest item to move, in bytes (default: %d)", settings.ext.itemSize.Load()), settings.ext.itemSize.Store),
+		numberOption("ext_threads", "threads that read (default: 1)", count(&ext.ioThreadcount)),
+		numberOption("ext_io_depth", "reads that a thread takes from its queue at a time (default: 1)", count(&ext.ioDepth)),
+		numberOption("ext_item_size", "smallest item to move, in bytes (default: 512)", settings.ext.itemSize.Store),
 		numberOption("ext_item_age", `seconds without access after which to move an item even if
 memory is not short (default: never)`, settings.ext.itemAge.Store),
-		numberOption("ext_low_ttl", fmt.Sprintf(`items that expire sooner go to pages of their own (in seconds;
-default: %d)`, settings.ext.lowTtl.Load()), settings.ext.lowTtl.Store),
-		numberOption("ext_recache_rate", fmt.Sprintf(`move a value back to memory on one fetch in so many, 0 for never
-(default: %d)`, settings.ext.recacheRate.Load()),
-			settings.ext.recacheRate.Store),
-		part("ext_max_frag", fmt.Sprintf(`compact a page if less than this part of it is in use
-(default: %.2f)`, settings.ext.maxFrag.Load()), settings.ext.maxFrag.Store),
+		numberOption("ext_low_ttl", `items that expire sooner go to pages of their own (in seconds;
+default: 0)`, settings.ext.lowTtl.Store),
+		numberOption("ext_recache_rate", `move a value back to memory on one fetch in so many, 0 for never
+(default: 2000)`, settings.ext.recacheRate.Store),
+		part("ext_max_frag", `compact a page if less than this part of it is in use
+(default: 0.80)`, settings.ext.maxFrag.Store),
 		numberOption("ext_compact_under", `compact when fewer pages than this are free
 (default: 1 percent)`, settings.ext.compactUnder.Store),
 		numberOption("ext_drop_under", `when fewer than this are free, and none has holes, drop or move
 cold items of the oldest page (default: 1 percent)`, settings.ext.dropUnder.Store),
 		{"ext_drop_unread", "", "drop them, rather than compact or evict", func(string) { settings.ext.dropUnread.Store(true) }},
-		numberOption("ext_max_sleep", fmt.Sprintf(`longest sleep of the thread that writes, in microseconds
-(default: %d)`, settings.ext.maxSleep.Load()), settings.ext.maxSleep.Store),
-		part("slab_automove_freeratio", fmt.Sprintf("part of memory to keep free with ext_path (default: %.3f)", settings.slab.automoveFreeratio.Load()),
+		numberOption("ext_max_sleep", `longest sleep of the thread that writes, in microseconds
+(default: 1000000)`, settings.ext.maxSleep.Store),
+		part("slab_automove_freeratio", "part of memory to keep free with ext_path (default: 0.010)",
 			settings.slab.automoveFreeratio.Store),
 	}
 }
