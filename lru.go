@@ -423,12 +423,12 @@ func lruMakeRoom(id, try int) bool {
 	if try < 10 && storageMakeRoom(id) {
 		return true
 	}
-	evict := lruPullEvict
-	if try < 10 && settings.lru.segmented.Load() {
+	spare, evict := try < 10 && settings.lru.segmented.Load(), lruPullEvict
+	if spare {
 		evict |= lruPullSpare
 	}
 	res := lruPullTail(id, coldLru, 0, evict, 0, nil)
-	if res == 0 && try < 10 && settings.lru.segmented.Load() {
+	if res == 0 && spare {
 		total, _, _ := lruClassSize(id)
 		for _, l := range [...]int{warmLru, hotLru} {
 			if res == 0 {
