@@ -104,7 +104,7 @@ func driveListening(c *conn) {
 // process.
 func mainInit() {
 	var fds [2]int
-	if pollInit(&mainPoll) != nil || unix.Pipe2(fds[:], unix.O_CLOEXEC) != nil ||
+	if pollInit(&mainPoll) != nil || pollAddTimer(&mainPoll) != nil || unix.Pipe2(fds[:], unix.O_CLOEXEC) != nil ||
 		pollAdd(&mainPoll, fds[0], evRead) != nil {
 		sysfatal(1, "Can't allocate event base")
 	}

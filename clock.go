@@ -17,6 +17,10 @@ var (
 	clockBase      time.Time     // the same moment by the monotonic clock
 	clockTick      relTime       // last second that clockHandler saw
 
+	// No client has done anything since the tick before the last one. The LRU
+	// maintainer and the mover then wake up at each tenth tick only.
+	atRest atomic.Bool
+
 	clockLock  sync.Mutex
 	clockCond  = sync.NewCond(&clockLock)
 	clockTicks int // ticks so far, one a second; guarded by clockLock
@@ -56,8 +60,10 @@ func clockHandler() {
 	clockTicks++
 	clockCond.Broadcast()
 	clockLock.Unlock()
-	if slabRebal.resting.Load() {
-		slabMaintenanceWake()
+	atRest.Store(workersParked())
+	if !atRest.Load() || now%10 == 0 {
+		wakeUp(lruMaintainer.wake)
+		wakeUp(slabRebal.wake)
 	}
 }
 
@@ -69,6 +75,15 @@ func clockSet(now relTime) {
 		doItemFlush()
 	}
 	flushLock.Unlock()
+}
+
+// wakeUp wakes the thread that waits for wake, a channel with room for one wake-up, or
+// will wait for it.
+func wakeUp(wake chan struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default: // a wake-up is pending
+	}
 }
 
 // clockWait waits for n ticks of the clock, one a second. Background threads use
@@ -84,13 +99,13 @@ func clockWait(n int) {
 // usleep is usleep(3), for background threads. A sleep below 10 ms is a system
 // call: for time.Sleep the scheduler would wake a second thread to run the timer.
 // A signal ends that system call early, and it is not resumed, because the signal
-// may be the collector's request to stop this thread. A sleep of a second, or almost,
+// may be the collector's request to stop this thread. A sleep of a second or more
 // waits for ticks of the clock, because each of Go's timers costs some ten context
 // switches.
 func usleep(usec int) {
 	switch {
-	case usec >= maxLruMaintainerSleep:
-		clockWait((usec + 1) / 1000000)
+	case usec >= 1000000:
+		clockWait(usec / 1000000)
 	case usec >= 10000:
 		time.Sleep(time.Duration(usec) * time.Microsecond)
 	default:

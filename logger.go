@@ -620,10 +620,7 @@ func loggerAddWatcher(c *conn, f uint32) bool {
 	loggerStack.watchers[x] = w
 	statsState.logWatchers.Add(1)
 	loggerSetFlags()
-	select {
-	case loggerWake <- struct{}{}:
-	default: // a wake-up is in flight
-	}
+	wakeUp(loggerWake)
 	return true
 }
 

@@ -90,6 +90,7 @@ const (
 var lruMaintainer struct {
 	lock      sync.Mutex // held by the thread while it is awake
 	runThread bool
+	wake      chan struct{} // holds one wake-up
 	done      chan struct{} // closed when the thread has ended
 
 	evicted [maxNumberOfSlabClasses]uint64 // items of each class that had been evicted when it was juggled last
@@ -670,7 +671,12 @@ func lruMaintainerThread() {
 	}
 	for lruMaintainer.runThread {
 		lruMaintainer.lock.Unlock()
-		if toSleep > 0 {
+		if toSleep > 0 && atRest.Load() {
+			toSleep = maxLruMaintainerSleep // nothing comes that could be juggled
+		}
+		if toSleep == maxLruMaintainerSleep {
+			<-lruMaintainer.wake // until a tick of the clock
+		} else if toSleep > 0 {
 			usleep(toSleep)
 		}
 		lruMaintainer.lock.Lock()
@@ -704,6 +710,7 @@ func stopLruMaintainerThread() {
 	lruMaintainer.lock.Lock()
 	lruMaintainer.runThread = false
 	lruMaintainer.lock.Unlock()
+	wakeUp(lruMaintainer.wake)
 	<-lruMaintainer.done
 	settings.lru.maintainerThread = false
 }
@@ -712,6 +719,7 @@ func startLruMaintainerThread() {
 	lruMaintainer.lock.Lock()
 	lruMaintainer.runThread = true
 	settings.lru.maintainerThread = true
+	lruMaintainer.wake = make(chan struct{}, 1)
 	lruMaintainer.done = make(chan struct{})
 	lruMaintainer.lock.Unlock()
 	go lruMaintainerThread()

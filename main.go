@@ -33,9 +33,9 @@ const (
 const backgroundThreads = 8
 
 // Descriptors that the main thread and each worker open: two of epoll and the
-// two ends of a pipe. See also reserveFiles.
+// two ends of a pipe; the main thread's timer. See also reserveFiles.
 const (
-	mainFds   = 4
+	mainFds   = 5
 	workerFds = 4
 )
 

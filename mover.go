@@ -46,7 +46,6 @@ package main
 
 import (
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -116,8 +115,6 @@ var slabRebal struct {
 	amLast    int64         // Unix time when the automover last moved a page to a class
 	am        *slabAutomove
 	rebal     slabRebalance // no move if sClsid and dClsid are the same
-
-	resting atomic.Bool // the thread waits for a tick of the clock, or a wake-up
 }
 
 // Between passes over a page the mover sleeps, at most slabMoveMaxSleep. After
@@ -557,10 +554,8 @@ func slabRebalanceThread() {
 			// it: a client that does not read its reply must not block callers
 			// that pause all threads.
 			t.lock.Unlock()
-			if wait == time.Second { // clockHandler ends this wait
-				t.resting.Store(true)
-				<-t.wake
-				t.resting.Store(false)
+			if wait == time.Second {
+				<-t.wake // until a tick of the clock
 			} else {
 				select {
 				case <-t.wake:
@@ -607,16 +602,9 @@ func slabsReassign(src, dst, flags int) reassignResultType {
 	}
 	t.lock.Unlock()
 	if ret == reassignOk {
-		slabMaintenanceWake()
+		wakeUp(slabRebal.wake)
 	}
 	return ret
-}
-
-func slabMaintenanceWake() {
-	select {
-	case slabRebal.wake <- struct{}{}:
-	default: // a wake-up is pending
-	}
 }
 
 // While the lock is held the mover stays asleep.
@@ -640,7 +628,7 @@ func stopSlabMaintenanceThread() {
 	t.lock.Lock()
 	t.runThread = false
 	t.lock.Unlock()
-	slabMaintenanceWake()
+	wakeUp(slabRebal.wake)
 	<-t.done
 }
 

@@ -276,11 +276,11 @@ func TestRoom(t *testing.T) {
 		{100, "-t 8 -c 40", 1, "Maxconns setting is too low, use -c to increase.\n"},
 		{10, "", exOserr, "10 descriptors are too few: "},
 		{27, "", exOserr, "27 descriptors are too few: mc9 needs "},
-		{100, "-c 30", 0, "Clients at a time: "},
+		{100, "-c 31", 0, "Clients at a time: "},
 		{100, "-c 34", 0, "Clients at a time: "},
 		{100, "-t 8 -c 50", 0, "Clients at a time: "},
-		{30, "", 0, "Clients at a time: "},
-		{30, "-t 1 -o no_io_uring -v", 0, "Clients at a time: "},
+		{31, "", 0, "Clients at a time: "},
+		{31, "-t 1 -o no_io_uring -v", 0, "Clients at a time: "},
 		{37, "", 0, "Clients at a time: "},
 	} {
 		s := &server{t: t}

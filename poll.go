@@ -6,8 +6,8 @@ package main
 
 import (
 	"os"
+	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,12 +18,16 @@ const (
 )
 
 type poll struct {
-	epfd   int
-	idle   bool     // nothing has happened for pollRawMsec; the next wait parks
-	parkFd int      // an epoll descriptor that watches epfd while this thread parks
-	park   *os.File // parkFd, as Go's own poller sees it
-	raw    syscall.RawConn
-	events [128]unix.EpollEvent
+	epfd    int
+	idle    bool     // nothing has happened for pollRawMsec; the next wait parks
+	parkFd  int      // an epoll descriptor that watches epfd while this thread parks
+	park    *os.File // parkFd, as Go's own poller sees it
+	raw     syscall.RawConn
+	timerFd int // of the main thread: ends a limited wait while it parks
+	events  [128]unix.EpollEvent
+
+	parks     atomic.Uint32 // how often this thread has parked or ceased to: odd while it parks
+	lastParks uint32        // parks at the last call of workersParked
 }
 
 func pollInit(p *poll) (err error) {
@@ -39,6 +43,15 @@ func pollInit(p *poll) (err error) {
 		p.raw, err = p.park.SyscallConn()
 	}
 	return err
+}
+
+// pollAddTimer allows p to park for a limited time, as only the main thread does. One
+// of Go's timers would cost several context switches each time.
+func pollAddTimer(p *poll) (err error) {
+	if p.timerFd, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC); err != nil {
+		return err
+	}
+	return unix.EpollCtl(p.parkFd, unix.EPOLL_CTL_ADD, p.timerFd, &unix.EpollEvent{Events: evRead})
 }
 
 // pollAdd starts watching fd. With events 0 it reports only hang-ups and errors.
@@ -95,6 +108,19 @@ func pollWait(p *poll, msec int) ([]unix.EpollEvent, error) {
 	return p.events[:max(n, 0)], nil
 }
 
+// workersParked reports whether all workers have been parked since the last call.
+// Only the main thread calls it.
+func workersParked() bool {
+	parked := true
+	for _, t := range threads {
+		p := &t.poll
+		n := p.parks.Load()
+		parked = parked && n%2 == 1 && n == p.lastParks
+		p.lastParks = n
+	}
+	return parked
+}
+
 // pollPark waits with the goroutine parked. parkFd watches epfd only during that
 // wait: otherwise each event would wake Go's poller.
 func pollPark(p *poll, msec int) (n int, err error) {
@@ -102,23 +128,24 @@ func pollPark(p *poll, msec int) (n int, err error) {
 	if e != 0 {
 		return 0, e
 	}
-	deadline := time.Time{}
 	if msec > 0 {
-		deadline = time.Now().Add(time.Duration(msec) * time.Millisecond)
+		t := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(msec) * 1e6)}
+		if err := unix.TimerfdSettime(p.timerFd, 0, &t, nil); err != nil {
+			return 0, err
+		}
 	}
-	if err := p.park.SetReadDeadline(deadline); err != nil {
-		return 0, err
-	}
+	p.parks.Add(1)
+	parked := false
 	err = p.raw.Read(func(uintptr) bool {
 		n, e = rawEpollWait(p.epfd, p.events[:], 0)
-		return n > 0 || e != 0 && e != unix.EINTR
+		done := parked || n > 0
+		parked = true
+		return done
 	})
+	p.parks.Add(1)
 	rawEpollCtl(p.parkFd, unix.EPOLL_CTL_MOD, p.epfd, unix.EpollEvent{})
-	switch {
-	case e != 0 && e != unix.EINTR:
-		return 0, e
-	case os.IsTimeout(err):
-		err = nil
+	if e != 0 && e != unix.EINTR {
+		err = e
 	}
 	return max(n, 0), err
 }

@@ -48,7 +48,7 @@ func privCalls() []privCall {
 		// Workers and the main thread: connections, and the pipes between threads;
 		// write also prints, listen is acceptNewConns's, getsockopt is for -N.
 		{nrs: calls{unix.SYS_RECVFROM, unix.SYS_SENDTO, unix.SYS_EPOLL_PWAIT, unix.SYS_WRITEV, unix.SYS_READ, unix.SYS_WRITE}},
-		{nrs: calls{unix.SYS_EPOLL_CTL, unix.SYS_ACCEPT4, unix.SYS_CLOSE, unix.SYS_LISTEN, unix.SYS_GETSOCKOPT}},
+		{nrs: calls{unix.SYS_EPOLL_CTL, unix.SYS_ACCEPT4, unix.SYS_CLOSE, unix.SYS_LISTEN, unix.SYS_GETSOCKOPT, unix.SYS_TIMERFD_SETTIME}},
 		{nrs: calls{unix.SYS_IOCTL}, arg: 1, mask: whole, want: unix.SIOCOUTQ}, // socketOutq
 		// Workers: statistics, and the addresses of a connection.
 		{nrs: calls{unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME, unix.SYS_GETRUSAGE}},

@@ -153,10 +153,7 @@ func gcIsDue() bool { return gcRead("/memory/classes/heap/objects:bytes")[0] >= 
 // second.
 func gcHandler() {
 	if gcIsDue() {
-		select {
-		case gcWake <- struct{}{}:
-		default: // a wake-up is in flight
-		}
+		wakeUp(gcWake)
 	}
 }
 

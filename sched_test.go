@@ -160,6 +160,35 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
+// TestRest: while clients do nothing, mc9 hardly wakes up, and its clock goes on.
+func TestRest(t *testing.T) {
+	t.Parallel()
+	s := mc9(t)
+	c := s.client()
+	c.want(t, "set k 0 2 1\r\nv\r\n", "STORED\r\n")
+	const seconds = 3
+	eventually(t, "at most 3 context switches a second", func() bool {
+		before := s.switches()
+		time.Sleep(seconds * time.Second)
+		n := s.switches() - before
+		t.Logf("%d in %d seconds", n, seconds)
+		return n <= 3*seconds
+	})
+	c.want(t, "mg k\r\n", "EN\r\n")
+}
+
+// switches counts how often mc9's threads have gone to sleep.
+func (s *server) switches() (n int) {
+	dir := fmt.Sprintf("/proc/%d/task", s.cmd.Process.Pid)
+	tasks, _ := os.ReadDir(dir)
+	for _, task := range tasks {
+		text, _ := os.ReadFile(dir + "/" + task.Name() + "/status")
+		_, rest, _ := strings.Cut(string(text), "\nvoluntary_ctxt_switches:\t")
+		n += atoi(rest)
+	}
+	return n
+}
+
 // TestNoGarbage: what clients can repeat makes no garbage, or little.
 func TestNoGarbage(t *testing.T) {
 	t.Parallel()
