@@ -182,6 +182,31 @@ func TestExtstoreEvict(t *testing.T) {
 	}
 }
 
+// While a page is free that was read when its last value was deleted, none is evicted.
+func TestExtstoreEvictNone(t *testing.T) {
+	e := extEngine(t, 3, 0)
+	const n = 1 << 20
+	var ios []objIo
+	for i := range 3 * extTestPage / n {
+		ios = append(ios, extWrite(t, e, 0, extValue(i, n)))
+	}
+	const last = 2*extTestPage/n - 1 // of the second page
+	reader := objIo{itemHdrT: ios[last].itemHdrT}
+	p := &e.pages[reader.pageId]
+	eventually(t, "it is written", func() bool { p.mutex.Lock(); defer p.mutex.Unlock(); return !p.active })
+	extstoreHold(e, &reader)
+	for _, io := range ios[last+1-extTestPage/n : last+1] {
+		extstoreDelete(e, io.itemHdrT, n)
+	}
+	extstoreRelease(e, &reader)
+	next := extWrite(t, e, 0, extValue(100, n))
+	extWant(t, e, next, extValue(100, n))
+	extWant(t, e, ios[0], extValue(0, n))
+	if st := extstoreGetStats(e); st[extPageEvictions] != 0 || next.pageId != reader.pageId {
+		t.Errorf("page %d, stats: %+v", next.pageId, st)
+	}
+}
+
 // The pages of several files take turns.
 func TestExtstoreJbod(t *testing.T) {
 	e := extEngine(t, 3, 0, 0)
