@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"os"
@@ -437,8 +438,8 @@ func lruMakeRoom(id, try int) bool {
 		}
 	}
 	for _, l := range [...]int{hotLru, warmLru, tempLru} {
-		if res == 0 {
-			res = lruPullTail(id, l, 0, lruPullEvict, 0, nil)
+		if res == 0 || res < 0 && try >= 10 { // locked for long: maybe by the caller
+			res = cmp.Or(lruPullTail(id, l, 0, lruPullEvict, 0, nil), res)
 		}
 	}
 	if res < 0 && try < 50 {

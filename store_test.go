@@ -1105,6 +1105,42 @@ func TestMemoryIsFound(t *testing.T) {
 	}
 }
 
+// An append finds memory even if nothing but the item that it replaces, whose lock it
+// holds, is in COLD.
+func TestAppendFindsMemory(t *testing.T) {
+	for _, lru := range []int{hotLru, warmLru, tempLru} {
+		storeInit(t, 1, nil)
+		th := testThread()
+		value := pattern(300000, 0)
+		set(th, nreadSet, "small", "x", 0)
+		n := 0
+		for _, curr, _ := itemStatsCurr(); int(curr) == n+1; _, curr, _ = itemStatsCurr() {
+			set(th, nreadSet, fmt.Sprint("key", n), value, 0)
+			n++
+		}
+		for i := range n {
+			if it := itemGet(fmt.Append(nil, "key", i), th, dontUpdate); it != nil {
+				itemUnlinkQ(it)
+				it.slabsClsid = it.clsid() | uint8(lru)
+				if i == n-1 {
+					it.slabsClsid = it.clsid() | coldLru
+				}
+				itemLinkQ(it)
+				itemRemove(it)
+			}
+		}
+		malloced, before := memMalloced, evictions()
+		if ret := set(th, nreadAppend, fmt.Sprint("key", n-1), "xy", 0); ret != stored {
+			t.Errorf("LRU %d: %v", lru, ret)
+		}
+		wantValue(t, th, fmt.Sprint("key", n-1), value+"xy")
+		if memMalloced != malloced || evictions() != before+1 {
+			t.Errorf("LRU %d: %d bytes after %d, %d evictions after %d", lru, memMalloced, malloced, evictions(), before)
+		}
+		checkStore(t)
+	}
+}
+
 // With -M new items are refused, and the existing ones stay.
 func TestNoEvict(t *testing.T) {
 	storeInit(t, 2, func() { settings.evictToFree = false })
