@@ -65,10 +65,15 @@ func clockHandler() {
 func clockSet(now relTime) {
 	flushLock.Lock()
 	last := currentTime.Swap(now)
-	if oldest := settings.oldestLive.Load(); last <= oldest && oldest < now {
+	oldest := settings.oldestLive.Load()
+	flush := last <= oldest && oldest < now
+	if flush {
 		doItemFlush()
 	}
 	flushLock.Unlock()
+	if flush {
+		lruForget()
+	}
 }
 
 // clockWait waits for n ticks of the clock, one a second. Background threads use

@@ -1470,9 +1470,16 @@ func TestLruMemoryGrow(t *testing.T) {
 			t.Errorf("%d bytes for %d items", n, items)
 		}
 	}
-	lruForget()
-	if lruRemembers(uint32(last * 7919)) {
-		t.Error("not forgotten")
+	for _, delay := range []relTime{0, 10} {
+		lruRemember(1)
+		flushAll(int64(delay))
+		if delay > 0 && !lruRemembers(1) {
+			t.Error("forgotten too early")
+		}
+		clockSet(currentTime.Load() + delay)
+		if lruRemembers(1) || lruRemembers(uint32(last*7919)) {
+			t.Errorf("not forgotten, with delay %d", delay)
+		}
 	}
 }
 
