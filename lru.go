@@ -608,6 +608,10 @@ func lruMaintainerJuggle(clsid int) int {
 	evicting := evicted != lruMaintainer.evicted[clsid]
 	lruMaintainer.evicted[clsid] = evicted
 	if segmented {
+		// First, as an item that was hit at COLD's tail says nothing about COLD's age.
+		for didMoves < 500 && lruPullTail(clsid, coldLru, totalBytes, lruPullCrawlBlocks, 0, nil) > 0 {
+			didMoves++
+		}
 		l := &lrus[clsid|coldLru]
 		l.lock.Lock()
 		coldAge := doTailAge(l)
@@ -628,9 +632,6 @@ func lruMaintainerJuggle(clsid int) int {
 		}
 		if doMore == 0 {
 			doMore = lruPullTail(clsid, hotLru, totalBytes, lruPullCrawlBlocks, hotAge, nil)
-		}
-		if segmented {
-			doMore += lruPullTail(clsid, coldLru, totalBytes, lruPullCrawlBlocks, 0, nil)
 		}
 		if doMore == 0 {
 			break

@@ -1215,6 +1215,32 @@ func TestPages(t *testing.T) {
 	checkStore(t)
 }
 
+// An item that was just hit, at COLD's tail, does not make COLD young, and thus all of HOT
+// too old for HOT.
+func TestMaintainerAge(t *testing.T) {
+	storeInit(t, 64, func() { settings.lru.memory = false })
+	th := testThread()
+	const id = 1
+	fill := func(from, to int) {
+		for i := range to - from {
+			set(th, nreadSet, fmt.Sprint("key", from+i), "value", 0)
+		}
+		lruMaintainerJuggle(id)
+	}
+	fill(0, 100) // 80 go to COLD
+	currentTime.Add(100)
+	fill(100, 110)
+	currentTime.Add(10)
+	for i := range 3 { // COLD's tail
+		get(th, fmt.Sprint("key", i))
+		get(th, fmt.Sprint("key", i))
+	}
+	lruMaintainerJuggle(id) // HOT's items may be 0.2 times as old as the other items of COLD
+	if hot, warm := lrus[id|hotLru].size, lrus[id|warmLru].size; hot != 10 || warm != 3 {
+		t.Errorf("%d items in HOT, %d in WARM", hot, warm)
+	}
+}
+
 // TestMaintainer follows items through the LRUs of a class, as they are in C.
 func TestMaintainer(t *testing.T) {
 	storeInit(t, 64, func() {
