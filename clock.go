@@ -71,10 +71,15 @@ func clockHandler() {
 func clockSet(now relTime) {
 	flushLock.Lock()
 	last := currentTime.Swap(now)
-	if oldest := settings.oldestLive.Load(); last <= oldest && oldest < now {
+	oldest := settings.oldestLive.Load()
+	flush := last <= oldest && oldest < now
+	if flush {
 		doItemFlush()
 	}
 	flushLock.Unlock()
+	if flush {
+		lruForget()
+	}
 }
 
 // wakeUp wakes the thread that waits for wake, a channel with room for one wake-up, or

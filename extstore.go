@@ -204,20 +204,20 @@ func extstoreGetStats(e *storeEngine) (st [extStatCount]int64) {
 	return st
 }
 
-// extstoreGetPageData visits all pages, and returns their data by id. It frees pages
-// without live values and reads.
+// extstoreGetPageData visits all pages, and returns their data by id. Before, it frees
+// pages without live values and reads.
 func extstoreGetPageData(e *storeEngine) []extstorePageData {
 	pd := make([]extstorePageData, len(e.pages))
 	for i := range e.pages {
 		p := &e.pages[i]
 		p.mutex.Lock()
+		if !p.active && p.version != 0 && (p.objCount == 0 || p.closed) {
+			freePage(e, p)
+		}
 		pd[i] = p.extstorePageData
 		pd[i].usable = pageUsable(p)
-		switch {
-		case p.active:
+		if p.active {
 			pd[i].bucket = 0 // as in C
-		case p.version != 0 && (p.objCount == 0 || p.closed):
-			freePage(e, p)
 		}
 		p.mutex.Unlock()
 	}

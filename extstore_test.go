@@ -182,6 +182,31 @@ func TestExtstoreEvict(t *testing.T) {
 	}
 }
 
+// While a page is free that was read when its last value was deleted, none is evicted.
+func TestExtstoreEvictNone(t *testing.T) {
+	e := extEngine(t, 3, 0)
+	const n = 1 << 20
+	var ios []objIo
+	for i := range 3 * extTestPage / n {
+		ios = append(ios, extWrite(t, e, 0, extValue(i, n)))
+	}
+	const last = 2*extTestPage/n - 1 // of the second page
+	reader := objIo{itemHdrT: ios[last].itemHdrT}
+	p := &e.pages[reader.pageId]
+	eventually(t, "it is written", func() bool { p.mutex.Lock(); defer p.mutex.Unlock(); return !p.active })
+	extstoreHold(e, &reader)
+	for _, io := range ios[last+1-extTestPage/n : last+1] {
+		extstoreDelete(e, io.itemHdrT, n)
+	}
+	extstoreRelease(e, &reader)
+	next := extWrite(t, e, 0, extValue(100, n))
+	extWant(t, e, next, extValue(100, n))
+	extWant(t, e, ios[0], extValue(0, n))
+	if st := extstoreGetStats(e); st[extPageEvictions] != 0 || next.pageId != reader.pageId {
+		t.Errorf("page %d, stats: %+v", next.pageId, st)
+	}
+}
+
 // The pages of several files take turns.
 func TestExtstoreJbod(t *testing.T) {
 	e := extEngine(t, 3, 0, 0)
@@ -577,13 +602,16 @@ func extReply(i, n int) string {
 }
 
 // Command lines of Loki's and Mimir's charts, but for the sizes: four times the
-// memory is written and comes back.
+// memory is written and comes back. The headers of the values fit in one page: a second
+// one has to come from the automover, and until then each value that is written evicts
+// the header of another, as in memcached.
 func TestExtstoreKeeps(t *testing.T) {
 	extEach(t, "-m 16 --extended=modern,track_sizes,ext_path={file}:1G,ext_wbuf_size=16 -I 5m -c 16384 -v",
 		func(t *testing.T, s *server, _ string) {
-			const n = 4 * 16 << 20 / 4000
+			const size = 5000
+			const n = 4 * 16 << 20 / size
 			c := s.client()
-			c.want(t, "set k 0 0 4000\r\n"+string(extValue(0, 4000))+"\r\n", "STORED\r\n")
+			c.want(t, fmt.Sprintf("set k 0 0 %d\r\n", size)+string(extValue(0, size))+"\r\n", "STORED\r\n")
 			class := regexp.MustCompile(`\d+`).FindString(c.ask("stats items\r\n"))
 			room := func() bool {
 				return c.statN("slab_global_page_pool") > 0 || must(strconv.Atoi(c.stat("slabs", class+":free_chunks"))) > 50
@@ -592,14 +620,14 @@ func TestExtstoreKeeps(t *testing.T) {
 				if i%50 == 0 {
 					eventually(t, "there is room", room)
 				}
-				v := extValue(i, 4000)
+				v := extValue(i, size)
 				c.want(t, fmt.Sprintf("set k%d 0 0 %d\r\n%s\r\n", i, len(v), v), "STORED\r\n")
 			}
 			for i := 0; i < n; i += 20 {
 				in, want := "", ""
 				for j := i; j < min(i+20, n); j++ {
 					in += fmt.Sprintf("get k%d\r\n", j)
-					want += extReply(j, 4000) + "END\r\n"
+					want += extReply(j, size) + "END\r\n"
 				}
 				c.want(t, in, want)
 			}

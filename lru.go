@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"os"
@@ -438,8 +439,8 @@ func lruMakeRoom(id, try int) bool {
 		}
 	}
 	for _, l := range [...]int{hotLru, warmLru, tempLru} {
-		if res == 0 {
-			res = lruPullTail(id, l, 0, lruPullEvict, 0, nil)
+		if res == 0 || res < 0 && try >= 10 { // locked for long: maybe by the caller
+			res = cmp.Or(lruPullTail(id, l, 0, lruPullEvict, 0, nil), res)
 		}
 	}
 	if res < 0 && try < 50 {
@@ -608,6 +609,10 @@ func lruMaintainerJuggle(clsid int) int {
 	evicting := evicted != lruMaintainer.evicted[clsid]
 	lruMaintainer.evicted[clsid] = evicted
 	if segmented {
+		// First, as an item that was hit at COLD's tail says nothing about COLD's age.
+		for didMoves < 500 && lruPullTail(clsid, coldLru, totalBytes, lruPullCrawlBlocks, 0, nil) > 0 {
+			didMoves++
+		}
 		l := &lrus[clsid|coldLru]
 		l.lock.Lock()
 		coldAge := doTailAge(l)
@@ -628,9 +633,6 @@ func lruMaintainerJuggle(clsid int) int {
 		}
 		if doMore == 0 {
 			doMore = lruPullTail(clsid, hotLru, totalBytes, lruPullCrawlBlocks, hotAge, nil)
-		}
-		if segmented {
-			doMore += lruPullTail(clsid, coldLru, totalBytes, lruPullCrawlBlocks, 0, nil)
 		}
 		if doMore == 0 {
 			break

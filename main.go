@@ -293,7 +293,8 @@ func loseRoot() {
 	refuse(syscall.Setgid(gid) != nil || syscall.Setuid(uid) != nil, exOserr, "failed to assume identity of user %s", username)
 }
 
-// Names the descriptor at which the mc9 that started us as a daemon waits.
+// Names the descriptor at which the mc9 that started us as a daemon waits, and its
+// process id, which a variable of the user's environment does not have.
 const daemonEnv = "MC9_DAEMON"
 
 var daemonReadyFd int // that descriptor; 0 if nobody waits
@@ -313,7 +314,7 @@ func daemonize() error {
 	for i := range activationFds() {
 		attr.Files = append(attr.Files, uintptr(3+i))
 	}
-	attr.Env = append(os.Environ(), fmt.Sprintf("%s=%d", daemonEnv, len(attr.Files)))
+	attr.Env = append(os.Environ(), fmt.Sprintf("%s=%d %d", daemonEnv, len(attr.Files), os.Getpid()))
 	attr.Files = append(attr.Files, uintptr(ready[1]))
 	pid, err := syscall.ForkExec("/proc/self/exe", os.Args, &attr)
 	if err != nil {
@@ -330,11 +331,12 @@ func daemonize() error {
 
 // isDaemon reports whether daemonize has started us.
 func isDaemon() bool {
-	daemonReadyFd = atoi(os.Getenv(daemonEnv))
-	if daemonReadyFd == 0 {
+	fd, parent, ok := strings.Cut(os.Getenv(daemonEnv), " ")
+	os.Unsetenv(daemonEnv) // always: of two variables of this name the first counts
+	if !ok || parent != strconv.Itoa(os.Getppid()) {
 		return false
 	}
-	os.Unsetenv(daemonEnv)
+	daemonReadyFd = atoi(fd)
 	unix.CloseOnExec(daemonReadyFd)
 	os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0) // not exe
 	return true

@@ -744,11 +744,12 @@ func slabAutomoveHurry(a *slabAutomove) (src, dst int) {
 		if h.evicted != was.evicted {
 			h.evicting = was.evicting + 1
 		}
-		if a.samAfter[n].totalPages > 1 && (src == -1 || h.idle > a.hurry[src].idle) {
+		if h.evicting >= automoveBrisk { // it may be hardly used, but has no page to spare
+			if dst == -1 || a.iamAfter[n].age < a.iamAfter[dst].age {
+				dst = n
+			}
+		} else if a.samAfter[n].totalPages > 1 && (src == -1 || h.idle > a.hurry[src].idle) {
 			src = n
-		}
-		if h.evicting >= automoveBrisk && (dst == -1 || a.iamAfter[n].age < a.iamAfter[dst].age) {
-			dst = n
 		}
 	}
 	if src == -1 || dst == -1 || a.hurry[src].idle < automoveBrisk+2*int(a.iamAfter[dst].age) {

@@ -576,6 +576,27 @@ func TestAutomoveHurry(t *testing.T) {
 	checkStore(t)
 }
 
+// A class that evicts gives no pages, even if it is hardly used itself.
+func TestAutomoveHurryIdle(t *testing.T) {
+	storeInit(t, 1, nil)
+	a := new(slabAutomove)
+	for _, n := range []int{1, 2, 3} {
+		a.samAfter[n] = slabStatsAutomove{chunksPerPage: 1000, totalPages: 3}
+	}
+	a.iamAfter[1].age = 3
+	src, dst := -1, -1
+	for range automoveBrisk + 2*3 {
+		a.iamAfter[1].evicted++
+		currentTime.Add(1)
+		if src, dst = slabAutomoveHurry(a); src == dst && src != -1 {
+			t.Fatalf("from %d to %d", src, dst)
+		}
+	}
+	if src != 2 || dst != 1 {
+		t.Errorf("from %d to %d", src, dst)
+	}
+}
+
 // TestMover has several goroutines use all classes while pages move between them,
 // the limit goes up and down, the maintainer juggles and the hash table grows. In
 // one case memory never fills up, so no item may get lost.

@@ -677,3 +677,24 @@ func TestLateEvents(t *testing.T) {
 	wg.Wait()
 	s.client().want(t, "get foo\r\n", "END\r\n")
 }
+
+// Replies that the socket does not take at once leave while a client sends a value: it
+// may wait for them before it sends the rest.
+func TestLargeReplyBeforeValue(t *testing.T) {
+	s := mc9(t)
+	c := s.client()
+	large := strings.Repeat("x", 1000000)
+	c.want(t, fmt.Sprintf("set large 0 0 %d\r\n%s\r\n", len(large), large), "STORED\r\n")
+	for _, tt := range []struct {
+		size  int
+		reply string
+	}{{20, "STORED\r\n"}, {2000000, "SERVER_ERROR object too large for cache\r\n"}} {
+		c.write(fmt.Sprintf("get large large large\r\nset k 0 0 %d\r\n0123456789", tt.size))
+		for line := ""; line != "END\r\n"; {
+			if line = c.line(); strings.HasSuffix(line, silence) {
+				t.Fatalf("with a value of %d bytes: %.100q", tt.size, line)
+			}
+		}
+		c.want(t, strings.Repeat("x", tt.size-10)+"\r\n", tt.reply)
+	}
+}

@@ -806,6 +806,19 @@ func TestActivation(t *testing.T) {
 	}
 }
 
+// Only the mc9 that starts a daemon can tell it so, not the user's environment.
+func TestIsDaemon(t *testing.T) {
+	for _, v := range []string{"", "1", "x", "1 ", "1 x", fmt.Sprint("1 ", os.Getpid())} {
+		t.Setenv(daemonEnv, v)
+		if isDaemon() {
+			t.Errorf("%q makes us a daemon", v)
+		}
+		if v, ok := os.LookupEnv(daemonEnv); ok {
+			t.Errorf("a daemon would get %q before its own", v)
+		}
+	}
+}
+
 // A daemon that cannot start says so before its parent exits.
 func TestDaemonFails(t *testing.T) {
 	code, out := run(t, "-d", "-c", "10", "-s", filepath.Join(t.TempDir(), "s"))

@@ -419,7 +419,10 @@ func waitForValue(c *conn) bool {
 	if c.resp != nil {
 		transmitCount(c)
 		statsFold(c.thread)
-		if transmit(c) == transmitHardError {
+		switch transmit(c) {
+		case transmitSoftError:
+			return updateEvent(c, evRead|evWrite)
+		case transmitHardError:
 			connSetState(c, connClosing)
 			return false
 		}

@@ -1105,6 +1105,42 @@ func TestMemoryIsFound(t *testing.T) {
 	}
 }
 
+// An append finds memory even if nothing but the item that it replaces, whose lock it
+// holds, is in COLD.
+func TestAppendFindsMemory(t *testing.T) {
+	for _, lru := range []int{hotLru, warmLru, tempLru} {
+		storeInit(t, 1, nil)
+		th := testThread()
+		value := pattern(300000, 0)
+		set(th, nreadSet, "small", "x", 0)
+		n := 0
+		for _, curr, _ := itemStatsCurr(); int(curr) == n+1; _, curr, _ = itemStatsCurr() {
+			set(th, nreadSet, fmt.Sprint("key", n), value, 0)
+			n++
+		}
+		for i := range n {
+			if it := itemGet(fmt.Append(nil, "key", i), th, dontUpdate); it != nil {
+				itemUnlinkQ(it)
+				it.slabsClsid = it.clsid() | uint8(lru)
+				if i == n-1 {
+					it.slabsClsid = it.clsid() | coldLru
+				}
+				itemLinkQ(it)
+				itemRemove(it)
+			}
+		}
+		malloced, before := memMalloced, evictions()
+		if ret := set(th, nreadAppend, fmt.Sprint("key", n-1), "xy", 0); ret != stored {
+			t.Errorf("LRU %d: %v", lru, ret)
+		}
+		wantValue(t, th, fmt.Sprint("key", n-1), value+"xy")
+		if memMalloced != malloced || evictions() != before+1 {
+			t.Errorf("LRU %d: %d bytes after %d, %d evictions after %d", lru, memMalloced, malloced, evictions(), before)
+		}
+		checkStore(t)
+	}
+}
+
 // With -M new items are refused, and the existing ones stay.
 func TestNoEvict(t *testing.T) {
 	storeInit(t, 2, func() { settings.evictToFree = false })
@@ -1177,6 +1213,32 @@ func TestPages(t *testing.T) {
 		t.Errorf("%d bytes, %d pages released", memMalloced, len(memReleased))
 	}
 	checkStore(t)
+}
+
+// An item that was just hit, at COLD's tail, does not make COLD young, and thus all of HOT
+// too old for HOT.
+func TestMaintainerAge(t *testing.T) {
+	storeInit(t, 64, func() { settings.lru.memory = false })
+	th := testThread()
+	const id = 1
+	fill := func(from, to int) {
+		for i := range to - from {
+			set(th, nreadSet, fmt.Sprint("key", from+i), "value", 0)
+		}
+		lruMaintainerJuggle(id)
+	}
+	fill(0, 100) // 80 go to COLD
+	currentTime.Add(100)
+	fill(100, 110)
+	currentTime.Add(10)
+	for i := range 3 { // COLD's tail
+		get(th, fmt.Sprint("key", i))
+		get(th, fmt.Sprint("key", i))
+	}
+	lruMaintainerJuggle(id) // HOT's items may be 0.2 times as old as the other items of COLD
+	if hot, warm := lrus[id|hotLru].size, lrus[id|warmLru].size; hot != 10 || warm != 3 {
+		t.Errorf("%d items in HOT, %d in WARM", hot, warm)
+	}
 }
 
 // TestMaintainer follows items through the LRUs of a class, as they are in C.
@@ -1434,9 +1496,16 @@ func TestLruMemoryGrow(t *testing.T) {
 			t.Errorf("%d bytes for %d items", n, items)
 		}
 	}
-	lruForget()
-	if lruRemembers(uint32(last * 7919)) {
-		t.Error("not forgotten")
+	for _, delay := range []relTime{0, 10} {
+		lruRemember(1)
+		flushAll(int64(delay))
+		if delay > 0 && !lruRemembers(1) {
+			t.Error("forgotten too early")
+		}
+		clockSet(currentTime.Load() + delay)
+		if lruRemembers(1) || lruRemembers(uint32(last*7919)) {
+			t.Errorf("not forgotten, with delay %d", delay)
+		}
 	}
 }
 
