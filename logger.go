@@ -25,6 +25,8 @@ import (
 //	if loggerEflags.Load()&logFetchers != 0 {
 //		loggerLogItemGet(...)
 //	}
+//
+// unless it calls loggerLogText, which checks that itself.
 const (
 	logSysevents  = 1 << iota // background threads at work
 	logFetchers               // lookups of an item
@@ -201,11 +203,12 @@ const (
 
 // Each of the following logs one event.
 
-// loggerLogText logs an event, formatted by the caller's thread, not by the logger
-// thread. The format is in defaultEntries.
+// loggerLogText logs an event, if it is watched, formatted by the caller's thread, not
+// by the logger thread. The format is in defaultEntries.
 func loggerLogText(event logEntryType, args ...any) {
-	text := fmt.Appendf(nil, defaultEntries[event].format, args...)
-	loggerLog(sharedLogger, &logentry{event: event}, text)
+	if d := &defaultEntries[event]; loggerEflags.Load()&d.eflags != 0 {
+		loggerLog(sharedLogger, &logentry{event: event}, fmt.Appendf(nil, d.format, args...))
+	}
 }
 
 // loggerLogEvictions is called with the item locked.

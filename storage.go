@@ -612,7 +612,7 @@ func storageCompactCheck(wrap *storageCompactWrap) bool {
 	}
 	maxFrag := settings.ext.maxFrag.Load()
 	fragLimit := int64(float64(extStorage.pageSize) * min(max(maxFrag, 0), 1))
-	storageLog(loggerCompactFraginfo, maxFrag, fragLimit)
+	loggerLogText(loggerCompactFraginfo, maxFrag, fragLimit)
 	buckets := storageCompactFill(fragLimit)
 	wrap.dropUnread, wrap.useOld = false, false
 	wrap.hasColdcompact = buckets[pageBucketColdcompact].pagesTotal > 0
@@ -651,13 +651,6 @@ func storageCompactCheck(wrap *storageCompactWrap) bool {
 		return true
 	}
 	return false
-}
-
-// storageLog logs an event of compaction for watchers.
-func storageLog(event logEntryType, args ...any) {
-	if loggerEflags.Load()&logSysevents != 0 {
-		loggerLogText(event, args...)
-	}
 }
 
 // storageCompactRescue moves the record rec, at offset of the page, to another
@@ -783,7 +776,7 @@ func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOf
 	stats.extstoreCompactLost.Add(uint64(wrap.lost))
 	stats.extstoreCompactRescues.Add(uint64(wrap.rescues))
 	stats.extstoreCompactSkipped.Add(uint64(wrap.skipped))
-	storageLog(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.referenced, wrap.lost, 0, wrap.skipped)
+	loggerLogText(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.referenced, wrap.lost, 0, wrap.skipped)
 	return !wrap.stalled
 }
 
@@ -804,7 +797,7 @@ func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 		if ret < len(readbackBuf) {
 			wrap.unsaved = true
 		}
-		storageLog(loggerCompactReadStart, wrap.pageId, off)
+		loggerLogText(loggerCompactReadStart, wrap.pageId, off)
 		if !storageCompactReadback(wrap, readbackBuf[:max(ret, 0)], off) {
 			return false
 		}
@@ -829,13 +822,13 @@ func storageCompactThread() {
 			storageCompactCond.Wait()
 			continue
 		}
-		storageLog(loggerCompactStart, wrap.pageId, wrap.pageVersion)
+		loggerLogText(loggerCompactStart, wrap.pageId, wrap.pageVersion)
 		if !storageCompactPage(wrap, readbackBuf) {
-			storageLog(loggerCompactAbort, wrap.pageId)
+			loggerLogText(loggerCompactAbort, wrap.pageId)
 			storageCompactCond.Wait()
 			continue
 		}
-		storageLog(loggerCompactEnd, wrap.pageId)
+		loggerLogText(loggerCompactEnd, wrap.pageId)
 		storageCompactPlock.Unlock()
 		usleep(minStorageCompactSleep)
 		storageCompactPlock.Lock()
