@@ -630,6 +630,11 @@ func setUint32(store func(uint32), complaint string) func(string) {
 	}
 }
 
+// numberOption returns a suboption that takes a number.
+func numberOption(name, help string, store func(uint32)) option {
+	return option{name, missingArgument, help, setUint32(store, "could not parse argument to "+name)}
+}
+
 // setFactor takes numbers above 0, up to hi.
 func setFactor(store func(float64), hi float64, complaint string) func(string) {
 	return func(value string) {

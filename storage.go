@@ -888,11 +888,6 @@ func storageInitConfig() {
 	}
 }
 
-// numberOption returns a suboption that takes a number.
-func numberOption(name, help string, store func(uint32)) option {
-	return option{name, missingArgument, help, setUint32(store, "could not parse argument to "+name)}
-}
-
 // storageOptions are the suboptions of extstore (C: storage_read_config).
 func storageOptions() []option {
 	ext := &storageConf.ext
@@ -900,9 +895,7 @@ func storageOptions() []option {
 	part := func(name, help string, store func(float64)) option {
 		return option{name, missingArgument, help, func(value string) {
 			f, err := strconv.ParseFloat(value, 64)
-			if err != nil || !(f >= 0 && f < math.MaxInt32) {
-				sysfatal(1, "could not parse argument to %s", name)
-			}
+			refuse(err != nil || !(f >= 0 && f < math.MaxInt32), 1, "could not parse argument to %s", name)
 			store(f)
 		}}
 	}
@@ -912,9 +905,7 @@ func storageOptions() []option {
 chunked, lowttl, coldcompact or old say what its pages are for;
 may be repeated`, func(value string) {
 			cf := storageConfParse(value)
-			if cf == nil {
-				sysfatal(1, "failed to parse ext_path argument")
-			}
+			refuse(cf == nil, 1, "failed to parse ext_path argument")
 			storageConf.file = slices.Insert(storageConf.file, 0, cf)
 		}},
 		numberOption("ext_page_size", "megabytes per page of these files (default: 64)",
@@ -951,21 +942,15 @@ func storageCheckConfig() {
 		return
 	}
 	const pageSizeMax = 4 << 30 // bytes; offsets have 32 bits
-	switch {
-	case ext.pageSize == 0 || ext.wbufSize == 0 || ext.pageSize > pageSizeMax:
-		sysfatal(exUsage, "ext_page_size and ext_wbuf_size must be from 2 to %d", pageSizeMax>>20)
-	case ext.ioThreadcount < 1 || ext.ioThreadcount > extThreadsMax:
-		sysfatal(exUsage, "ext_threads must be from 1 to %d", extThreadsMax)
-	case settings.itemSizeMax > ext.wbufSize:
-		sysfatal(exUsage, "-I (item_size_max: %d) cannot be larger than ext_wbuf_size: %d", settings.itemSizeMax, ext.wbufSize)
-	case settings.net.udpport != 0:
-		sysfatal(exUsage, "Cannot use UDP with extstore enabled (-U 0 to disable)")
-	}
+	refuse(ext.pageSize == 0 || ext.wbufSize == 0 || ext.pageSize > pageSizeMax,
+		exUsage, "ext_page_size and ext_wbuf_size must be from 2 to %d", pageSizeMax>>20)
+	refuse(ext.ioThreadcount < 1 || ext.ioThreadcount > extThreadsMax, exUsage, "ext_threads must be from 1 to %d", extThreadsMax)
+	refuse(settings.itemSizeMax > ext.wbufSize,
+		exUsage, "-I (item_size_max: %d) cannot be larger than ext_wbuf_size: %d", settings.itemSizeMax, ext.wbufSize)
+	refuse(settings.net.udpport != 0, exUsage, "Cannot use UDP with extstore enabled (-U 0 to disable)")
 	for _, f := range storageConf.file {
 		pages := f.totalSize / uint64(ext.pageSize)
-		if pages == 0 {
-			sysfatal(exUsage, "supplied ext_path has zero size, cannot use")
-		}
+		refuse(pages == 0, exUsage, "supplied ext_path has zero size, cannot use")
 		f.pageCount = int(min(pages, math.MaxUint16)) // extstoreInit refuses that many
 		checkPath("ext_path ", f.file)
 	}
@@ -990,8 +975,6 @@ func storageInit() {
 	}
 	settings.ext.globalPoolMin.Store(0)
 	e, err := extstoreInit(storageConf.file, &storageConf.ext)
-	if err != nil {
-		sysfatal(1, "Failed to initialize external storage: %v", err)
-	}
+	refuse(err != nil, 1, "Failed to initialize external storage: %v", err)
 	extStorage = e
 }
