@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"fmt"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -107,9 +106,7 @@ func processMemlimitCommand(c *conn, pr *parser) string {
 	case !slabsAdjustMemLimit(memlimit):
 		return "MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust"
 	}
-	if settings.verbose.Load() > 0 {
-		fmt.Fprintf(os.Stderr, "maxbytes adjusted to %dm\n", memlimit>>20)
-	}
+	verbosef(1, "maxbytes adjusted to %dm", memlimit>>20)
 	return "OK"
 }
 

@@ -628,8 +628,9 @@ func restartChunkAt(r ref, ids []int) *itemChunk {
 	return ch
 }
 
-// restartChain claims the chunks of an item that lies in class id, all or none.
-func restartChain(it *item, id int, ids []int) bool {
+// restartChain puts a chunked item that lies in class id into the cache, and claims
+// its chunks. If it fails it claims none.
+func restartChain(w *restartWork, it *item, id int, ids []int) bool {
 	first := it.schunk()
 	if *first != (itemChunk{next: first.next, head: it.ref(), origClsid: uint8(id)}) {
 		return false
@@ -650,7 +651,7 @@ func restartChain(it *item, id int, ids []int) bool {
 		}
 		prev = ch
 	}
-	if n == int(it.nbytes) && end == [2]byte{'\r', '\n'} {
+	if n == int(it.nbytes) && end == [2]byte{'\r', '\n'} && doItemLinkFixup(it, hash64(it.key()), w) {
 		return true
 	}
 	for ch := first.next.chunk(); claimed > 0; claimed-- {
@@ -672,14 +673,8 @@ func restartFixupChunked(works []restartWork) {
 		w := &works[i]
 		for _, it := range w.chunked {
 			id := ids[page(memOff(it))]
-			if !restartChain(it, id, ids) {
+			if !restartChain(w, it, id, ids) {
 				w.damaged++
-				slabsFixup(it, id, w)
-			} else if !doItemLinkFixup(it, hash64(it.key()), w) {
-				w.damaged++
-				for ch := it.schunk().next.chunk(); ch != nil; ch = ch.next.chunk() {
-					ch.refcount = 0
-				}
 				slabsFixup(it, id, w)
 			}
 		}
@@ -759,9 +754,7 @@ func restartFixup() {
 			doSlabsNewslab(id, 0)
 		}
 	}
-	if settings.verbose.Load() > 0 {
-		_, items, _ := itemStatsCurr()
-		fmt.Fprintf(os.Stderr, "[restart] recovered %d items in %v\n", items, time.Since(start))
-	}
+	_, items, _ := itemStatsCurr()
+	verbosef(1, "[restart] recovered %d items in %v", items, time.Since(start))
 	restartPages = nil
 }
