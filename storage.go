@@ -543,7 +543,7 @@ func storageWriteThread() {
 				continue
 			}
 			target := storageWriteTarget(perpage, targetPages)
-			didMove := false
+			backoff[x]++
 			for {
 				itemAge := settings.ext.itemAge.Load()
 				if free < target {
@@ -555,14 +555,9 @@ func storageWriteThread() {
 				}
 				free++
 				kick(settings.slab.pageSize / perpage)
-				didMove = true
+				backoff[x] = 0
 				doSleep = false
 				toSleep = max(toSleep/2, writeSleepMin)
-			}
-			if didMove {
-				backoff[x] = 0
-			} else {
-				backoff[x]++
 			}
 		}
 
