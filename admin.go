@@ -57,20 +57,20 @@ func processNumber(c *conn, pr *parser) string {
 
 // set takes the number and returns the answer.
 func (n *adminNumber) set(tok []byte) string {
-	number, ok := toktou32(tok)
-	f, isFloat := n.v.(*atomicFloat)
-	float := 0.0
-	if isFloat {
-		float, ok = toktod(tok)
+	if f, ok := n.v.(*atomicFloat); ok {
+		number, ok := toktod(tok)
+		if !ok {
+			return "ERROR"
+		}
+		f.Store(number)
+		return "OK"
 	}
+	number, ok := toktou32(tok)
 	switch {
 	case !ok:
 		return cmp.Or(n.bad, "ERROR")
 	case number < n.min || n.max != 0 && number > n.max:
 		return n.limit
-	case isFloat:
-		f.Store(float)
-		return "OK"
 	}
 	switch v := n.v.(type) {
 	case *atomic.Uint32:

@@ -72,7 +72,6 @@ func extInit(t testing.TB, parks bool) {
 	t.Helper()
 	storageInitConfig()
 	settings.ext.recacheRate.Store(0)
-	settings.ext.wbufSize = extTestPage / 2
 	storageConf.file = []*extstoreConfFile{{file: filepath.Join(t.TempDir(), "ext"), pageCount: 32}}
 	storageConf.ext.pageSize, storageConf.ext.wbufSize = extTestPage, extTestPage/2
 	storageInit()
@@ -91,7 +90,7 @@ func extCompact(pageId int) {
 		return
 	}
 	storageCompactPlock.Lock()
-	storageCompactPage(wrap, make([]byte, settings.ext.wbufSize))
+	storageCompactPage(wrap, make([]byte, storageConf.ext.wbufSize))
 	storageCompactPlock.Unlock()
 }
 

@@ -486,15 +486,6 @@ func memoryInit() {
 	}
 }
 
-// storageThreads is the number of threads of extstore: writing, compaction, the I/O
-// thread that writes, and those that read.
-func storageThreads() int {
-	if extStorage == nil {
-		return 0
-	}
-	return 3 + storageConf.ext.ioThreadcount
-}
-
 // authInit reads what -S and -Y need.
 func authInit() {
 	if settings.auth.sasl {

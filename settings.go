@@ -95,7 +95,6 @@ var settings struct {
 		itemAge       atomic.Uint32 // seconds without access before a value is written
 		lowTtl        atomic.Uint32 // seconds; values that expire sooner have pages of their own
 		recacheRate   atomic.Uint32 // one in so many fetches recaches, 0 for none
-		wbufSize      int           // bytes
 		compactUnder  atomic.Uint32 // free pages
 		dropUnder     atomic.Uint32 // free pages
 		maxSleep      atomic.Uint32 // microseconds

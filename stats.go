@@ -511,7 +511,7 @@ func processStatSettings(c *conn) {
 		{"ext_item_age", settings.ext.itemAge.Load()},
 		{"ext_low_ttl", settings.ext.lowTtl.Load()},
 		{"ext_recache_rate", settings.ext.recacheRate.Load()},
-		{"ext_wbuf_size", settings.ext.wbufSize},
+		{"ext_wbuf_size", storageConf.ext.wbufSize},
 		{"ext_compact_under", settings.ext.compactUnder.Load()},
 		{"ext_drop_under", settings.ext.dropUnder.Load()},
 		{"ext_max_sleep", settings.ext.maxSleep.Load()},

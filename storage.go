@@ -806,9 +806,9 @@ func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 // storageCompactThread compacts pages as long as there are pages to compact, then
 // waits for a signal from storageWriteThread. It never returns.
 func storageCompactThread() {
-	readbackBuf, err := bufAlloc(settings.ext.wbufSize)
+	readbackBuf, err := bufAlloc(storageConf.ext.wbufSize)
 	if err != nil {
-		readbackBuf = make([]byte, settings.ext.wbufSize)
+		readbackBuf = make([]byte, storageConf.ext.wbufSize)
 	}
 	wrap := new(storageCompactWrap)
 	storageCompactPlock.Lock()
@@ -867,7 +867,6 @@ func storageInitConfig() {
 	settings.ext.recacheRate.Store(2000)
 	settings.ext.maxFrag.Store(0.8)
 	settings.ext.dropUnread.Store(false)
-	settings.ext.wbufSize = 4 << 20
 	settings.ext.compactUnder.Store(0)
 	settings.ext.dropUnder.Store(0)
 	settings.ext.maxSleep.Store(1000000)
@@ -875,7 +874,7 @@ func storageInitConfig() {
 	storageConf.file = nil
 	storageConf.ext = extstoreConf{
 		pageSize:      64 << 20,
-		wbufSize:      settings.ext.wbufSize,
+		wbufSize:      4 << 20,
 		ioThreadcount: 1,
 		ioDepth:       1,
 		pageBuckets:   pageBucketCount,
@@ -906,7 +905,7 @@ may be repeated`, func(value string) {
 		numberOption("ext_page_size", "megabytes per page of these files (default: 64)",
 			func(n uint32) { ext.pageSize = int(n) << 20 }),
 		numberOption("ext_wbuf_size", "megabytes per write buffer; no less than -I (default: 4)",
-			func(n uint32) { ext.wbufSize, settings.ext.wbufSize = int(n)<<20, int(n)<<20 }),
+			func(n uint32) { ext.wbufSize = int(n) << 20 }),
 		numberOption("ext_threads", "threads that read (default: 1)", count(&ext.ioThreadcount)),
 		numberOption("ext_io_depth", "reads that a thread takes from its queue at a time (default: 1)", count(&ext.ioDepth)),
 		numberOption("ext_item_size", "smallest item to move, in bytes (default: 512)", settings.ext.itemSize.Store),
@@ -958,6 +957,15 @@ func storageMemory() uint64 {
 		return 0
 	}
 	return uint64((storageConf.ext.wbufCount + 1) * storageConf.ext.wbufSize)
+}
+
+// storageThreads is the number of threads of extstore: writing, compaction, the I/O
+// thread that writes, and those that read.
+func storageThreads() int {
+	if extStorage == nil {
+		return 0
+	}
+	return 3 + storageConf.ext.ioThreadcount
 }
 
 // storageInit opens the files.
