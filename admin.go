@@ -41,7 +41,7 @@ var adminNumbers = [...]adminNumber{
 
 // processNumber serves the commands of adminNumbers. All their words but the first
 // may be abbreviated.
-func processNumber(c *conn, pr *parser) string {
+func processNumber(pr *parser) string {
 	for _, n := range adminNumbers {
 		words := strings.Fields(n.words)
 		matches := pr.ntokens >= 3 && string(pr.token(commandToken)) == words[0]
@@ -165,7 +165,7 @@ func processExtstoreCommand(c *conn, pr *parser) string {
 			return "OK"
 		}
 	}
-	return processNumber(c, pr)
+	return processNumber(pr)
 }
 
 func processShutdownCommand(c *conn, pr *parser) string {
@@ -197,7 +197,7 @@ var reassignTexts = [...]string{
 // process_slabs_automove_command.
 func processSlabsCommand(c *conn, pr *parser) string {
 	if pr.ntokens != 4 || !pr.prcmp(subcommandToken, "reassign") {
-		return processNumber(c, pr)
+		return processNumber(pr)
 	}
 	if !settings.slab.reassign {
 		return "CLIENT_ERROR slab reassignment disabled"
@@ -222,7 +222,7 @@ func processLruCrawlerCommand(c *conn, pr *parser) string {
 	case pr.ntokens == 3 && pr.prcmp(sub, "mgdump"):
 		return processLruCrawlerDump(c, pr, crawlerMgdump, "mgdump", "key dump")
 	case pr.ntokens == 3:
-		return processNumber(c, pr)
+		return processNumber(pr)
 	case pr.ntokens == 2 && pr.prcmp(sub, "enable"):
 		if startItemCrawlerThread() != 0 {
 			return "ERROR failed to start lru crawler thread"

@@ -390,7 +390,7 @@ func loggerThreadWriteEntry(e *logentry, line []byte) {
 			continue
 		}
 		for !w.failedFlush && cap(w.buf)-len(w.buf) < len(line)+loggerSkipped {
-			if loggerThreadPollWatchers(false, x) <= 0 {
+			if loggerThreadPollWatchers(x) <= 0 {
 				w.failedFlush = true
 			}
 		}
@@ -478,9 +478,9 @@ func loggerThreadRead() (found int) {
 
 // loggerThreadPollWatchers sends lines to one watcher, or to all if watcher is
 // watcherAll, without waiting. It returns the number of bytes sent, or -1 if poll
-// fails. With forcePoll it also looks for hang-ups of watchers that have no lines
+// fails. With watcherAll it also looks for hang-ups of watchers that have no lines
 // waiting.
-func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
+func loggerThreadPollWatchers(watcher int) int {
 	nfd := 0
 	for x, w := range loggerStack.watchers {
 		p := &loggerStack.pollfds[x]
@@ -493,7 +493,7 @@ func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
 		case len(w.buf) > 0:
 			*p = unix.PollFd{Fd: int32(w.c.sfd), Events: unix.POLLOUT}
 			nfd++
-		case forcePoll:
+		case watcher == watcherAll:
 			*p = unix.PollFd{Fd: int32(w.c.sfd), Events: unix.POLLIN}
 			nfd++
 		}
@@ -554,7 +554,7 @@ func loggerThread() {
 		}
 		loggerStack.lock.Lock()
 		found := loggerThreadRead()
-		loggerThreadPollWatchers(true, watcherAll)
+		loggerThreadPollWatchers(watcherAll)
 		watching = loggerEflags.Load() != 0
 		loggerStack.lock.Unlock()
 

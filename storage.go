@@ -425,7 +425,7 @@ func storageWriteItem(it *item, hv uint32) bool {
 		bucket = pageBucketLowttl
 	}
 	io := objIo{len: storageLen(it)}
-	if !extstoreWriteRequest(extStorage, bucket, bucket, &io) {
+	if !extstoreWriteRequest(extStorage, bucket, &io) {
 		doItemRemove(hdrIt)
 		return false
 	}
@@ -680,7 +680,7 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 		extstoreDelete(extStorage, loc, n)
 	}
 	io := objIo{len: n}
-	if !extstoreWriteRequest(extStorage, bucket, bucket, &io) {
+	if !extstoreWriteRequest(extStorage, bucket, &io) {
 		wrap.stalled = extstoreStalled(extStorage, bucket)
 		return false
 	}
