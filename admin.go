@@ -263,7 +263,7 @@ var crawlTexts = [...]string{
 	crawlerError:      "ERROR an unknown error happened",
 }
 
-// An adminCommand returns its answer, or "" if c gets none, or has got it.
+// An adminCommand returns its answer, or "" if c gets none or already has it.
 type adminCommand struct {
 	name    string
 	process func(c *conn, pr *parser) string

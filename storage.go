@@ -192,9 +192,9 @@ func storageCheckItem(p *ioPending, ret int) {
 // storageGetItem adds the first n bytes of the value of an item with itemHdr to
 // the reply. The item is locked; its reference passes to storageGetItem. The
 // value's header starts at head in the reply; if the value turns out to be gone,
-// miss replaces both. Without memory to read into, and none beyond the limit is
-// taken for that, it removes the header and returns false. Callers then answer with
-// a miss, where C ends a get with an error; so do we, if the get found nothing else.
+// miss replaces both. If the memory limit leaves nothing to read into, storageGetItem
+// removes the header and returns false; callers then answer with a miss. C ends a get
+// with an error; mc9 does so only if the get found nothing else.
 func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool {
 	t := c.thread
 	p := ioPendingNew(t)
@@ -326,7 +326,7 @@ func storageAbort(p *ioPending) {
 // recacheOrFree drops p's reference to the item that was read, which is locked. It
 // unlinks the item if its value is gone. One time in extRecacheRate it moves the
 // value of a popular item back to memory. C does this after the reply has been
-// sent, we do it when the read completes.
+// sent, mc9 when the read completes.
 func recacheOrFree(p *ioPending) {
 	n := &p.thread.stats.pending.n
 	hdrIt := p.hdrIt
@@ -492,8 +492,8 @@ func storageStalled() bool {
 }
 
 // storageWriteTarget returns how many chunks of a class, perpage in each page, to
-// keep free when targetPages pages are missing from the pool. It is limited for
-// small values, whose headers take much of the memory gained.
+// keep free when targetPages pages are missing from the pool; less than 1 if none is.
+// It is limited for small values, whose headers take much of the memory gained.
 func storageWriteTarget(perpage, targetPages int) int {
 	switch size := settings.slab.pageSize / perpage; {
 	case size < 500:
@@ -524,13 +524,11 @@ func storageWriteThread() {
 		extstoreRetry(extStorage)
 		minClass := storageMinClass()
 		globalPages, _ := globalPagePoolSize()
-		doSleep := true
-		targetPages := 0
-		if poolMin := int(settings.ext.globalPoolMin.Load()); globalPages < poolMin {
-			targetPages = poolMin - globalPages
-		} else if globalPages == poolMin {
+		targetPages := int(settings.ext.globalPoolMin.Load()) - globalPages
+		if targetPages == 0 {
 			targetPages = 1 // a little early, to help the page mover
 		}
+		doSleep := true
 		toSleep = min(toSleep, int(settings.ext.maxSleep.Load()))
 
 		// Largest first: the larger a value, the smaller the share of its header.
