@@ -522,11 +522,7 @@ func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, 
 		r.errstr = errNoMemory
 	case deltaItemNotFound:
 		if !of.has('N') {
-			if incr {
-				t.stats.pending.n[statIncrMisses]++
-			} else {
-				t.stats.pending.n[statDecrMisses]++
-			}
+			t.stats.deltaMiss(incr)
 			r.code = "NF"
 			break
 		}

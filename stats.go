@@ -161,6 +161,15 @@ func (s *threadStats) lruHit(it *item) {
 	s.dirty |= 1 << it.clsid()
 }
 
+// deltaMiss counts an incr or a decr of a missing item.
+func (s *threadStats) deltaMiss(incr bool) {
+	if incr {
+		s.pending.n[statIncrMisses]++
+	} else {
+		s.pending.n[statDecrMisses]++
+	}
+}
+
 // statsFold publishes what t has counted.
 func statsFold(t *thread) {
 	s := &t.stats
