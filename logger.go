@@ -165,7 +165,6 @@ var loggerStack struct {
 	lock     sync.Mutex // guards the rest; comes before a logger's mutex
 	loggers  []*logger
 	watchers [watcherLimit]*loggerWatcher
-	pollfds  [watcherLimit]unix.PollFd
 }
 
 var transportText = [...]string{"local", "tcp", "udp"}
@@ -390,13 +389,13 @@ func loggerThreadWriteEntry(e *logentry, line []byte) {
 			continue
 		}
 		for !w.failedFlush && cap(w.buf)-len(w.buf) < len(line)+loggerSkipped {
-			if loggerThreadPollWatchers(x) <= 0 {
+			if loggerThreadPollWatchers(x) == 0 {
 				w.failedFlush = true
 			}
 		}
 		switch {
 		case loggerStack.watchers[x] == nil:
-			// The poll found that the watcher is gone.
+			// The watcher is gone.
 			continue
 		case w.failedFlush:
 			w.skipped++
@@ -477,57 +476,26 @@ func loggerThreadRead() (found int) {
 }
 
 // loggerThreadPollWatchers sends lines to one watcher, or to all if watcher is
-// watcherAll, without waiting. It returns the number of bytes sent, or -1 if poll
-// fails. With watcherAll it also looks for hang-ups of watchers that have no lines
-// waiting.
-func loggerThreadPollWatchers(watcher int) int {
-	nfd := 0
+// watcherAll, and returns the number of bytes that the sockets have taken. With
+// watcherAll it also looks for hang-ups of watchers that have no lines waiting. Unlike
+// C, it does not poll first: the sockets do not block.
+func loggerThreadPollWatchers(watcher int) (flushed int) {
 	for x, w := range loggerStack.watchers {
-		p := &loggerStack.pollfds[x]
-		*p = unix.PollFd{Fd: -1} // poll(2) ignores it
 		if w == nil || watcher != watcherAll && watcher != x {
 			continue
 		}
 		w.failedFlush = false
+		n, e := 1, unix.Errno(0)
 		switch {
 		case len(w.buf) > 0:
-			*p = unix.PollFd{Fd: int32(w.c.sfd), Events: unix.POLLOUT}
-			nfd++
-		case watcher == watcherAll:
-			*p = unix.PollFd{Fd: int32(w.c.sfd), Events: unix.POLLIN}
-			nfd++
-		}
-	}
-	if nfd == 0 {
-		return 0
-	}
-	for {
-		_, err := unix.Poll(loggerStack.pollfds[:], 0)
-		if err == nil {
-			break
-		}
-		if err != unix.EINTR {
-			perror("something failed with logger thread watcher fd polling", err)
-			return -1
-		}
-	}
-	flushed := 0
-	for x, w := range loggerStack.watchers {
-		n, e := 1, unix.Errno(0)
-		switch revents := loggerStack.pollfds[x].Revents; {
-		case revents == 0:
-			continue
-		case revents&unix.POLLIN != 0:
-			// Discard the watcher's input: only a hang-up matters.
-			var buf [512]byte
-			n, e = rawRecv(w.c.sfd, buf[:])
-		case revents&(unix.POLLHUP|unix.POLLERR) != 0:
-			n = 0
-		default:
 			if n, e = sidethreadWrite(w.c, w.buf); n > 0 {
 				w.buf = w.buf[:copy(w.buf, w.buf[n:])]
 				flushed += n
 			}
+		case watcher == watcherAll:
+			// Discard the watcher's input: only a hang-up matters.
+			var buf [512]byte
+			n, e = rawRecv(w.c.sfd, buf[:])
 		}
 		if n <= 0 && e != unix.EAGAIN && e != unix.EINTR {
 			loggerThreadCloseWatcher(w)
