@@ -399,8 +399,8 @@ func allocatePage(e *storeEngine, bucket int, full *storePage) *storePage {
 	e.stats[extPagesFree].Add(-1)
 	e.pageBuckets[bucket] = p
 	e.stats[extPageAllocs].Add(1)
-	// Unlike C, we hold the page's lock while its fields change. The lock order
-	// permits it as whoever holds the lock of a free page does not wait for ours.
+	// Unlike C, we hold the page's lock while its fields change. We may take it after
+	// the engine's: nobody who holds the lock of a free page waits for the engine's.
 	p.mutex.Lock()
 	if p.failed {
 		e.stats[extPagesFailed].Add(-1)

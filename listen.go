@@ -277,8 +277,8 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 		}
 	}
 	if transport == udpTransport {
-		// The system lowers this to what it allows. C leaves the second alone; a burst
-		// of requests waits in that buffer until the workers wake up.
+		// The system lowers these to what it allows. C sets only the first; a burst of
+		// requests waits in the second until the workers wake up.
 		set(unix.SOL_SOCKET, unix.SO_SNDBUF, maxSendbufSize)
 		set(unix.SOL_SOCKET, unix.SO_RCVBUF, maxSendbufSize)
 		return nil

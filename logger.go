@@ -107,8 +107,7 @@ const (
 	loggerSkipped = 128 // bytes at most of a "skipped=" line
 )
 
-// A logbuf holds entries and, one behind the other, their data. Both slices are as
-// large as they were made.
+// A logbuf holds entries and their data, one after the other. Neither slice grows.
 type logbuf struct {
 	entries []logentry
 	data    []byte
@@ -140,7 +139,7 @@ type loggerWatcher struct {
 	id          int    // index in watchers
 	skipped     uint64 // lines skipped since the last one that fit
 	minGid      uint64 // entries with a lower gid are not for it
-	failedFlush bool   // the client is not reading; skip lines until the next poll
+	failedFlush bool   // the client is not reading; skip lines until the logger thread has slept
 	eflags      uint32
 	buf         []byte // lines to be sent; as large as it was made
 }
@@ -421,7 +420,7 @@ func loggerThreadCloseWatcher(w *loggerWatcher) {
 	sidethreadConnClose(w.c)
 }
 
-// loggerThreadPeek takes l's entries, if it has read those that it took before.
+// loggerThreadPeek takes l's new entries, once all that it took before are read.
 func loggerThreadPeek(l *logger) {
 	l.mutex.Lock()
 	if len(l.unread.entries) == 0 && len(l.buf.entries) > 0 {

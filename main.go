@@ -299,8 +299,8 @@ const daemonEnv = "MC9_DAEMON"
 var daemonReadyFd int // that descriptor; 0 if nobody waits
 
 // daemonize detaches from the terminal. A Go program cannot fork, so it starts a
-// second mc9 with the same arguments, and returns once that serves. If that exits
-// instead, having said why, so do we.
+// second mc9 with the same arguments, and returns once that serves. If the second one
+// exits instead, having said why, the first exits as well.
 func daemonize() error {
 	var ready [2]int
 	if err := syscall.Pipe2(ready[:], syscall.O_CLOEXEC); err != nil {

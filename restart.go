@@ -1,18 +1,17 @@
 // Warm restart (-e): the pages of slab memory lie in a file of a RAM disk, and
-// the next process goes on with their items. From restart.c.
+// the next process continues with their items. From restart.c.
 //
-// FILE has the arena: from slabsStart on, pages lie there as in memory. In
-// front of them is a line that says whose file it is. When the process stops on
-// SIGUSR1 or "shutdown graceful" it writes FILE.meta, which says what each page
-// is, with a checksum, and what settings and clock were. The next process removes
-// FILE.meta before it changes anything, so one that is killed leaves none, and
-// its successor starts with a clean cache.
+// FILE has the arena: from slabsStart on, pages lie there as in memory. A line
+// before them says whose file it is. When the process stops on SIGUSR1 or "shutdown
+// graceful" it writes FILE.meta, which says what each page is, with a checksum, and
+// what settings and clock were. The next process removes FILE.meta before it changes
+// anything, so one that is killed leaves none, and its successor starts with a clean
+// cache.
 //
 // Unlike C, mc9 does not trust the file. It discards a page whose checksum is
 // wrong. In the others it checks every chunk: sizes, flags, classes, the chain of
-// a chunked item. All that refers to other chunks is built anew, so that no link
-// can lead astray: free lists, the hash table, and the LRUs, by the time of last
-// use.
+// a chunked item. It rebuilds all other links: free lists, the hash table, and the
+// LRUs, in the order of last use.
 
 package main
 
@@ -173,8 +172,8 @@ func restartMmapOpen(limit int) bool {
 		must(f.Truncate(0))
 	}
 	must(f.Truncate(int64(slabsStart+limit+slabsStart-1) / slabsStart * slabsStart))
-	// What is in front of the pages is taken from the disk, so that there is room for
-	// the metadata even if that is full.
+	// Allocate the space before the pages, so that there is room for the metadata even
+	// if the disk is full by then.
 	const line = 32 // bytes for a page
 	must(fallocate(int(f.Fd()), 0, 0, min(64<<10+limit/settings.slab.pageSize*line, slabsStart)))
 	if found {

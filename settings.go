@@ -620,7 +620,7 @@ func setNumber[T int | int32 | uint32](store func(T), lo, hi int, complaint stri
 	}
 }
 
-// setUint32 takes no sign, no blanks and nothing behind the number.
+// setUint32 takes no sign, no blanks and nothing after the number.
 func setUint32(store func(uint32), complaint string) func(string) {
 	return func(value string) {
 		n, err := strconv.ParseUint(value, 10, 32)

@@ -957,8 +957,8 @@ func storageMemory() uint64 {
 	return uint64((storageConf.ext.wbufCount + 1) * storageConf.ext.wbufSize)
 }
 
-// storageThreads is the number of threads of extstore: writing, compaction, the I/O
-// thread that writes, and those that read.
+// storageThreads is the number of extstore's threads: the write thread, the compaction
+// thread, an I/O thread for writes, and the I/O threads for reads.
 func storageThreads() int {
 	if extStorage == nil {
 		return 0

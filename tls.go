@@ -79,8 +79,8 @@ var (
 	sslTurns struct {
 		lock  sync.Mutex
 		free  int        // turns available
-		begun []*sslConn // queue for a turn: handshakes in progress
-		fresh []*sslConn // and, behind them, those that have not begun
+		begun []*sslConn // handshakes in progress that wait for a turn
+		fresh []*sslConn // new ones, which come after these
 	}
 
 	sslCipherSuites []uint16 // from -o ssl_ciphers; nil for Go's defaults
@@ -153,8 +153,8 @@ func sslAccept(c *conn) {
 	redispatchConn(c)
 }
 
-// sslAwaitTurn queues s for a turn to compute. Handshakes in progress go before
-// those that have not begun: their clients have waited longer, and they need less.
+// sslAwaitTurn queues s for a turn to compute. Handshakes in progress go before new
+// ones: their clients have waited longer, and they need less.
 func sslAwaitTurn(s *sslConn) {
 	t := &sslTurns
 	t.lock.Lock()
