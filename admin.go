@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"fmt"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -42,7 +41,7 @@ var adminNumbers = [...]adminNumber{
 
 // processNumber serves the commands of adminNumbers. All their words but the first
 // may be abbreviated.
-func processNumber(c *conn, pr *parser) string {
+func processNumber(pr *parser) string {
 	for _, n := range adminNumbers {
 		words := strings.Fields(n.words)
 		matches := pr.ntokens >= 3 && string(pr.token(commandToken)) == words[0]
@@ -58,20 +57,20 @@ func processNumber(c *conn, pr *parser) string {
 
 // set takes the number and returns the answer.
 func (n *adminNumber) set(tok []byte) string {
-	number, ok := toktou32(tok)
-	f, isFloat := n.v.(*atomicFloat)
-	float := 0.0
-	if isFloat {
-		float, ok = toktod(tok)
+	if f, ok := n.v.(*atomicFloat); ok {
+		number, ok := toktod(tok)
+		if !ok {
+			return "ERROR"
+		}
+		f.Store(number)
+		return "OK"
 	}
+	number, ok := toktou32(tok)
 	switch {
 	case !ok:
 		return cmp.Or(n.bad, "ERROR")
 	case number < n.min || n.max != 0 && number > n.max:
 		return n.limit
-	case isFloat:
-		f.Store(float)
-		return "OK"
 	}
 	switch v := n.v.(type) {
 	case *atomic.Uint32:
@@ -107,9 +106,7 @@ func processMemlimitCommand(c *conn, pr *parser) string {
 	case !slabsAdjustMemLimit(memlimit):
 		return "MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust"
 	}
-	if settings.verbose.Load() > 0 {
-		fmt.Fprintf(os.Stderr, "maxbytes adjusted to %dm\n", memlimit>>20)
-	}
+	verbosef(1, "maxbytes adjusted to %dm", memlimit>>20)
 	return "OK"
 }
 
@@ -168,7 +165,7 @@ func processExtstoreCommand(c *conn, pr *parser) string {
 			return "OK"
 		}
 	}
-	return processNumber(c, pr)
+	return processNumber(pr)
 }
 
 func processShutdownCommand(c *conn, pr *parser) string {
@@ -200,7 +197,7 @@ var reassignTexts = [...]string{
 // process_slabs_automove_command.
 func processSlabsCommand(c *conn, pr *parser) string {
 	if pr.ntokens != 4 || !pr.prcmp(subcommandToken, "reassign") {
-		return processNumber(c, pr)
+		return processNumber(pr)
 	}
 	if !settings.slab.reassign {
 		return "CLIENT_ERROR slab reassignment disabled"
@@ -225,7 +222,7 @@ func processLruCrawlerCommand(c *conn, pr *parser) string {
 	case pr.ntokens == 3 && pr.prcmp(sub, "mgdump"):
 		return processLruCrawlerDump(c, pr, crawlerMgdump, "mgdump", "key dump")
 	case pr.ntokens == 3:
-		return processNumber(c, pr)
+		return processNumber(pr)
 	case pr.ntokens == 2 && pr.prcmp(sub, "enable"):
 		if startItemCrawlerThread() != 0 {
 			return "ERROR failed to start lru crawler thread"
@@ -266,7 +263,7 @@ var crawlTexts = [...]string{
 	crawlerError:      "ERROR an unknown error happened",
 }
 
-// An adminCommand returns its answer, or "" if c gets none, or has got it.
+// An adminCommand returns its answer, or "" if c gets none or already has it.
 type adminCommand struct {
 	name    string
 	process func(c *conn, pr *parser) string

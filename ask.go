@@ -232,7 +232,7 @@ func askAddr(addr string) (family int, sa unix.Sockaddr, err error) {
 	if path != "" {
 		return unix.AF_UNIX, &unix.SockaddrUnix{Name: path}, nil
 	}
-	host, port, _, _, err := splitListen(addr, settings.net.port)
+	host, port, _, err := splitListen(addr, settings.net.port)
 	if err == nil && port <= 0 {
 		err = errors.New("no port to connect to")
 	}

@@ -353,15 +353,11 @@ func completeIncrBin(c *conn, ext []byte) {
 	case deltaItemCasMismatch:
 		writeBinError(c, protocolBinaryResponseKeyEexists, "", 0)
 	case deltaItemNotFound:
-		switch {
-		case expiration != binIncrDontCreate:
+		if expiration != binIncrDontCreate {
 			incrBinCreate(c, key, initial, expiration)
 			return
-		case incr:
-			c.thread.stats.pending.n[statIncrMisses]++
-		default:
-			c.thread.stats.pending.n[statDecrMisses]++
 		}
+		c.thread.stats.deltaMiss(incr)
 		writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
 	}
 }

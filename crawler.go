@@ -631,9 +631,7 @@ func scheduleCrawl(i int, s *crawlerstatsT, now relTime) {
 	}
 	crawlSchedule.wait[i] = min(wait, maxMaintcrawlWait)
 	crawlSchedule.next[i] = now + crawlSchedule.wait[i] + 5
-	if loggerEflags.Load()&logSysevents != 0 {
-		lruName := [...]string{"hot", "warm", "cold", "temp"}[i>>6]
-		loggerLogText(loggerCrawlerStatus, i&^(3<<6), lruName, lowWatermark, availableReclaims,
-			now-s.endTime, crawlSchedule.wait[i]+5, s.endTime-s.startTime, s.seen, s.reclaimed)
-	}
+	lruName := [...]string{"hot", "warm", "cold", "temp"}[i>>6]
+	loggerLogText(loggerCrawlerStatus, i&^(3<<6), lruName, lowWatermark, availableReclaims,
+		now-s.endTime, crawlSchedule.wait[i]+5, s.endTime-s.startTime, s.seen, s.reclaimed)
 }

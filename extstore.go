@@ -347,12 +347,12 @@ func extstoreStalled(e *storeEngine, bucket int) bool {
 // evictPage evicts the oldest page that could serve the bucket, unless a page has
 // become free. If only pages of files left alone could serve it, the bucket is
 // stalled for a second. evictPage is slow; the caller holds no lock.
-func evictPage(e *storeEngine, freeBucket int) {
+func evictPage(e *storeEngine, bucket int) {
 	var oldest extstorePageData
 	stalled := false
 	for _, d := range extstoreGetPageData(e) {
 		switch {
-		case d.freeBucket != 0 && d.freeBucket != freeBucket:
+		case d.freeBucket != 0 && d.freeBucket != bucket:
 		case !d.usable:
 			stalled = true
 		case d.version == 0:
@@ -364,7 +364,7 @@ func evictPage(e *storeEngine, freeBucket int) {
 	if oldest.version != 0 {
 		extstoreClosePage(e, oldest.id, oldest.version, true)
 	} else if stalled {
-		e.stalled[freeBucket].Store(currentTime.Load() + 1)
+		e.stalled[bucket].Store(currentTime.Load() + 1)
 	}
 }
 
@@ -383,13 +383,13 @@ func takeFree(head **storePage) *storePage {
 // allocatePage opens a free page for the bucket and returns it. full is the
 // bucket's full page, or nil; if another caller has already replaced it,
 // allocatePage returns the bucket's current page. It returns nil if no page is free.
-func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *storePage {
+func allocatePage(e *storeEngine, bucket int, full *storePage) *storePage {
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
 	if p := e.pageBuckets[bucket]; p != nil && p != full {
 		return p
 	}
-	p := takeFree(&e.freePageBuckets[freeBucket])
+	p := takeFree(&e.freePageBuckets[bucket])
 	if p == nil {
 		p = takeFree(&e.freePageBuckets[0])
 	}
@@ -399,8 +399,8 @@ func allocatePage(e *storeEngine, bucket, freeBucket int, full *storePage) *stor
 	e.stats[extPagesFree].Add(-1)
 	e.pageBuckets[bucket] = p
 	e.stats[extPageAllocs].Add(1)
-	// Unlike C, we hold the page's lock while its fields change. The lock order
-	// permits it as whoever holds the lock of a free page does not wait for ours.
+	// Unlike C, we hold the page's lock while its fields change. We may take it after
+	// the engine's: nobody who holds the lock of a free page waits for the engine's.
 	p.mutex.Lock()
 	if p.failed {
 		e.stats[extPagesFailed].Add(-1)
@@ -530,14 +530,14 @@ func submitWbuf(e *storeEngine, p *storePage) {
 // returns true, the caller fills io.buf and then calls extstoreWrite; the page is
 // locked until then. It often fails, for example while buffers are in flight;
 // callers try again later.
-func extstoreWriteRequest(e *storeEngine, bucket, freeBucket int, io *objIo) bool {
-	if extstoreStalled(e, freeBucket) {
+func extstoreWriteRequest(e *storeEngine, bucket int, io *objIo) bool {
+	if extstoreStalled(e, bucket) {
 		return false
 	}
 	var p *storePage
 	for full := true; full; {
-		if p = allocatePage(e, bucket, freeBucket, p); p == nil {
-			evictPage(e, freeBucket)
+		if p = allocatePage(e, bucket, p); p == nil {
+			evictPage(e, bucket)
 			return false
 		}
 		p.mutex.Lock()

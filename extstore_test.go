@@ -40,7 +40,7 @@ func extEngine(t testing.TB, pages int, buckets ...int) *storeEngine {
 func extWrite(t testing.TB, e *storeEngine, bucket int, value []byte) objIo {
 	t.Helper()
 	io := objIo{len: len(value)}
-	eventually(t, "room for a value", func() bool { return extstoreWriteRequest(e, bucket, bucket, &io) })
+	eventually(t, "room for a value", func() bool { return extstoreWriteRequest(e, bucket, &io) })
 	copy(io.buf, value)
 	extstoreWrite(e, &io)
 	return io
@@ -72,7 +72,6 @@ func extInit(t testing.TB, parks bool) {
 	t.Helper()
 	storageInitConfig()
 	settings.ext.recacheRate.Store(0)
-	settings.ext.wbufSize = extTestPage / 2
 	storageConf.file = []*extstoreConfFile{{file: filepath.Join(t.TempDir(), "ext"), pageCount: 32}}
 	storageConf.ext.pageSize, storageConf.ext.wbufSize = extTestPage, extTestPage/2
 	storageInit()
@@ -91,7 +90,7 @@ func extCompact(pageId int) {
 		return
 	}
 	storageCompactPlock.Lock()
-	storageCompactPage(wrap, make([]byte, settings.ext.wbufSize))
+	storageCompactPage(wrap, make([]byte, storageConf.ext.wbufSize))
 	storageCompactPlock.Unlock()
 }
 
@@ -262,7 +261,7 @@ func extFillUntil(t testing.TB, e *storeEngine, ios []objIo, n int, done func() 
 	t.Helper()
 	eventually(t, "it is full", func() bool {
 		io := objIo{len: n}
-		if extstoreWriteRequest(e, 0, 0, &io) {
+		if extstoreWriteRequest(e, 0, &io) {
 			copy(io.buf, extValue(len(ios), n))
 			extstoreWrite(e, &io)
 			ios = append(ios, io)
@@ -277,7 +276,7 @@ func extWriteTicking(t testing.TB, e *storeEngine, value []byte) objIo {
 	t.Helper()
 	io := objIo{len: len(value)}
 	eventually(t, "room for a value", func() bool {
-		if extstoreWriteRequest(e, 0, 0, &io) {
+		if extstoreWriteRequest(e, 0, &io) {
 			return true
 		}
 		currentTime.Add(1)
@@ -309,7 +308,7 @@ func TestExtstoreWriteFails(t *testing.T) {
 		for i, io := range ios {
 			extWant(t, e, io, extValue(i, n))
 		}
-		if extstoreWriteRequest(e, 0, 0, &objIo{len: n}) {
+		if extstoreWriteRequest(e, 0, &objIo{len: n}) {
 			t.Fatalf("takes more while it cannot write, after %d tries", i)
 		}
 		extTries(t, e)
@@ -458,7 +457,7 @@ func TestExtstoreBucketFails(t *testing.T) {
 			eventually(t, "room for a value", func() bool {
 				currentTime.Add(1)
 				extstoreRetry(e)
-				return extstoreWriteRequest(e, bucket, bucket, &io)
+				return extstoreWriteRequest(e, bucket, &io)
 			})
 			copy(io.buf, extValue(i, n))
 			extstoreWrite(e, &io)
@@ -474,7 +473,7 @@ func TestExtstoreBucketFails(t *testing.T) {
 	e = extEngine(t, 4, 2)
 	defer extBreak(t, e, 0)()
 	eventually(t, "bucket 2 is stalled", func() bool {
-		if io := (objIo{len: n}); extstoreWriteRequest(e, 2, 2, &io) {
+		if io := (objIo{len: n}); extstoreWriteRequest(e, 2, &io) {
 			extstoreWrite(e, &io)
 		}
 		return extstoreStalled(e, 2) && !extstoreStalled(e, 0)
@@ -542,7 +541,7 @@ func TestExtstoreRace(t *testing.T) {
 			for i := range 300 {
 				v := extValue(g*1000+i, n)
 				io := objIo{len: n}
-				for !extstoreWriteRequest(e, g, 0, &io) {
+				for !extstoreWriteRequest(e, g, &io) {
 					extstoreGetPageData(e)
 				}
 				copy(io.buf, v)

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,13 +72,14 @@ func activationSockets() bool {
 		socktype, err := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_TYPE)
 		refuseErr(err, exOserr, "LISTEN_FDS: descriptor %d", sfd)
 		domain, _ := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		inet := domain == unix.AF_INET || domain == unix.AF_INET6
 		listening, _ := unix.GetsockoptInt(sfd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 		switch {
 		case domain == unix.AF_UNIX && socktype == unix.SOCK_STREAM && listening != 0:
 			l.transport, l.ssl = localTransport, sslDisabled
-		case (domain == unix.AF_INET || domain == unix.AF_INET6) && socktype == unix.SOCK_STREAM && listening != 0:
+		case inet && socktype == unix.SOCK_STREAM && listening != 0:
 			settings.net.port = socketPort(sfd)
-		case (domain == unix.AF_INET || domain == unix.AF_INET6) && socktype == unix.SOCK_DGRAM:
+		case inet && socktype == unix.SOCK_DGRAM:
 			refuse(settings.auth.sasl || settings.auth.file != "", exUsage, "LISTEN_FDS: descriptor %d: no UDP with authentication", sfd)
 			l.transport = udpTransport
 			settings.net.udpport = socketPort(sfd)
@@ -180,10 +182,10 @@ func sockaddr(addr netip.Addr, port int) (family int, sa unix.Sockaddr) {
 	return unix.AF_INET6, sa6
 }
 
-// serverSocket makes a socket for each address of host. It fails if none
+// serverSocket makes a socket like l for each address of host. It fails if none
 // works, or if bind or listen returns an unexpected error. Unlike C, it skips
 // addresses of a host name that this machine does not have.
-func serverSocket(host string, port int, transport transport, bproto protocol, ssl sslMode) error {
+func serverSocket(host string, port int, l listener) error {
 	if port == -1 {
 		port = 0
 	}
@@ -199,7 +201,7 @@ func serverSocket(host string, port int, transport transport, bproto protocol, s
 	success := false
 	for _, addr := range addrs {
 		family, sa := sockaddr(addr, port)
-		what, e := bindSocket(family, sa, transport, bproto, ssl)
+		what, e := bindSocket(family, sa, l)
 		switch {
 		case e == nil:
 			success = true
@@ -224,11 +226,11 @@ func serverSocket(host string, port int, transport transport, bproto protocol, s
 	return err
 }
 
-// bindSocket makes a socket with this address. If it fails it also returns what
-// failed.
-func bindSocket(family int, sa unix.Sockaddr, transport transport, bproto protocol, ssl sslMode) (what string, err error) {
+// bindSocket makes l's socket, with this address, and adds l to the listeners. If it
+// fails it also returns what failed.
+func bindSocket(family int, sa unix.Sockaddr, l listener) (what string, err error) {
 	socktype := unix.SOCK_STREAM
-	if transport == udpTransport {
+	if l.transport == udpTransport {
 		socktype = unix.SOCK_DGRAM
 	}
 	sfd, err := newSocket(family, socktype)
@@ -236,12 +238,12 @@ func bindSocket(family int, sa unix.Sockaddr, transport transport, bproto protoc
 		return "socket()", err
 	}
 	what = "setsockopt"
-	err = serverSocketOptions(sfd, family, transport)
+	err = serverSocketOptions(sfd, family, l.transport)
 	if err == nil {
 		what = "bind()"
 		err = unix.Bind(sfd, sa)
 	}
-	if err == nil && transport != udpTransport {
+	if err == nil && l.transport != udpTransport {
 		what = "listen()"
 		err = unix.Listen(sfd, settings.net.backlog)
 	}
@@ -249,7 +251,8 @@ func bindSocket(family int, sa unix.Sockaddr, transport transport, bproto protoc
 		unix.Close(sfd)
 		return what, err
 	}
-	listeners = append(listeners, listener{sfd, transport, bproto, ssl})
+	l.sfd = sfd
+	listeners = append(listeners, l)
 	return "", nil
 }
 
@@ -274,8 +277,8 @@ func serverSocketOptions(sfd, family int, transport transport) error {
 		}
 	}
 	if transport == udpTransport {
-		// The system lowers this to what it allows. C leaves the second alone; a burst
-		// of requests waits in that buffer until the workers wake up.
+		// The system lowers these to what it allows. C sets only the first; a burst of
+		// requests waits in the second until the workers wake up.
 		set(unix.SOL_SOCKET, unix.SO_SNDBUF, maxSendbufSize)
 		set(unix.SOL_SOCKET, unix.SO_RCVBUF, maxSendbufSize)
 		return nil
@@ -294,20 +297,15 @@ func isListSeparator(r rune) bool { return r == ';' || r == ',' }
 
 // serverSockets makes the sockets for all entries of -l, or for the wildcard
 // addresses. If one fails it continues with the others, and returns the first error.
-func serverSockets(port int, transport transport) error {
-	if settings.net.inter == "" {
-		return serverSocket("*", port, transport, settings.net.bindingProtocol, sslListen())
-	}
-	var first error
-	for _, p := range strings.FieldsFunc(settings.net.inter, isListSeparator) {
-		host, thePort, bproto, ssl, err := splitListen(p, port)
+func serverSockets(port int, transport transport) (first error) {
+	for _, p := range strings.FieldsFunc(cmp.Or(settings.net.inter, "*"), isListSeparator) {
+		host, thePort, l, err := splitListen(p, port)
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "%v\n", err)
 			return unix.EINVAL
 		}
-		if err := serverSocket(host, thePort, transport, bproto, ssl); err != nil && first == nil {
-			first = err
-		}
+		l.transport = transport
+		first = cmp.Or(first, serverSocket(host, thePort, l))
 	}
 	return first
 }
@@ -315,20 +313,20 @@ func serverSockets(port int, transport transport) error {
 var sslPrefixes = []string{sslDisabled: "notls", sslEnabledNopeer: "btls", sslEnabledPeer: "mtls"}
 
 // splitListen splits an entry of -l: mtls:proto[NAME]:tag[NAME]:ADDRESS:PORT,
-// where only the address is required.
-func splitListen(p string, port int) (host string, thePort int, bproto protocol, ssl sslMode, err error) {
-	bproto, ssl = settings.net.bindingProtocol, sslListen()
-	fail := func(format string, arg string) (string, int, protocol, sslMode, error) {
-		return "", 0, 0, 0, fmt.Errorf(format, arg)
+// where only the address is required. l has no socket yet.
+func splitListen(p string, port int) (host string, thePort int, l listener, err error) {
+	l = listener{bproto: settings.net.bindingProtocol, ssl: sslListen()}
+	fail := func(format, arg string) (string, int, listener, error) {
+		return "", 0, listener{}, fmt.Errorf(format, arg)
 	}
 	for mode, prefix := range sslPrefixes {
 		rest, ok := strings.CutPrefix(p, prefix+":")
 		switch {
 		case !ok || prefix == "":
-		case ssl == sslDisabled:
+		case l.ssl == sslDisabled:
 			return fail("'%s' option is valid only when SSL is enabled", prefix)
 		default:
-			p, ssl = rest, sslMode(mode)
+			p, l.ssl = rest, sslMode(mode)
 		}
 	}
 
@@ -341,16 +339,16 @@ func splitListen(p string, port int) (host string, thePort int, bproto protocol,
 		case !ok || i < 0: // C ignores unknown names
 			return fail("Invalid protocol spec: \"[%s\"", spec)
 		}
-		bproto = asciiProt + protocol(i)
+		l.bproto = asciiProt + protocol(i)
 		p = strings.TrimPrefix(rest, ":")
 	}
 	switch {
-	case settings.auth.file != "" && bproto == binaryProt:
+	case settings.auth.file != "" && l.bproto == binaryProt:
 		return fail("Cannot use binary protocol when ascii authentication enabled: \"%s\"", p)
-	case settings.auth.file != "" && bproto == negotiatingProt:
+	case settings.auth.file != "" && l.bproto == negotiatingProt:
 		fmt.Fprintf(os.Stderr, "WARNING: negotiating ports are ascii only when ascii authentication enabled\n")
-		bproto = asciiProt
-	case settings.auth.file == "" && settings.auth.sasl && bproto != binaryProt: // C allows this
+		l.bproto = asciiProt
+	case settings.auth.file == "" && settings.auth.sasl && l.bproto != binaryProt: // C allows this
 		return fail("Cannot use ascii protocol when SASL enabled: \"%s\"", p)
 	}
 
@@ -389,7 +387,7 @@ func splitListen(p string, port int) (host string, thePort int, bproto protocol,
 	if !bracketed {
 		host = p
 	}
-	return host, port, bproto, ssl, nil
+	return host, port, l, nil
 }
 
 // serverSocketUnix makes the Unix socket of -s.
@@ -400,7 +398,8 @@ func serverSocketUnix(path string, accessMask int) error {
 		unix.Unlink(path)
 	}
 	oldUmask := unix.Umask(^(accessMask & 0777) & 0777)
-	what, err := bindSocket(unix.AF_UNIX, &unix.SockaddrUnix{Name: path}, localTransport, settings.net.bindingProtocol, sslDisabled)
+	what, err := bindSocket(unix.AF_UNIX, &unix.SockaddrUnix{Name: path},
+		listener{transport: localTransport, bproto: settings.net.bindingProtocol})
 	unix.Umask(oldUmask)
 	if err != nil {
 		perror(what, err)
@@ -457,11 +456,10 @@ func savePortnumbers() {
 // them all.
 func serverConns() {
 	for _, l := range listeners {
-		if l.transport == metricsTransport {
+		switch l.transport {
+		case metricsTransport:
 			metricsStart(l.sfd)
-			continue
-		}
-		if l.transport == udpTransport {
+		case udpTransport:
 			for i := range settings.net.numThreadsPerUdp {
 				sfd := l.sfd
 				if i > 0 {
@@ -471,12 +469,12 @@ func serverConns() {
 				}
 				dispatchConnNew(sfd, connRead, l.transport, l.bproto, sslDisabled)
 			}
-			continue
+		default:
+			c := connNew(l.sfd, connListening, l.transport, nil, l.bproto)
+			refuse(c == nil, 1, "failed to create listening connection")
+			c.sslEnabled = l.ssl
+			c.next = listenConn
+			listenConn = c
 		}
-		c := connNew(l.sfd, connListening, l.transport, nil, l.bproto)
-		refuse(c == nil, 1, "failed to create listening connection")
-		c.sslEnabled = l.ssl
-		c.next = listenConn
-		listenConn = c
 	}
 }

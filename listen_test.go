@@ -28,9 +28,9 @@ func TestSplitListen(t *testing.T) {
 		{"tagger:8", "tagger", 8, negotiatingProt},
 		{"protocol", "protocol", 7, negotiatingProt},
 	} {
-		host, port, bproto, _, err := splitListen(tt.entry, 7)
-		if err != nil || host != tt.host || port != tt.port || bproto != tt.bproto {
-			t.Errorf("%s: have %s %d %d %v", tt.entry, host, port, bproto, err)
+		host, port, l, err := splitListen(tt.entry, 7)
+		if err != nil || host != tt.host || port != tt.port || l.bproto != tt.bproto {
+			t.Errorf("%s: have %s %d %d %v", tt.entry, host, port, l.bproto, err)
 		}
 	}
 	for entry, want := range map[string]string{
@@ -46,7 +46,7 @@ func TestSplitListen(t *testing.T) {
 		"tag[]:host":         `Listener tags must be between 1 and 8 characters: ""`,
 		"tag_123456789_:foo": `Listener tags must be between 1 and 8 characters: "123456789"`,
 	} {
-		if _, _, _, _, err := splitListen(entry, 7); err == nil || err.Error() != want {
+		if _, _, _, err := splitListen(entry, 7); err == nil || err.Error() != want {
 			t.Errorf("%s: have %v, want %s", entry, err, want)
 		}
 	}

@@ -25,6 +25,8 @@ import (
 //	if loggerEflags.Load()&logFetchers != 0 {
 //		loggerLogItemGet(...)
 //	}
+//
+// unless it calls loggerLogText, which checks that itself.
 const (
 	logSysevents  = 1 << iota // background threads at work
 	logFetchers               // lookups of an item
@@ -105,8 +107,7 @@ const (
 	loggerSkipped = 128 // bytes at most of a "skipped=" line
 )
 
-// A logbuf holds entries and, one behind the other, their data. Both slices are as
-// large as they were made.
+// A logbuf holds entries and their data, one after the other. Neither slice grows.
 type logbuf struct {
 	entries []logentry
 	data    []byte
@@ -138,7 +139,7 @@ type loggerWatcher struct {
 	id          int    // index in watchers
 	skipped     uint64 // lines skipped since the last one that fit
 	minGid      uint64 // entries with a lower gid are not for it
-	failedFlush bool   // the client is not reading; skip lines until the next poll
+	failedFlush bool   // the client is not reading; skip lines until the logger thread has slept
 	eflags      uint32
 	buf         []byte // lines to be sent; as large as it was made
 }
@@ -163,7 +164,6 @@ var loggerStack struct {
 	lock     sync.Mutex // guards the rest; comes before a logger's mutex
 	loggers  []*logger
 	watchers [watcherLimit]*loggerWatcher
-	pollfds  [watcherLimit]unix.PollFd
 }
 
 var transportText = [...]string{"local", "tcp", "udp"}
@@ -201,11 +201,12 @@ const (
 
 // Each of the following logs one event.
 
-// loggerLogText logs an event, formatted by the caller's thread, not by the logger
-// thread. The format is in defaultEntries.
+// loggerLogText logs an event, if it is watched, formatted by the caller's thread, not
+// by the logger thread. The format is in defaultEntries.
 func loggerLogText(event logEntryType, args ...any) {
-	text := fmt.Appendf(nil, defaultEntries[event].format, args...)
-	loggerLog(sharedLogger, &logentry{event: event}, text)
+	if d := &defaultEntries[event]; loggerEflags.Load()&d.eflags != 0 {
+		loggerLog(sharedLogger, &logentry{event: event}, fmt.Appendf(nil, d.format, args...))
+	}
 }
 
 // loggerLogEvictions is called with the item locked.
@@ -387,13 +388,13 @@ func loggerThreadWriteEntry(e *logentry, line []byte) {
 			continue
 		}
 		for !w.failedFlush && cap(w.buf)-len(w.buf) < len(line)+loggerSkipped {
-			if loggerThreadPollWatchers(false, x) <= 0 {
+			if loggerThreadPollWatchers(x) == 0 {
 				w.failedFlush = true
 			}
 		}
 		switch {
 		case loggerStack.watchers[x] == nil:
-			// The poll found that the watcher is gone.
+			// The watcher is gone.
 			continue
 		case w.failedFlush:
 			w.skipped++
@@ -419,7 +420,7 @@ func loggerThreadCloseWatcher(w *loggerWatcher) {
 	sidethreadConnClose(w.c)
 }
 
-// loggerThreadPeek takes l's entries, if it has read those that it took before.
+// loggerThreadPeek takes l's new entries, once all that it took before are read.
 func loggerThreadPeek(l *logger) {
 	l.mutex.Lock()
 	if len(l.unread.entries) == 0 && len(l.buf.entries) > 0 {
@@ -474,57 +475,26 @@ func loggerThreadRead() (found int) {
 }
 
 // loggerThreadPollWatchers sends lines to one watcher, or to all if watcher is
-// watcherAll, without waiting. It returns the number of bytes sent, or -1 if poll
-// fails. With forcePoll it also looks for hang-ups of watchers that have no lines
-// waiting.
-func loggerThreadPollWatchers(forcePoll bool, watcher int) int {
-	nfd := 0
+// watcherAll, and returns the number of bytes that the sockets have taken. With
+// watcherAll it also looks for hang-ups of watchers that have no lines waiting. Unlike
+// C, it does not poll first: the sockets do not block.
+func loggerThreadPollWatchers(watcher int) (flushed int) {
 	for x, w := range loggerStack.watchers {
-		p := &loggerStack.pollfds[x]
-		*p = unix.PollFd{Fd: -1} // poll(2) ignores it
 		if w == nil || watcher != watcherAll && watcher != x {
 			continue
 		}
 		w.failedFlush = false
+		n, e := 1, unix.Errno(0)
 		switch {
 		case len(w.buf) > 0:
-			*p = unix.PollFd{Fd: int32(w.c.sfd), Events: unix.POLLOUT}
-			nfd++
-		case forcePoll:
-			*p = unix.PollFd{Fd: int32(w.c.sfd), Events: unix.POLLIN}
-			nfd++
-		}
-	}
-	if nfd == 0 {
-		return 0
-	}
-	for {
-		_, err := unix.Poll(loggerStack.pollfds[:], 0)
-		if err == nil {
-			break
-		}
-		if err != unix.EINTR {
-			perror("something failed with logger thread watcher fd polling", err)
-			return -1
-		}
-	}
-	flushed := 0
-	for x, w := range loggerStack.watchers {
-		n, e := 1, unix.Errno(0)
-		switch revents := loggerStack.pollfds[x].Revents; {
-		case revents == 0:
-			continue
-		case revents&unix.POLLIN != 0:
-			// Discard the watcher's input: only a hang-up matters.
-			var buf [512]byte
-			n, e = rawRecv(w.c.sfd, buf[:])
-		case revents&(unix.POLLHUP|unix.POLLERR) != 0:
-			n = 0
-		default:
 			if n, e = sidethreadWrite(w.c, w.buf); n > 0 {
 				w.buf = w.buf[:copy(w.buf, w.buf[n:])]
 				flushed += n
 			}
+		case watcher == watcherAll:
+			// Discard the watcher's input: only a hang-up matters.
+			var buf [512]byte
+			n, e = rawRecv(w.c.sfd, buf[:])
 		}
 		if n <= 0 && e != unix.EAGAIN && e != unix.EINTR {
 			loggerThreadCloseWatcher(w)
@@ -551,7 +521,7 @@ func loggerThread() {
 		}
 		loggerStack.lock.Lock()
 		found := loggerThreadRead()
-		loggerThreadPollWatchers(true, watcherAll)
+		loggerThreadPollWatchers(watcherAll)
 		watching = loggerEflags.Load() != 0
 		loggerStack.lock.Unlock()
 

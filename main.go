@@ -76,7 +76,7 @@ func savePid(pidFile string) {
 		}
 	}
 	if err := replaceFile(pidFile, pidFile+".tmp", fmt.Appendf(nil, "%d\n", os.Getpid()), 0o666); err != nil {
-		perror(fmt.Sprintf("Could not write the pid file %s", pidFile), err)
+		perror("Could not write the pid file "+pidFile, err)
 	}
 }
 
@@ -99,7 +99,7 @@ func replaceFile(name, tmp string, data []byte, mode os.FileMode) error {
 
 func removePidfile(pidFile string) {
 	if err := syscall.Unlink(pidFile); err != nil {
-		perror(fmt.Sprintf("Could not remove the pid file %s", pidFile), err)
+		perror("Could not remove the pid file "+pidFile, err)
 	}
 }
 
@@ -300,8 +300,8 @@ const daemonEnv = "MC9_DAEMON"
 var daemonReadyFd int // that descriptor; 0 if nobody waits
 
 // daemonize detaches from the terminal. A Go program cannot fork, so it starts a
-// second mc9 with the same arguments, and returns once that serves. If that exits
-// instead, having said why, so do we.
+// second mc9 with the same arguments, and returns once that serves. If the second one
+// exits instead, having said why, the first exits as well.
 func daemonize() error {
 	var ready [2]int
 	if err := syscall.Pipe2(ready[:], syscall.O_CLOEXEC); err != nil {
@@ -360,18 +360,17 @@ func daemonReady(noclose bool) {
 // openListeners opens the listening sockets, as a low port may need root, and
 // then loses root: files and the Unix socket belong to the user that we become.
 func openListeners() {
-	activated := activationSockets()
-	if !activated && settings.net.socketpath == "" {
+	if !activationSockets() && settings.net.socketpath == "" {
 		openSockets()
 	}
 	if options.metrics != "" {
 		metricsOpen(options.metrics)
 	}
 	loseRoot()
-	if activated || settings.net.socketpath == "" || options.metrics != "" {
+	if settings.net.socketpath == "" || options.metrics != "" {
 		savePortnumbers()
 	}
-	if !activated && settings.net.socketpath != "" {
+	if settings.net.socketpath != "" { // never beside inherited sockets
 		refuseErr(serverSocketUnix(settings.net.socketpath, settings.net.access), exOserr, "failed to listen on UNIX socket: %s", settings.net.socketpath)
 	}
 }
@@ -486,15 +485,6 @@ func memoryInit() {
 	if reuseMem {
 		restartFixup()
 	}
-}
-
-// storageThreads is the number of threads of extstore: writing, compaction, the I/O
-// thread that writes, and those that read.
-func storageThreads() int {
-	if extStorage == nil {
-		return 0
-	}
-	return 3 + storageConf.ext.ioThreadcount
 }
 
 // authInit reads what -S and -Y need.

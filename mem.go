@@ -57,7 +57,7 @@ const itemActive = 3 * itemHit
 const itemMemoryFlags = (itemFlagsEnd - 1) &^ (itemSlabbed | itemChunk_ | itemHdr | itemTokenReserved)
 
 // Flags that an item keeps when its value goes to extstore and comes back: all but
-// those that say how it is stored, or how much it was used.
+// the flags that say how it is stored or how much it was used.
 const itemPreserveFlags = (itemFlagsEnd - 1) &^
 	(itemLinked | itemCas | itemSlabbed | itemActive | itemChunked | itemChunk_ | itemHdr | itemCflags | itemTokenReserved)
 

@@ -117,8 +117,7 @@ func memDiscard(b []byte) {
 
 // tableAlloc returns a hash table of n zeroes.
 func tableAlloc[T ref | uint64](n int) ([]T, error) {
-	b, err := unix.Mmap(-1, 0, n*int(unsafe.Sizeof(T(0))), unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANON)
+	b, err := bufAlloc(n * int(unsafe.Sizeof(T(0))))
 	if err != nil {
 		return nil, err
 	}
@@ -128,17 +127,17 @@ func tableAlloc[T ref | uint64](n int) ([]T, error) {
 	return unsafe.Slice((*T)(unsafe.Pointer(&b[0])), n), nil
 }
 
-func tableTouch(t []ref) { memTouch(unsafe.Slice((*byte)(unsafe.Pointer(&t[0])), len(t)*refSize)) }
+func tableBytes[T ref | uint64](t []T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(&t[0])), len(t)*int(unsafe.Sizeof(t[0])))
+}
+
+func tableTouch(t []ref) { memTouch(tableBytes(t)) }
 
 // tableFree undoes tableAlloc.
-func tableFree[T ref | uint64](t []T) {
-	unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(&t[0])), len(t)*int(unsafe.Sizeof(t[0]))))
-}
+func tableFree[T ref | uint64](t []T) { bufFree(tableBytes(t)) }
 
 // tableDiscard returns the memory of a table that may still be in use.
-func tableDiscard(t []uint64) {
-	unix.Madvise(unsafe.Slice((*byte)(unsafe.Pointer(&t[0])), len(t)*8), unix.MADV_DONTNEED)
-}
+func tableDiscard(t []uint64) { unix.Madvise(tableBytes(t), unix.MADV_DONTNEED) }
 
 // bufAlloc returns n zero bytes, aligned to a page, outside Go's heap. bufFree
 // frees them.

@@ -160,6 +160,14 @@ func metaExptime(arg []byte) (relTime, bool) {
 
 // Each of the following appends a part of a reply to b.
 
+// metaCode appends the code of a hit, and the size of the value if that follows.
+func metaCode(b []byte, of *metaFlags, size int) []byte {
+	if !of.value {
+		return append(b, "HD"...)
+	}
+	return strconv.AppendUint(append(b, "VA "...), uint64(size), 10)
+}
+
 func metaKey(b, key []byte, binary bool) []byte {
 	b = append(b, " k"...)
 	if !binary {
@@ -272,12 +280,7 @@ func processMgetCmd(c *conn, pr *parser) {
 // the item that the flags ask for, in their order.
 func mgetReply(b []byte, pr *parser, of *metaFlags, it *item, itemCreated bool) []byte {
 	wonToken := false
-	if of.value {
-		b = append(b, "VA "...)
-		b = strconv.AppendUint(b, uint64(it.nbytes-2), 10)
-	} else {
-		b = append(b, "HD"...)
-	}
+	b = metaCode(b, of, int(it.nbytes-2))
 	for i := keyToken + 1; i < pr.ntokens; i++ {
 		switch tok := pr.token(i); tok[0] {
 		case 'T':
@@ -477,9 +480,11 @@ func processMarithmeticCmd(c *conn, pr *parser) {
 		outErrstring(c, errstr)
 		return
 	}
-	incr := of.mode != 'D' && of.mode != '-'
+	incr := true
 	switch of.mode {
-	case 0, 'I', '+', 'D', '-':
+	case 0, 'I', '+':
+	case 'D', '-':
+		incr = false
 	default:
 		outErrstring(c, "CLIENT_ERROR invalid mode for ma M token")
 		return
@@ -517,11 +522,7 @@ func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, 
 		r.errstr = errNoMemory
 	case deltaItemNotFound:
 		if !of.has('N') {
-			if incr {
-				t.stats.pending.n[statIncrMisses]++
-			} else {
-				t.stats.pending.n[statDecrMisses]++
-			}
+			t.stats.deltaMiss(incr)
 			r.code = "NF"
 			break
 		}
@@ -544,12 +545,7 @@ func marithmeticItem(r *marithmeticResult, t *thread, of *metaFlags, hv uint32, 
 
 // marithmeticReply appends the reply to ma for an item, without the last \r\n.
 func marithmeticReply(b []byte, pr *parser, of *metaFlags, r *marithmeticResult) []byte {
-	if of.value {
-		b = append(b, "VA "...)
-		b = strconv.AppendUint(b, uint64(r.n), 10)
-	} else {
-		b = append(b, "HD"...)
-	}
+	b = metaCode(b, of, r.n)
 	for i := keyToken + 1; i < pr.ntokens; i++ {
 		switch tok := pr.token(i); tok[0] {
 		case 'c':

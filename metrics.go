@@ -59,7 +59,7 @@ func metricsOpen(arg string) {
 	}
 	port, err := strconv.Atoi(name)
 	if err == nil {
-		err = serverSocket(host, port, metricsTransport, asciiProt, sslDisabled)
+		err = serverSocket(host, port, listener{transport: metricsTransport})
 	}
 	refuseErr(err, exOserr, "failed to listen on %s for metrics", arg)
 }

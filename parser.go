@@ -423,11 +423,7 @@ func processArithmeticCmd(c *conn, pr *parser, incr bool) {
 	case eom:
 		outString(c, errNoMemory)
 	case deltaItemNotFound:
-		if incr {
-			c.thread.stats.pending.n[statIncrMisses]++
-		} else {
-			c.thread.stats.pending.n[statDecrMisses]++
-		}
+		c.thread.stats.deltaMiss(incr)
 		outString(c, "NOT_FOUND")
 	}
 }

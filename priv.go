@@ -54,7 +54,7 @@ func privCalls() []privCall {
 		{nrs: calls{unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME, unix.SYS_GETRUSAGE}},
 		// Workers and I/O threads: extstore.
 		{nrs: calls{unix.SYS_PREADV2, unix.SYS_PREADV, unix.SYS_PREAD64}, off: extStorage == nil},
-		// Background threads: sleeping; dumps and watchers.
+		// Background threads: sleeping, and dumps.
 		{nrs: calls{unix.SYS_NANOSLEEP, unix.SYS_PPOLL}},
 		// Memory: the arena, the hash table, Go's heap. prctl names a mapping.
 		{nrs: calls{unix.SYS_MADVISE, unix.SYS_MUNMAP}},

@@ -1,18 +1,17 @@
 // Warm restart (-e): the pages of slab memory lie in a file of a RAM disk, and
-// the next process goes on with their items. From restart.c.
+// the next process continues with their items. From restart.c.
 //
-// FILE has the arena: from slabsStart on, pages lie there as in memory. In
-// front of them is a line that says whose file it is. When the process stops on
-// SIGUSR1 or "shutdown graceful" it writes FILE.meta, which says what each page
-// is, with a checksum, and what settings and clock were. The next process removes
-// FILE.meta before it changes anything, so one that is killed leaves none, and
-// its successor starts with a clean cache.
+// FILE has the arena: from slabsStart on, pages lie there as in memory. A line
+// before them says whose file it is. When the process stops on SIGUSR1 or "shutdown
+// graceful" it writes FILE.meta, which says what each page is, with a checksum, and
+// what settings and clock were. The next process removes FILE.meta before it changes
+// anything, so one that is killed leaves none, and its successor starts with a clean
+// cache.
 //
 // Unlike C, mc9 does not trust the file. It discards a page whose checksum is
 // wrong. In the others it checks every chunk: sizes, flags, classes, the chain of
-// a chunked item. All that refers to other chunks is built anew, so that no link
-// can lead astray: free lists, the hash table, and the LRUs, by the time of last
-// use.
+// a chunked item. It rebuilds all other links: free lists, the hash table, and the
+// LRUs, in the order of last use.
 
 package main
 
@@ -173,8 +172,8 @@ func restartMmapOpen(limit int) bool {
 		must(f.Truncate(0))
 	}
 	must(f.Truncate(int64(slabsStart+limit+slabsStart-1) / slabsStart * slabsStart))
-	// What is in front of the pages is taken from the disk, so that there is room for
-	// the metadata even if that is full.
+	// Allocate the space before the pages, so that there is room for the metadata even
+	// if the disk is full by then.
 	const line = 32 // bytes for a page
 	must(fallocate(int(f.Fd()), 0, 0, min(64<<10+limit/settings.slab.pageSize*line, slabsStart)))
 	if found {
@@ -628,8 +627,9 @@ func restartChunkAt(r ref, ids []int) *itemChunk {
 	return ch
 }
 
-// restartChain claims the chunks of an item that lies in class id, all or none.
-func restartChain(it *item, id int, ids []int) bool {
+// restartChain puts a chunked item that lies in class id into the cache, and claims
+// its chunks. If it fails it claims none.
+func restartChain(w *restartWork, it *item, id int, ids []int) bool {
 	first := it.schunk()
 	if *first != (itemChunk{next: first.next, head: it.ref(), origClsid: uint8(id)}) {
 		return false
@@ -650,7 +650,7 @@ func restartChain(it *item, id int, ids []int) bool {
 		}
 		prev = ch
 	}
-	if n == int(it.nbytes) && end == [2]byte{'\r', '\n'} {
+	if n == int(it.nbytes) && end == [2]byte{'\r', '\n'} && doItemLinkFixup(it, hash64(it.key()), w) {
 		return true
 	}
 	for ch := first.next.chunk(); claimed > 0; claimed-- {
@@ -672,14 +672,8 @@ func restartFixupChunked(works []restartWork) {
 		w := &works[i]
 		for _, it := range w.chunked {
 			id := ids[page(memOff(it))]
-			if !restartChain(it, id, ids) {
+			if !restartChain(w, it, id, ids) {
 				w.damaged++
-				slabsFixup(it, id, w)
-			} else if !doItemLinkFixup(it, hash64(it.key()), w) {
-				w.damaged++
-				for ch := it.schunk().next.chunk(); ch != nil; ch = ch.next.chunk() {
-					ch.refcount = 0
-				}
 				slabsFixup(it, id, w)
 			}
 		}
@@ -759,9 +753,7 @@ func restartFixup() {
 			doSlabsNewslab(id, 0)
 		}
 	}
-	if settings.verbose.Load() > 0 {
-		_, items, _ := itemStatsCurr()
-		fmt.Fprintf(os.Stderr, "[restart] recovered %d items in %v\n", items, time.Since(start))
-	}
+	_, items, _ := itemStatsCurr()
+	verbosef(1, "[restart] recovered %d items in %v", items, time.Since(start))
 	restartPages = nil
 }

@@ -95,7 +95,6 @@ var settings struct {
 		itemAge       atomic.Uint32 // seconds without access before a value is written
 		lowTtl        atomic.Uint32 // seconds; values that expire sooner have pages of their own
 		recacheRate   atomic.Uint32 // one in so many fetches recaches, 0 for none
-		wbufSize      int           // bytes
 		compactUnder  atomic.Uint32 // free pages
 		dropUnder     atomic.Uint32 // free pages
 		maxSleep      atomic.Uint32 // microseconds
@@ -621,13 +620,18 @@ func setNumber[T int | int32 | uint32](store func(T), lo, hi int, complaint stri
 	}
 }
 
-// setUint32 takes no sign, no blanks and nothing behind the number.
+// setUint32 takes no sign, no blanks and nothing after the number.
 func setUint32(store func(uint32), complaint string) func(string) {
 	return func(value string) {
 		n, err := strconv.ParseUint(value, 10, 32)
 		refuse(err != nil, 1, "%s", complaint)
 		store(uint32(n))
 	}
+}
+
+// numberOption returns a suboption that takes a number.
+func numberOption(name, help string, store func(uint32)) option {
+	return option{name, missingArgument, help, setUint32(store, "could not parse argument to "+name)}
 }
 
 // setFactor takes numbers above 0, up to hi.

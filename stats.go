@@ -161,6 +161,15 @@ func (s *threadStats) lruHit(it *item) {
 	s.dirty |= 1 << it.clsid()
 }
 
+// deltaMiss counts an incr or a decr of a missing item.
+func (s *threadStats) deltaMiss(incr bool) {
+	if incr {
+		s.pending.n[statIncrMisses]++
+	} else {
+		s.pending.n[statDecrMisses]++
+	}
+}
+
 // statsFold publishes what t has counted.
 func statsFold(t *thread) {
 	s := &t.stats
@@ -511,7 +520,7 @@ func processStatSettings(c *conn) {
 		{"ext_item_age", settings.ext.itemAge.Load()},
 		{"ext_low_ttl", settings.ext.lowTtl.Load()},
 		{"ext_recache_rate", settings.ext.recacheRate.Load()},
-		{"ext_wbuf_size", settings.ext.wbufSize},
+		{"ext_wbuf_size", storageConf.ext.wbufSize},
 		{"ext_compact_under", settings.ext.compactUnder.Load()},
 		{"ext_drop_under", settings.ext.dropUnder.Load()},
 		{"ext_max_sleep", settings.ext.maxSleep.Load()},

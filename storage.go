@@ -192,9 +192,9 @@ func storageCheckItem(p *ioPending, ret int) {
 // storageGetItem adds the first n bytes of the value of an item with itemHdr to
 // the reply. The item is locked; its reference passes to storageGetItem. The
 // value's header starts at head in the reply; if the value turns out to be gone,
-// miss replaces both. Without memory to read into, and none beyond the limit is
-// taken for that, it removes the header and returns false. Callers then answer with
-// a miss, where C ends a get with an error; so do we, if the get found nothing else.
+// miss replaces both. If the memory limit leaves nothing to read into, storageGetItem
+// removes the header and returns false; callers then answer with a miss. C ends a get
+// with an error; mc9 does so only if the get found nothing else.
 func storageGetItem(c *conn, it *item, hv uint32, n, head int, miss []byte) bool {
 	t := c.thread
 	p := ioPendingNew(t)
@@ -326,7 +326,7 @@ func storageAbort(p *ioPending) {
 // recacheOrFree drops p's reference to the item that was read, which is locked. It
 // unlinks the item if its value is gone. One time in extRecacheRate it moves the
 // value of a popular item back to memory. C does this after the reply has been
-// sent, we do it when the read completes.
+// sent, mc9 when the read completes.
 func recacheOrFree(p *ioPending) {
 	n := &p.thread.stats.pending.n
 	hdrIt := p.hdrIt
@@ -425,7 +425,7 @@ func storageWriteItem(it *item, hv uint32) bool {
 		bucket = pageBucketLowttl
 	}
 	io := objIo{len: storageLen(it)}
-	if !extstoreWriteRequest(extStorage, bucket, bucket, &io) {
+	if !extstoreWriteRequest(extStorage, bucket, &io) {
 		doItemRemove(hdrIt)
 		return false
 	}
@@ -492,8 +492,8 @@ func storageStalled() bool {
 }
 
 // storageWriteTarget returns how many chunks of a class, perpage in each page, to
-// keep free when targetPages pages are missing from the pool. It is limited for
-// small values, whose headers take much of the memory gained.
+// keep free when targetPages pages are missing from the pool; less than 1 if none is.
+// It is limited for small values, whose headers take much of the memory gained.
 func storageWriteTarget(perpage, targetPages int) int {
 	switch size := settings.slab.pageSize / perpage; {
 	case size < 500:
@@ -524,13 +524,11 @@ func storageWriteThread() {
 		extstoreRetry(extStorage)
 		minClass := storageMinClass()
 		globalPages, _ := globalPagePoolSize()
-		doSleep := true
-		targetPages := 0
-		if poolMin := int(settings.ext.globalPoolMin.Load()); globalPages < poolMin {
-			targetPages = poolMin - globalPages
-		} else if globalPages == poolMin {
+		targetPages := int(settings.ext.globalPoolMin.Load()) - globalPages
+		if targetPages == 0 {
 			targetPages = 1 // a little early, to help the page mover
 		}
+		doSleep := true
 		toSleep = min(toSleep, int(settings.ext.maxSleep.Load()))
 
 		// Largest first: the larger a value, the smaller the share of its header.
@@ -543,7 +541,7 @@ func storageWriteThread() {
 				continue
 			}
 			target := storageWriteTarget(perpage, targetPages)
-			didMove := false
+			backoff[x]++
 			for {
 				itemAge := settings.ext.itemAge.Load()
 				if free < target {
@@ -555,14 +553,9 @@ func storageWriteThread() {
 				}
 				free++
 				kick(settings.slab.pageSize / perpage)
-				didMove = true
+				backoff[x] = 0
 				doSleep = false
 				toSleep = max(toSleep/2, writeSleepMin)
-			}
-			if didMove {
-				backoff[x] = 0
-			} else {
-				backoff[x]++
 			}
 		}
 
@@ -612,7 +605,7 @@ func storageCompactCheck(wrap *storageCompactWrap) bool {
 	}
 	maxFrag := settings.ext.maxFrag.Load()
 	fragLimit := int64(float64(extStorage.pageSize) * min(max(maxFrag, 0), 1))
-	storageLog(loggerCompactFraginfo, maxFrag, fragLimit)
+	loggerLogText(loggerCompactFraginfo, maxFrag, fragLimit)
 	buckets := storageCompactFill(fragLimit)
 	wrap.dropUnread, wrap.useOld = false, false
 	wrap.hasColdcompact = buckets[pageBucketColdcompact].pagesTotal > 0
@@ -653,13 +646,6 @@ func storageCompactCheck(wrap *storageCompactWrap) bool {
 	return false
 }
 
-// storageLog logs an event of compaction for watchers.
-func storageLog(event logEntryType, args ...any) {
-	if loggerEflags.Load()&logSysevents != 0 {
-		loggerLogText(event, args...)
-	}
-}
-
 // storageCompactRescue moves the record rec, at offset of the page, to another
 // page if its value is live. The item's lock is held. It returns false if there is
 // no room yet. The old location is deleted after the value has moved, not before
@@ -692,7 +678,7 @@ func storageCompactRescue(wrap *storageCompactWrap, rec *item, hv uint32, offset
 		extstoreDelete(extStorage, loc, n)
 	}
 	io := objIo{len: n}
-	if !extstoreWriteRequest(extStorage, bucket, bucket, &io) {
+	if !extstoreWriteRequest(extStorage, bucket, &io) {
 		wrap.stalled = extstoreStalled(extStorage, bucket)
 		return false
 	}
@@ -783,7 +769,7 @@ func storageCompactReadback(wrap *storageCompactWrap, readbackBuf []byte, pageOf
 	stats.extstoreCompactLost.Add(uint64(wrap.lost))
 	stats.extstoreCompactRescues.Add(uint64(wrap.rescues))
 	stats.extstoreCompactSkipped.Add(uint64(wrap.skipped))
-	storageLog(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.referenced, wrap.lost, 0, wrap.skipped)
+	loggerLogText(loggerCompactReadEnd, wrap.pageId, offset, wrap.rescues, wrap.referenced, wrap.lost, 0, wrap.skipped)
 	return !wrap.stalled
 }
 
@@ -804,7 +790,7 @@ func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 		if ret < len(readbackBuf) {
 			wrap.unsaved = true
 		}
-		storageLog(loggerCompactReadStart, wrap.pageId, off)
+		loggerLogText(loggerCompactReadStart, wrap.pageId, off)
 		if !storageCompactReadback(wrap, readbackBuf[:max(ret, 0)], off) {
 			return false
 		}
@@ -818,9 +804,9 @@ func storageCompactPage(wrap *storageCompactWrap, readbackBuf []byte) bool {
 // storageCompactThread compacts pages as long as there are pages to compact, then
 // waits for a signal from storageWriteThread. It never returns.
 func storageCompactThread() {
-	readbackBuf, err := bufAlloc(settings.ext.wbufSize)
+	readbackBuf, err := bufAlloc(storageConf.ext.wbufSize)
 	if err != nil {
-		readbackBuf = make([]byte, settings.ext.wbufSize)
+		readbackBuf = make([]byte, storageConf.ext.wbufSize)
 	}
 	wrap := new(storageCompactWrap)
 	storageCompactPlock.Lock()
@@ -829,13 +815,13 @@ func storageCompactThread() {
 			storageCompactCond.Wait()
 			continue
 		}
-		storageLog(loggerCompactStart, wrap.pageId, wrap.pageVersion)
+		loggerLogText(loggerCompactStart, wrap.pageId, wrap.pageVersion)
 		if !storageCompactPage(wrap, readbackBuf) {
-			storageLog(loggerCompactAbort, wrap.pageId)
+			loggerLogText(loggerCompactAbort, wrap.pageId)
 			storageCompactCond.Wait()
 			continue
 		}
-		storageLog(loggerCompactEnd, wrap.pageId)
+		loggerLogText(loggerCompactEnd, wrap.pageId)
 		storageCompactPlock.Unlock()
 		usleep(minStorageCompactSleep)
 		storageCompactPlock.Lock()
@@ -879,7 +865,6 @@ func storageInitConfig() {
 	settings.ext.recacheRate.Store(2000)
 	settings.ext.maxFrag.Store(0.8)
 	settings.ext.dropUnread.Store(false)
-	settings.ext.wbufSize = 4 << 20
 	settings.ext.compactUnder.Store(0)
 	settings.ext.dropUnder.Store(0)
 	settings.ext.maxSleep.Store(1000000)
@@ -887,17 +872,12 @@ func storageInitConfig() {
 	storageConf.file = nil
 	storageConf.ext = extstoreConf{
 		pageSize:      64 << 20,
-		wbufSize:      settings.ext.wbufSize,
+		wbufSize:      4 << 20,
 		ioThreadcount: 1,
 		ioDepth:       1,
 		pageBuckets:   pageBucketCount,
 		wbufCount:     2 * pageBucketCount, // one to fill and one in flight for each
 	}
-}
-
-// numberOption returns a suboption that takes a number.
-func numberOption(name, help string, store func(uint32)) option {
-	return option{name, missingArgument, help, setUint32(store, "could not parse argument to "+name)}
 }
 
 // storageOptions are the suboptions of extstore (C: storage_read_config).
@@ -907,9 +887,7 @@ func storageOptions() []option {
 	part := func(name, help string, store func(float64)) option {
 		return option{name, missingArgument, help, func(value string) {
 			f, err := strconv.ParseFloat(value, 64)
-			if err != nil || !(f >= 0 && f < math.MaxInt32) {
-				sysfatal(1, "could not parse argument to %s", name)
-			}
+			refuse(err != nil || !(f >= 0 && f < math.MaxInt32), 1, "could not parse argument to %s", name)
 			store(f)
 		}}
 	}
@@ -919,15 +897,13 @@ func storageOptions() []option {
 chunked, lowttl, coldcompact or old say what its pages are for;
 may be repeated`, func(value string) {
 			cf := storageConfParse(value)
-			if cf == nil {
-				sysfatal(1, "failed to parse ext_path argument")
-			}
+			refuse(cf == nil, 1, "failed to parse ext_path argument")
 			storageConf.file = slices.Insert(storageConf.file, 0, cf)
 		}},
 		numberOption("ext_page_size", "megabytes per page of these files (default: 64)",
 			func(n uint32) { ext.pageSize = int(n) << 20 }),
 		numberOption("ext_wbuf_size", "megabytes per write buffer; no less than -I (default: 4)",
-			func(n uint32) { ext.wbufSize, settings.ext.wbufSize = int(n)<<20, int(n)<<20 }),
+			func(n uint32) { ext.wbufSize = int(n) << 20 }),
 		numberOption("ext_threads", "threads that read (default: 1)", count(&ext.ioThreadcount)),
 		numberOption("ext_io_depth", "reads that a thread takes from its queue at a time (default: 1)", count(&ext.ioDepth)),
 		numberOption("ext_item_size", "smallest item to move, in bytes (default: 512)", settings.ext.itemSize.Store),
@@ -958,21 +934,15 @@ func storageCheckConfig() {
 		return
 	}
 	const pageSizeMax = 4 << 30 // bytes; offsets have 32 bits
-	switch {
-	case ext.pageSize == 0 || ext.wbufSize == 0 || ext.pageSize > pageSizeMax:
-		sysfatal(exUsage, "ext_page_size and ext_wbuf_size must be from 2 to %d", pageSizeMax>>20)
-	case ext.ioThreadcount < 1 || ext.ioThreadcount > extThreadsMax:
-		sysfatal(exUsage, "ext_threads must be from 1 to %d", extThreadsMax)
-	case settings.itemSizeMax > ext.wbufSize:
-		sysfatal(exUsage, "-I (item_size_max: %d) cannot be larger than ext_wbuf_size: %d", settings.itemSizeMax, ext.wbufSize)
-	case settings.net.udpport != 0:
-		sysfatal(exUsage, "Cannot use UDP with extstore enabled (-U 0 to disable)")
-	}
+	refuse(ext.pageSize == 0 || ext.wbufSize == 0 || ext.pageSize > pageSizeMax,
+		exUsage, "ext_page_size and ext_wbuf_size must be from 2 to %d", pageSizeMax>>20)
+	refuse(ext.ioThreadcount < 1 || ext.ioThreadcount > extThreadsMax, exUsage, "ext_threads must be from 1 to %d", extThreadsMax)
+	refuse(settings.itemSizeMax > ext.wbufSize,
+		exUsage, "-I (item_size_max: %d) cannot be larger than ext_wbuf_size: %d", settings.itemSizeMax, ext.wbufSize)
+	refuse(settings.net.udpport != 0, exUsage, "Cannot use UDP with extstore enabled (-U 0 to disable)")
 	for _, f := range storageConf.file {
 		pages := f.totalSize / uint64(ext.pageSize)
-		if pages == 0 {
-			sysfatal(exUsage, "supplied ext_path has zero size, cannot use")
-		}
+		refuse(pages == 0, exUsage, "supplied ext_path has zero size, cannot use")
 		f.pageCount = int(min(pages, math.MaxUint16)) // extstoreInit refuses that many
 		checkPath("ext_path ", f.file)
 	}
@@ -987,6 +957,15 @@ func storageMemory() uint64 {
 	return uint64((storageConf.ext.wbufCount + 1) * storageConf.ext.wbufSize)
 }
 
+// storageThreads is the number of extstore's threads: the write thread, the compaction
+// thread, an I/O thread for writes, and the I/O threads for reads.
+func storageThreads() int {
+	if extStorage == nil {
+		return 0
+	}
+	return 3 + storageConf.ext.ioThreadcount
+}
+
 // storageInit opens the files.
 func storageInit() {
 	if settings.ext.compactUnder.Load() == 0 {
@@ -997,8 +976,6 @@ func storageInit() {
 	}
 	settings.ext.globalPoolMin.Store(0)
 	e, err := extstoreInit(storageConf.file, &storageConf.ext)
-	if err != nil {
-		sysfatal(1, "Failed to initialize external storage: %v", err)
-	}
+	refuse(err != nil, 1, "Failed to initialize external storage: %v", err)
 	extStorage = e
 }

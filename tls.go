@@ -79,8 +79,8 @@ var (
 	sslTurns struct {
 		lock  sync.Mutex
 		free  int        // turns available
-		begun []*sslConn // queue for a turn: handshakes in progress
-		fresh []*sslConn // and, behind them, those that have not begun
+		begun []*sslConn // handshakes in progress that wait for a turn
+		fresh []*sslConn // new ones, which come after these
 	}
 
 	sslCipherSuites []uint16 // from -o ssl_ciphers; nil for Go's defaults
@@ -153,8 +153,8 @@ func sslAccept(c *conn) {
 	redispatchConn(c)
 }
 
-// sslAwaitTurn queues s for a turn to compute. Handshakes in progress go before
-// those that have not begun: their clients have waited longer, and they need less.
+// sslAwaitTurn queues s for a turn to compute. Handshakes in progress go before new
+// ones: their clients have waited longer, and they need less.
 func sslAwaitTurn(s *sslConn) {
 	t := &sslTurns
 	t.lock.Lock()
@@ -463,15 +463,6 @@ func loadServerCertificates() (problem string) {
 	return ""
 }
 
-// sslFiles returns the names of the files in the settings.
-func sslFiles() []string {
-	if !settings.ssl.enabled {
-		return nil
-	}
-	names := []string{settings.ssl.chainCert, settings.ssl.key, settings.ssl.caCert}
-	return slices.DeleteFunc(names, func(name string) bool { return name == "" })
-}
-
 // sslBlocks returns the blocks of a PEM file, in which byte order marks are
 // ignored.
 func sslBlocks(file []byte) (blocks []*pem.Block) {
@@ -620,15 +611,13 @@ func sslInit() {
 	}
 	var unknown []string
 	sslCipherSuites, unknown = sslCipherList(settings.ssl.ciphers)
-	switch {
-	case settings.ssl.ciphers != "" && len(sslCipherSuites) == 0:
-		sysfatal(exUsage, "Error setting the provided cipher(s): %s", settings.ssl.ciphers)
-	case len(unknown) > 0:
+	refuse(settings.ssl.ciphers != "" && len(sslCipherSuites) == 0,
+		exUsage, "Error setting the provided cipher(s): %s", settings.ssl.ciphers)
+	if len(unknown) > 0 {
 		fmt.Fprintf(os.Stderr, "WARNING: these have no effect in ssl_ciphers: %s\n", strings.Join(unknown, " "))
 	}
-	if problem := loadServerCertificates(); problem != "" {
-		sysfatal(exUsage, "%s", problem)
-	}
+	problem := loadServerCertificates()
+	refuse(problem != "", exUsage, "%s", problem)
 	sslTurns.free = sslThreads()
 }
 
@@ -674,16 +663,12 @@ func processRefreshCertsCommand(c *conn, pr *parser) bool {
 }
 
 func sslSetVerifyMode(verify uint32) {
-	if verify > 3 {
-		sysfatal(1, "Invalid ssl_verify_mode. Use help to see valid options.")
-	}
+	refuse(verify > 3, 1, "Invalid ssl_verify_mode. Use help to see valid options.")
 	settings.ssl.verifyMode = int(verify)
 }
 
 func sslSetMinVersion(version uint32) {
-	if version > 3 {
-		sysfatal(1, "Invalid ssl_min_version. Use help to see valid options.")
-	}
+	refuse(version > 3, 1, "Invalid ssl_min_version. Use help to see valid options.")
 	settings.ssl.minVersion = tls.VersionTLS10 + uint16(version)
 }
 
@@ -721,21 +706,18 @@ is one, 2 and 3 refuse clients without one (default: 0)`, sslSetVerifyMode),
 }
 
 func sslSetWbufSize(n uint32) {
-	switch {
-	case n == 0:
-		sysfatal(1, "ssl_wbuf_size must be > 0")
-	case n > bufSizeMax>>10:
-		sysfatal(1, "ssl_wbuf_size must be at most %d (kilobytes)", bufSizeMax>>10)
-	}
+	refuse(n == 0, 1, "ssl_wbuf_size must be > 0")
+	refuse(n > bufSizeMax>>10, 1, "ssl_wbuf_size must be at most %d (kilobytes)", bufSizeMax>>10)
 	settings.ssl.wbufSize = int(n) << 10
 }
 
 // sslCheckOptions checks the TLS options once all are known.
 func sslCheckOptions() {
-	if settings.ssl.enabled && settings.net.port == 0 {
-		sysfatal(exUsage, "ERROR: You cannot enable SSL without a TCP port.")
+	if !settings.ssl.enabled {
+		return
 	}
-	for _, name := range sslFiles() {
+	refuse(settings.net.port == 0, exUsage, "ERROR: You cannot enable SSL without a TCP port.")
+	for _, name := range []string{settings.ssl.chainCert, settings.ssl.key, settings.ssl.caCert} {
 		checkPath("", name)
 	}
 }
