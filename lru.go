@@ -6,9 +6,7 @@
 package main
 
 import (
-	"fmt"
 	"math"
-	"os"
 	"sync"
 	"sync/atomic"
 )
@@ -665,9 +663,7 @@ func lruMaintainerThread() {
 	lastCrawlerCheck := relTime(0)
 	cdata := new(crawlerExpiredData)
 	lruMaintainer.lock.Lock()
-	if settings.verbose.Load() > 2 {
-		fmt.Fprintf(os.Stderr, "Starting LRU maintainer background thread\n")
-	}
+	verbosef(3, "Starting LRU maintainer background thread")
 	for lruMaintainer.runThread {
 		lruMaintainer.lock.Unlock()
 		if toSleep > 0 {
@@ -692,9 +688,7 @@ func lruMaintainerThread() {
 		}
 	}
 	lruMaintainer.lock.Unlock()
-	if settings.verbose.Load() > 2 {
-		fmt.Fprintf(os.Stderr, "LRU maintainer thread stopping\n")
-	}
+	verbosef(3, "LRU maintainer thread stopping")
 	close(lruMaintainer.done)
 }
 
