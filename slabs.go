@@ -413,7 +413,6 @@ func doSlabsStats(c *conn, threadStats *statSums) {
 	malloced := memMalloced
 	slabsLock.Unlock()
 	appendStat(c, "total_malloced", "%d", malloced)
-	appendStats(c, "", "")
 }
 
 // memoryAllocate returns the place in the arena of n zeroed bytes, or 0 if
