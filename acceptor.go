@@ -6,7 +6,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -77,9 +76,7 @@ func driveListening(c *conn) {
 		case unix.EAGAIN:
 			return
 		case unix.EMFILE, unix.ENFILE:
-			if settings.verbose.Load() > 0 {
-				fmt.Fprintf(os.Stderr, "Too many open connections\n")
-			}
+			verbosef(1, "Too many open connections")
 			acceptNewConns(false)
 			return
 		default:

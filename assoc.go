@@ -116,9 +116,7 @@ func assocNewTable() []ref {
 
 // assocExpand starts growing the table into t. All threads are paused.
 func assocExpand(t []ref) {
-	if settings.verbose.Load() > 1 {
-		fmt.Fprintf(os.Stderr, "Hash table expansion starting\n")
-	}
+	verbosef(2, "Hash table expansion starting")
 	oldHashtable = primaryHashtable
 	primaryHashtable = t
 	hashpower++
@@ -236,9 +234,7 @@ func assocExpandDone() {
 	statsState.hashIsExpanding.Store(false)
 	tableFree(oldHashtable)
 	oldHashtable = nil
-	if settings.verbose.Load() > 1 {
-		fmt.Fprintf(os.Stderr, "Hash table expansion done\n")
-	}
+	verbosef(2, "Hash table expansion done")
 }
 
 func assocMaintenanceThread() {

@@ -488,13 +488,11 @@ func processBinStat(c *conn) {
 			return
 		}
 	case getStats(c, string(key)):
-		connSetState(c, connNewCmd)
-		return // these append the end themselves
 	default:
 		writeBinError(c, protocolBinaryResponseKeyEnoent, "", 0)
 		return
 	}
-	appendStats(c, "", "")
+	appendStatsEnd(c)
 	connSetState(c, connNewCmd)
 }
 
@@ -505,7 +503,7 @@ func processBinDetail(c *conn, sub []byte) bool {
 	case !settings.dumpEnabled:
 		return false
 	case bytes.HasPrefix(sub, []byte(" dump")):
-		appendStats(c, "detailed", string(statsPrefixDump(nil)))
+		appendStat(c, "detailed", "%s", statsPrefixDump(nil))
 	case bytes.HasPrefix(sub, []byte(" on")):
 		settings.detailEnabled.Store(true)
 	case bytes.HasPrefix(sub, []byte(" off")):

@@ -123,9 +123,7 @@ func connTimeoutThread() {
 	}
 	slice := 1000000 / nslices // microseconds
 	for {
-		if settings.verbose.Load() > 2 {
-			fmt.Fprintf(os.Stderr, "idle timeout thread at top of connection list\n")
-		}
+		verbosef(3, "idle timeout thread at top of connection list")
 		now := currentTime.Load()
 		oldest := now
 		for fd := range conns {
@@ -149,9 +147,7 @@ func connTimeoutThread() {
 		// No connection can time out before then.
 		sleep := int(settings.net.idleTimeout) - int(currentTime.Load()-oldest) + 1
 		sleep = max(sleep, 1)
-		if settings.verbose.Load() > 2 {
-			fmt.Fprintf(os.Stderr, "idle timeout thread finished pass, sleeping for %ds\n", sleep)
-		}
+		verbosef(3, "idle timeout thread finished pass, sleeping for %ds", sleep)
 		usleep(sleep * 1000000)
 	}
 }
@@ -329,9 +325,7 @@ func connCloseIdle(t *thread, sfd int) {
 		connPublish(c)
 		return
 	}
-	if settings.verbose.Load() > 1 {
-		fmt.Fprintf(os.Stderr, "Closing idle fd %d\n", c.sfd)
-	}
+	verbosef(2, "Closing idle fd %d", c.sfd)
 	t.stats.pending.n[statIdleKicks]++
 	c.closeReason = idleTimeoutClose
 	connSetState(c, connClosing)

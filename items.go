@@ -559,7 +559,6 @@ func itemStats(c *conn) {
 	for n := range maxNumberOfSlabClasses {
 		itemStatsClass(c, n, &threadStats)
 	}
-	appendStats(c, "", "")
 }
 
 func itemStatsClass(c *conn, n int, threadStats *statSums) {
@@ -658,7 +657,6 @@ func itemStatsSizes(c *conn) {
 			appendStat(c, fmt.Sprint(i*32), "%d", n)
 		}
 	}
-	appendStats(c, "", "")
 }
 
 // doItemGet is assocFind with lazy expiration. It returns the item with a

@@ -7,9 +7,7 @@ package main
 
 import (
 	"cmp"
-	"fmt"
 	"math"
-	"os"
 	"sync"
 	"sync/atomic"
 )
@@ -668,9 +666,7 @@ func lruMaintainerThread() {
 	lastCrawlerCheck := relTime(0)
 	cdata := new(crawlerExpiredData)
 	lruMaintainer.lock.Lock()
-	if settings.verbose.Load() > 2 {
-		fmt.Fprintf(os.Stderr, "Starting LRU maintainer background thread\n")
-	}
+	verbosef(3, "Starting LRU maintainer background thread")
 	for lruMaintainer.runThread {
 		lruMaintainer.lock.Unlock()
 		if toSleep > 0 && atRest.Load() {
@@ -700,9 +696,7 @@ func lruMaintainerThread() {
 		}
 	}
 	lruMaintainer.lock.Unlock()
-	if settings.verbose.Load() > 2 {
-		fmt.Fprintf(os.Stderr, "LRU maintainer thread stopping\n")
-	}
+	verbosef(3, "LRU maintainer thread stopping")
 	close(lruMaintainer.done)
 }
 

@@ -501,13 +501,11 @@ func slabRebalanceCheckAutomove() bool {
 		return false
 	}
 	ret := doSlabsReassign(src, dst, 0)
-	if loggerEflags.Load()&logSysevents != 0 {
-		state := "ok"
-		if ret != reassignOk {
-			state = "fail"
-		}
-		loggerLogText(loggerSlabMove, src, dst, state)
+	state := "ok"
+	if ret != reassignOk {
+		state = "fail"
 	}
+	loggerLogText(loggerSlabMove, src, dst, state)
 	if dst != slabGlobalPagePool {
 		t.amLast = now // at most one a second
 	}

@@ -220,9 +220,7 @@ func slabclassInit(i, size int) {
 	p := &slabclass[i]
 	p.size = memAlign(max(size-itemSaved, itemSize))
 	p.perslab = settings.slab.pageSize / p.size
-	if settings.verbose.Load() > 1 {
-		fmt.Fprintf(os.Stderr, "slab class %3d: chunk size %9d perslab %7d\n", i, p.size, p.perslab)
-	}
+	verbosef(2, "slab class %3d: chunk size %9d perslab %7d", i, p.size, p.perslab)
 }
 
 // slabsPrefillGlobal puts all memory into the pool.
@@ -415,7 +413,6 @@ func doSlabsStats(c *conn, threadStats *statSums) {
 	malloced := memMalloced
 	slabsLock.Unlock()
 	appendStat(c, "total_malloced", "%d", malloced)
-	appendStats(c, "", "")
 }
 
 // memoryAllocate returns the place in the arena of n zeroed bytes, or 0 if

@@ -196,9 +196,7 @@ func updateEvent(c *conn, events uint32) bool {
 		p = &c.thread.poll
 	}
 	if err := pollMod(p, c.sfd, events); err != nil {
-		if settings.verbose.Load() > 0 {
-			fmt.Fprintf(os.Stderr, "Couldn't update event\n")
-		}
+		verbosef(1, "Couldn't update event")
 		connSetState(c, connClosing)
 		return false
 	}

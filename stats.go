@@ -248,14 +248,13 @@ func statsReset() {
 	itemStatsReset()
 }
 
-// appendStats appends one line to the reply to a stats command, or the end of the
-// reply if key is "".
-func appendStats(c *conn, key, val string) {
-	if key == "" && c.protocol != binaryProt {
+// appendStatsEnd appends the end of the reply to a stats command.
+func appendStatsEnd(c *conn) {
+	if c.protocol == binaryProt {
+		appendStat(c, "", "")
+	} else {
 		c.resp.wbuf = append(c.resp.wbuf, "END\r\n"...)
-		return
 	}
-	appendStat(c, key, "%s", val)
 }
 
 // appendStat appends a line; in the binary protocol that is a packet.
@@ -649,7 +648,6 @@ func processStat(c *conn, pr *parser) {
 	case pr.prcmp(subcommandToken, "extstore"):
 		processExtstoreStats(c)
 	case getStats(c, string(pr.token(subcommandToken))):
-		end = false // these append it themselves
 	default:
 		answer = "ERROR"
 	}
@@ -658,7 +656,7 @@ func processStat(c *conn, pr *parser) {
 		return
 	}
 	if end {
-		appendStats(c, "", "")
+		appendStatsEnd(c)
 	}
 	connSetState(c, connNewCmd)
 }

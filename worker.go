@@ -319,9 +319,7 @@ func threadLibeventProcess(me *thread) {
 		case queueNewConn:
 			c := connNew(item.sfd, item.initState, item.transport, me, item.bproto)
 			if c == nil {
-				if settings.verbose.Load() > 0 {
-					fmt.Fprintf(os.Stderr, "Can't listen for events on fd %d\n", item.sfd)
-				}
+				verbosef(1, "Can't listen for events on fd %d", item.sfd)
 				unix.Close(item.sfd)
 			} else if tlsBuild && item.ssl != sslDisabled {
 				sslInitConn(c, item.ssl)
@@ -404,9 +402,7 @@ func redispatchConn(c *conn) {
 
 // sidethreadConnClose is redispatchConn for a connection that must be closed.
 func sidethreadConnClose(c *conn) {
-	if settings.verbose.Load() > 1 {
-		fmt.Fprintf(os.Stderr, "<%d connection closing from side thread.\n", c.sfd)
-	}
+	verbosef(2, "<%d connection closing from side thread.", c.sfd)
 	notifyWorkerFd(c.thread, c.sfd, queueClose)
 }
 
