@@ -591,13 +591,15 @@ func (c *stressClient) fill(n int) error {
 	return w.Flush()
 }
 
-// hangUp hangs up in the middle of a set, and reconnects.
+// hangUp hangs up in the middle of a set, and reconnects. The server may not read all
+// of the set: if it has served -R commands it first waits for us to read the replies.
 func (c *stressClient) hangUp() error {
+	text := "get hot0 hot1 hot2\r\nset hot0 0 0 600000\r\n"
 	if c.proto == binaryProt {
-		c.write(packetOf("TGet key=hot0") + packetOf("TSet key=hot0 bodylen=600000") + stressFiller()[:c.rnd.IntN(500000)])
-	} else {
-		c.write("get hot0 hot1 hot2\r\nset hot0 0 0 600000\r\n" + stressFiller()[:c.rnd.IntN(500000)])
+		text = packetOf("TGet key=hot0") + packetOf("TSet key=hot0 bodylen=600000")
 	}
+	c.SetWriteDeadline(time.Now().Add(time.Second))
+	io.WriteString(c, text+stressFiller()[:c.rnd.IntN(500000)])
 	c.Close()
 	nc, err := c.w.s.dial()
 	if err == nil {
