@@ -20,7 +20,10 @@ const (
 // memPeek: a prefetch may read unlocked memory; the value is discarded.
 const memPeek = true
 
-var arena []byte // the whole mapping
+var (
+	arena   []byte // the whole mapping
+	memHuge int    // bytes at the front of the arena that may have huge pages
+)
 
 // memReserve unmaps any earlier arena and reserves size bytes of address space
 // for a new one, none of it writable yet. Address space costs nothing: size may
@@ -48,7 +51,7 @@ func memReserve(size int) error {
 	skip := -uintptr(unsafe.Pointer(&b[0])) & (hugePage - 1)
 	memBase = unsafe.Pointer(&b[skip])
 	memSize = size
-	memOpen = 0
+	memOpen, memHuge = 0, hugePage
 	return nil
 }
 
@@ -73,9 +76,17 @@ func memOpenTo(n int) error {
 	if err != nil {
 		return err
 	}
-	if memOpen > 0 {
-		// Not for the first huge page: it holds little but the crawlers' items.
-		unix.Madvise(b, unix.MADV_HUGEPAGE)
+	// Not for the first huge page: it holds little but the crawlers' items. Without -L
+	// new memory has small pages, because zeroing a huge one can take milliseconds: in
+	// virtual machines whose memory is given when it is touched. The kernel merges
+	// them into huge pages later, in the background.
+	huge := memOpen
+	if options.preallocate {
+		huge = n
+	}
+	if memHuge < huge {
+		unix.Madvise(memBytes(memHuge, huge-memHuge), unix.MADV_HUGEPAGE)
+		memHuge = huge
 	}
 	memOpen = n
 	return nil
@@ -105,9 +116,6 @@ func memToFile(n int) error { return nil }
 // memPopulate prefaults b, to make reading all of it quicker.
 func memPopulate(b []byte) { unix.Madvise(b, unix.MADV_POPULATE_READ) }
 
-// memTouch prefaults b for writing.
-func memTouch(b []byte) { unix.Madvise(b, unix.MADV_POPULATE_WRITE) }
-
 // memDiscard returns the memory of b to the system; b then reads as zeroes.
 func memDiscard(b []byte) {
 	if unix.Madvise(b, unix.MADV_DONTNEED) != nil {
@@ -131,7 +139,8 @@ func tableBytes[T ref | uint64](t []T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(&t[0])), len(t)*int(unsafe.Sizeof(t[0])))
 }
 
-func tableTouch(t []ref) { memTouch(tableBytes(t)) }
+// tableTouch prefaults t for writing.
+func tableTouch(t []ref) { unix.Madvise(tableBytes(t), unix.MADV_POPULATE_WRITE) }
 
 // tableFree undoes tableAlloc.
 func tableFree[T ref | uint64](t []T) { bufFree(tableBytes(t)) }

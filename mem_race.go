@@ -63,8 +63,6 @@ func memToFile(n int) error {
 
 func memPopulate(b []byte) {}
 
-func memTouch(b []byte) {}
-
 func memDiscard(b []byte) { clear(b) }
 
 func tableAlloc[T ref | uint64](n int) ([]T, error) { return make([]T, n), nil }

@@ -72,8 +72,6 @@ var (
 	memPrealloced bool  // with -L or -e: the limit is fixed from the start
 	memCurrent    int   // the next new page, bytes from the start of the arena
 	memReleased   []int // pages returned to the system
-	memFilled     int   // end of the part that memFill fills or has filled, bytes from the start of the arena
-	memFilling    bool  // memFill runs
 	lastPicked    int   // class; for slabsPickAnyForReassign
 )
 
@@ -156,16 +154,13 @@ func slabsFixup(it *item, id int, w *restartWork) {
 // that an item is in the same class as in C. With reuseMem the classes have no pages
 // yet; restartFixup adds them.
 func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseMem bool) {
-	slabsLock.Lock() // against the memFill of an earlier arena, which ends now
 	memCurrent = slabsStart
 	slabsReserve(limit)
 	memLimit = limit
 	memMalloced = 0
 	memBeyond = 0
 	memReleased = nil
-	memFilled = 0
 	memPrealloced = prealloc || memFd >= 0
-	slabsLock.Unlock()
 	if prealloc && memFd < 0 && memOpenTo(slabsStart+limit) != nil {
 		fmt.Fprintf(os.Stderr, "Warning: Failed to allocate requested memory in"+
 			" one large chunk.\nWill allocate in smaller chunks\n")
@@ -225,8 +220,6 @@ func slabclassInit(i, size int) {
 
 // slabsPrefillGlobal puts all memory into the pool.
 func slabsPrefillGlobal() {
-	slabsLock.Lock() // memFill may have begun
-	defer slabsLock.Unlock()
 	p := &slabclass[slabGlobalPagePool]
 	for memMalloced < memLimit {
 		page := memoryAllocate(settings.slab.pageSize)
@@ -437,47 +430,7 @@ func memoryAllocate(n int) int {
 		memCurrent = end
 	}
 	memMalloced += n
-	if !memFilling && memFillEnd() > memFilled {
-		memFilling = true
-		go memFill()
-	}
 	return off
-}
-
-// memFillEnd returns how far memory should be filled, in bytes from the start of
-// the arena: half as much again as is in use, at most 8 MB more, and not beyond
-// the memory limit; or 0 if memFill has nothing to do. slabsLock is held.
-func memFillEnd() int {
-	if memPrealloced || options.lockMemory {
-		return 0
-	}
-	ahead := min((memCurrent-slabsStart)/2, 8<<20)
-	if memLimit != 0 {
-		ahead = min(ahead, memLimit-memMalloced)
-	}
-	if ahead < hugePage {
-		return 0
-	}
-	return memCurrent + ahead
-}
-
-// memFill makes the kernel zero the memory that will be needed next. Otherwise the
-// kernel zeroes it when a worker first touches it, up to 2 MB at a time, and that
-// worker holds slabsLock.
-func memFill() {
-	for {
-		slabsLock.Lock()
-		from := max(memFilled, memCurrent&^(hugePage-1))
-		if end := memFillEnd(); from >= end || memOpenTo(min(from+1, end)) != nil {
-			memFilling = false
-			slabsLock.Unlock()
-			return
-		}
-		memFilled = max(memOpen, from)
-		b := memBytes(from, memFilled-from)
-		slabsLock.Unlock()
-		memTouch(b)
-	}
 }
 
 // memoryRelease returns pages of the global pool to the system until memory is
