@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime/metrics"
 	"strings"
@@ -160,21 +161,55 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
-// TestRest: while clients do nothing, mc9 hardly wakes up, and its clock goes on.
+// TestRest: while clients do nothing, mc9 hardly wakes up, and its clock goes on. That
+// of extstore took 450 switches a second.
 func TestRest(t *testing.T) {
 	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		most int // context switches a second
+		args []string
+	}{
+		{"memory", 3, nil},
+		{"extstore", 8, []string{"-m", "64", "-o", "ext_path=" + filepath.Join(t.TempDir(), "ext") + ":128m"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := mc9(t, tt.args...)
+			c := s.client()
+			c.want(t, "set k 0 2 1\r\nv\r\n", "STORED\r\n")
+			const seconds = 3
+			eventually(t, "few context switches", func() bool {
+				before := s.switches()
+				time.Sleep(seconds * time.Second)
+				n := s.switches() - before
+				t.Logf("%d in %d seconds", n, seconds)
+				return n <= tt.most*seconds
+			})
+			c.want(t, "mg k\r\n", "EN\r\n")
+		})
+	}
+}
+
+// TestWatched: while events are watched, the logger thread's short sleeps cost no more
+// than a system call. With timers of Go's they cost 30 switches an event.
+func TestWatched(t *testing.T) {
+	t.Parallel()
 	s := mc9(t)
-	c := s.client()
-	c.want(t, "set k 0 2 1\r\nv\r\n", "STORED\r\n")
-	const seconds = 3
-	eventually(t, "at most 3 context switches a second", func() bool {
+	w, c := s.client(), s.client()
+	w.until(t, "watch fetchers\r\n", "OK\r\n")
+	const events = 100
+	eventually(t, "few context switches", func() bool {
 		before := s.switches()
-		time.Sleep(seconds * time.Second)
+		for range events {
+			time.Sleep(20 * time.Millisecond)
+			c.want(t, "mg k\r\n", "EN\r\n")
+			w.line()
+		}
 		n := s.switches() - before
-		t.Logf("%d in %d seconds", n, seconds)
-		return n <= 3*seconds
+		t.Logf("%d for %d events", n, events)
+		return n <= 22*events
 	})
-	c.want(t, "mg k\r\n", "EN\r\n")
 }
 
 // switches counts how often mc9's threads have gone to sleep.
