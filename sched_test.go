@@ -170,8 +170,8 @@ func TestRest(t *testing.T) {
 		most int // context switches a second
 		args []string
 	}{
-		{"memory", 3, nil},
-		{"extstore", 8, []string{"-m", "64", "-o", "ext_path=" + filepath.Join(t.TempDir(), "ext") + ":128m"}},
+		{"memory", 5, nil},
+		{"extstore", 10, []string{"-m", "64", "-o", "ext_path=" + filepath.Join(t.TempDir(), "ext") + ":128m"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -189,6 +189,23 @@ func TestRest(t *testing.T) {
 			c.want(t, "mg k\r\n", "EN\r\n")
 		})
 	}
+}
+
+// TestRestReclaims: while clients do nothing, the LRU maintainer and the mover still
+// have their turn each second. Otherwise what expires meanwhile still fills the
+// memory when clients come back.
+func TestRestReclaims(t *testing.T) {
+	t.Parallel()
+	s := mc9(t)
+	c := s.client()
+	const seconds = 8
+	eventually(t, "a turn each second", func() bool {
+		before := c.statN("lru_maintainer_juggles")
+		time.Sleep(seconds * time.Second)
+		n := c.statN("lru_maintainer_juggles") - before
+		t.Logf("%d turns in %d seconds", n, seconds)
+		return n >= seconds-1 && n <= seconds+4 // else it is not at rest yet
+	})
 }
 
 // TestWatched: while events are watched, the logger thread's short sleeps cost no more
