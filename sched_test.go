@@ -198,7 +198,7 @@ func TestRestReclaims(t *testing.T) {
 	t.Parallel()
 	s := mc9(t)
 	c := s.client()
-	const seconds = 8
+	const seconds = 12
 	eventually(t, "a turn each second", func() bool {
 		before := c.statN("lru_maintainer_juggles")
 		time.Sleep(seconds * time.Second)
