@@ -18,7 +18,7 @@ var (
 	clockTick      relTime       // last second that clockHandler saw
 
 	// No client has done anything since the tick before the last one. The LRU
-	// maintainer and the mover then wake up at each tenth tick only.
+	// maintainer and extstore's write thread then wake up once a second only.
 	atRest atomic.Bool
 
 	clockLock  sync.Mutex
@@ -61,10 +61,8 @@ func clockHandler() {
 	clockCond.Broadcast()
 	clockLock.Unlock()
 	atRest.Store(workersParked())
-	if !atRest.Load() || now%10 == 0 {
-		wakeUp(lruMaintainer.wake)
-		wakeUp(slabRebal.wake)
-	}
+	wakeUp(lruMaintainer.wake)
+	wakeUp(slabRebal.wake)
 }
 
 // clockSet sets the clock, and flushes all items if a delayed flush_all is due.

@@ -512,7 +512,10 @@ func loggerThread() {
 		switch {
 		case !watching:
 			<-loggerWake
-		case toSleep > minLoggerSleep:
+		case toSleep <= minLoggerSleep:
+		case toSleep < 10*time.Millisecond:
+			usleep(int(toSleep / time.Microsecond))
+		default:
 			select {
 			case <-loggerWake:
 				toSleep = minLoggerSleep

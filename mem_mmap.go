@@ -76,20 +76,20 @@ func memOpenTo(n int) error {
 	if err != nil {
 		return err
 	}
-	// Not for the first huge page: it holds little but the crawlers' items. Without -L
-	// new memory has small pages, because zeroing a huge one can take milliseconds: in
-	// virtual machines whose memory is given when it is touched. The kernel merges
-	// them into huge pages later, in the background.
-	huge := memOpen
-	if options.preallocate {
-		huge = n
-	}
-	if memHuge < huge {
-		unix.Madvise(memBytes(memHuge, huge-memHuge), unix.MADV_HUGEPAGE)
-		memHuge = huge
-	}
 	memOpen = n
 	return nil
+}
+
+// memHugeTo allows huge pages in the first n bytes of the arena, which are in use.
+// Memory is new with small pages, because zeroing a huge one can take milliseconds: in
+// virtual machines whose memory is given when it is touched. The kernel merges them
+// into huge pages later, in the background. The first huge page stays small: it holds
+// little but the crawlers' items. slabsLock is held, except at start.
+func memHugeTo(n int) {
+	if n = min(n, memSize) &^ (hugePage - 1); memHuge < n {
+		unix.Madvise(memBytes(memHuge, n-memHuge), unix.MADV_HUGEPAGE)
+		memHuge = n
+	}
 }
 
 // memMapFile maps the file's bytes at off to b. It first allocates all of them:

@@ -1,6 +1,11 @@
 package main
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -27,5 +32,40 @@ func TestClockSteps(t *testing.T) {
 		if now-begin > 60 || realtime(60)-now != 60 {
 			t.Errorf("%d hours: started at %d, now %d, an item with a minute to live expires at %d", hours, begin, now, realtime(60))
 		}
+	}
+}
+
+// TestHugePages: memory gets huge pages from the start with -L only.
+func TestHugePages(t *testing.T) {
+	if _, err := os.Stat("/sys/kernel/mm/transparent_hugepage"); err != nil || !memPeek {
+		t.Skip("no huge pages")
+	}
+	for _, tt := range []struct {
+		name        string
+		least, most int // MB that may have huge pages
+		args        []string
+	}{
+		{"memory", 0, 32, nil},
+		{"extstore", 0, 32, []string{"-o", "ext_path=" + filepath.Join(t.TempDir(), "ext") + ":128m"}},
+		{"-L", 192, 256, []string{"-L"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := mc9(t, append(tt.args, "-m", "200")...)
+			s.client().want(t, "set k 0 0 1\r\nv\r\n", "STORED\r\n")
+			smaps, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", s.cmd.Process.Pid))
+			size, huge := 0, 0 // KB
+			for line := range strings.Lines(string(smaps)) {
+				f := strings.Fields(line)
+				switch {
+				case f[0] == "Size:":
+					size = atoi(f[1])
+				case f[0] == "VmFlags:" && slices.Contains(f, "hg"):
+					huge += size
+				}
+			}
+			if huge >>= 10; huge < tt.least || huge > tt.most {
+				t.Errorf("%d MB may have huge pages", huge)
+			}
+		})
 	}
 }

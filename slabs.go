@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 )
@@ -166,6 +167,9 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseM
 			" one large chunk.\nWill allocate in smaller chunks\n")
 		memPrealloced = false
 	}
+	if prealloc && memFd < 0 {
+		memHugeTo(slabsStart + limit)
+	}
 
 	slabclass = [maxNumberOfSlabClasses]slabclassT{}
 	slabChunkMax = settings.slab.chunkSizeMax - itemSaved
@@ -224,10 +228,11 @@ func slabsPrefillGlobal() {
 	for memMalloced < memLimit {
 		page := memoryAllocate(settings.slab.pageSize)
 		if page == 0 {
-			return
+			break
 		}
 		p.slabList = append(p.slabList, page)
 	}
+	slices.Reverse(p.slabList) // for memHugeTo: the last is taken first
 }
 
 // slabsPreallocate gives each class a page, so that no class is out of memory while
@@ -290,6 +295,7 @@ func doSlabsNewslab(id, flags int) bool {
 	} else if page = memoryAllocate(n); page == 0 {
 		return false
 	}
+	memHugeTo(page)
 	splitSlabPageIntoFreelist(page, id)
 	p.slabList = append(p.slabList, page)
 	return true

@@ -511,6 +511,7 @@ func storageWriteTarget(perpage, targetPages int) int {
 func storageWriteThread() {
 	var backoff [maxNumberOfSlabClasses]int // rounds to skip a class
 	toSleep := writeSleepMin
+	lastWrite := relTime(0)
 	// Wake the compaction thread once for each slab page written.
 	checkCompact := settings.slab.pageSize
 	kick := func(n int) {
@@ -555,6 +556,7 @@ func storageWriteThread() {
 				kick(settings.slab.pageSize / perpage)
 				backoff[x] = 0
 				doSleep = false
+				lastWrite = currentTime.Load()
 				toSleep = max(toSleep/2, writeSleepMin)
 			}
 		}
@@ -562,8 +564,12 @@ func storageWriteThread() {
 		storageWritePlock.Unlock() // a chance to pause us
 		if doSleep {
 			clear(backoff[:])
-			kick(toSleep * 10)
-			usleep(toSleep)
+			nap := toSleep
+			if atRest.Load() && currentTime.Load() > lastWrite+1 { // nothing new comes, nothing waits for a buffer
+				nap = min(1000000, int(settings.ext.maxSleep.Load()))
+			}
+			kick(nap * 10)
+			usleep(nap)
 			toSleep++
 		}
 		storageWritePlock.Lock()
