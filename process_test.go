@@ -855,6 +855,7 @@ func TestDropIn(t *testing.T) {
 	} {
 		flags := strings.Fields(tt.line)
 		if tt.refusal != "" {
+			flags = append(flags, "-s", filepath.Join(t.TempDir(), "s")) // port 11211 may be taken
 			if code, out := run(t, flags...); code == 0 || !strings.Contains(out, tt.refusal) || strings.Count(out, "\n") != 1 {
 				t.Errorf("%s: %s: %d, %q", tt.from, tt.line, code, out)
 			}
