@@ -85,8 +85,9 @@ func gcMake() {
 }
 
 // TestCollections: while garbage is collected in a loop, workers that have an event
-// every 20 to 90 ms hold up neither the collector nor each other. A few of the
-// figures may be bad on a busy machine, and all of one try.
+// every 20 to 90 ms hold up neither the collector nor each other. On a busy machine a
+// few of the figures may be bad, up to half of the collections, and all of one try;
+// if the workers wait raw during a collection, every collection and stop is slow.
 func TestCollections(t *testing.T) {
 	t.Setenv("MC9_GC", "loop")
 	s := mc9(t)
@@ -116,7 +117,7 @@ func TestCollections(t *testing.T) {
 		asked.Store(0)
 		eventually(t, "50 collections", func() bool { return len(report.FindAllString(s.said(), -1)) > try })
 		m := report.FindAllStringSubmatch(s.said(), -1)[try]
-		ok = atoi(m[1]) <= 5 && atoi(m[2]) <= 5 && late.Load() <= asked.Load()/10
+		ok = atoi(m[1]) <= 25 && atoi(m[2]) <= 5 && late.Load() <= asked.Load()/10
 		t.Logf("of 50 collections %s, of 100 stops %s, of %d replies %d took longer than %v", m[1], m[2], asked.Load(), late.Load(), gcSlow)
 	}
 	done.Store(true)
