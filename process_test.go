@@ -855,7 +855,7 @@ func TestDropIn(t *testing.T) {
 	} {
 		flags := strings.Fields(tt.line)
 		if tt.refusal != "" {
-			if code, out := run(t, append(flags, "-p", "0")...); code == 0 || !strings.Contains(out, tt.refusal) || strings.Count(out, "\n") != 1 {
+			if code, out := run(t, append(flags, "-p", "-1")...); code == 0 || !strings.Contains(out, tt.refusal) || strings.Count(out, "\n") != 1 {
 				t.Errorf("%s: %s: %d, %q", tt.from, tt.line, code, out)
 			}
 			continue
