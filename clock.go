@@ -89,6 +89,21 @@ func wakeUp(wake chan struct{}) {
 	}
 }
 
+// waitWakeUp waits for a wake-up, at most for d, and reports whether one came. Short
+// waits are usleep's, which no wake-up ends.
+func waitWakeUp(wake chan struct{}, d time.Duration) bool {
+	if d < sleepTimer {
+		usleep(int(d / time.Microsecond))
+		return false
+	}
+	select {
+	case <-wake:
+		return true
+	case <-time.After(d):
+		return false
+	}
+}
+
 // clockWait waits for n ticks of the clock, one a second. Background threads use
 // it while they have nothing to do.
 func clockWait(n int) {
@@ -99,7 +114,9 @@ func clockWait(n int) {
 	clockLock.Unlock()
 }
 
-// usleep is usleep(3), for background threads. A sleep below 10 ms is a system
+const sleepTimer = 10 * time.Millisecond // the shortest sleep that uses a timer of Go's
+
+// usleep is usleep(3), for background threads. A sleep below sleepTimer is a system
 // call: for time.Sleep the scheduler would wake a second thread to run the timer.
 // A signal ends that system call early, and it is not resumed, because the signal
 // may be the collector's request to stop this thread. A sleep of a second or more
@@ -109,7 +126,7 @@ func usleep(usec int) {
 	switch {
 	case usec >= 1000000:
 		clockWait(usec / 1000000)
-	case usec >= 10000:
+	case usec >= int(sleepTimer/time.Microsecond):
 		time.Sleep(time.Duration(usec) * time.Microsecond)
 	default:
 		ts := unix.NsecToTimespec(int64(usec) * 1000)

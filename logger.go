@@ -512,15 +512,8 @@ func loggerThread() {
 		switch {
 		case !watching:
 			<-loggerWake
-		case toSleep <= minLoggerSleep:
-		case toSleep < 10*time.Millisecond:
-			usleep(int(toSleep / time.Microsecond))
-		default:
-			select {
-			case <-loggerWake:
-				toSleep = minLoggerSleep
-			case <-time.After(toSleep):
-			}
+		case toSleep > minLoggerSleep && waitWakeUp(loggerWake, toSleep):
+			toSleep = minLoggerSleep
 		}
 		loggerStack.lock.Lock()
 		found := loggerThreadRead()

@@ -33,11 +33,11 @@
 //   - A reply in flight reads a value without the lock, but with a reference,
 //     which is acquired and dropped under the lock. So if there are two references,
 //     the cache's and the mover's own, nobody reads the value, and nobody will.
-//   - If there are more references the value can still be copied: it is changed
-//     in place only if it has no other reader (doReplaceValue, storeInPlace). The original is
-//     unlinked, and freed with its last reference. But chunks have no references
-//     of their own, and a reply follows their links, so a chunked item must be left
-//     as it is until the other references are dropped.
+//   - If there are more references the value can still be copied: it is changed in
+//     place only if it has no other reader (doReplaceValue, storeInPlace). The
+//     original is unlinked, and freed with its last reference. But chunks have no
+//     references of their own, and a reply follows their links, so a chunked item
+//     must be left as it is until the other references are dropped.
 //
 // So code that holds a reference may find that its item is no longer the one in the
 // cache. That is nothing new: the item may also be replaced or deleted.
@@ -555,10 +555,7 @@ func slabRebalanceThread() {
 			if wait == time.Second {
 				<-t.wake // until a tick of the clock
 			} else {
-				select {
-				case <-t.wake:
-				case <-time.After(wait):
-				}
+				waitWakeUp(t.wake, wait)
 			}
 			t.lock.Lock()
 		}
