@@ -669,12 +669,12 @@ func lruMaintainerThread() {
 	verbosef(3, "Starting LRU maintainer background thread")
 	for lruMaintainer.runThread {
 		lruMaintainer.lock.Unlock()
-		if toSleep > 0 && atRest.Load() {
-			toSleep = maxLruMaintainerSleep // nothing comes that could be juggled
-		}
-		if toSleep == maxLruMaintainerSleep {
+		switch {
+		case toSleep == 0:
+		case toSleep == maxLruMaintainerSleep || atRest.Load(): // nothing comes that could be juggled
+			toSleep = maxLruMaintainerSleep
 			<-lruMaintainer.wake // until a tick of the clock
-		} else if toSleep > 0 {
+		default:
 			usleep(toSleep)
 		}
 		lruMaintainer.lock.Lock()

@@ -162,12 +162,12 @@ func slabsInit(limit int, factor float64, prealloc bool, slabSizes []int, reuseM
 	memBeyond = 0
 	memReleased = nil
 	memPrealloced = prealloc || memFd >= 0
-	if prealloc && memFd < 0 && memOpenTo(slabsStart+limit) != nil {
-		fmt.Fprintf(os.Stderr, "Warning: Failed to allocate requested memory in"+
-			" one large chunk.\nWill allocate in smaller chunks\n")
-		memPrealloced = false
-	}
 	if prealloc && memFd < 0 {
+		if memOpenTo(slabsStart+limit) != nil {
+			fmt.Fprintf(os.Stderr, "Warning: Failed to allocate requested memory in"+
+				" one large chunk.\nWill allocate in smaller chunks\n")
+			memPrealloced = false
+		}
 		memHugeTo(slabsStart + limit)
 	}
 
