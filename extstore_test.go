@@ -158,14 +158,8 @@ func TestExtstoreFree(t *testing.T) {
 func TestExtstoreEvict(t *testing.T) {
 	e := extEngine(t, 3, 0, 2)
 	const n = 1 << 20
-	var kept []objIo
-	for i := range 2 * extTestPage / n {
-		kept = append(kept, extWrite(t, e, 2, extValue(i, n)))
-	}
-	var ios []objIo
-	for i := range 5 * extTestPage / n {
-		ios = append(ios, extWrite(t, e, 0, extValue(i, n)))
-	}
+	kept := extWriteMany(t, e, 2, 2*extTestPage/n, n)
+	ios := extWriteMany(t, e, 0, 5*extTestPage/n, n)
 	for i, io := range kept {
 		extWant(t, e, io, extValue(i, n))
 	}
@@ -185,10 +179,7 @@ func TestExtstoreEvict(t *testing.T) {
 func TestExtstoreEvictNone(t *testing.T) {
 	e := extEngine(t, 3, 0)
 	const n = 1 << 20
-	var ios []objIo
-	for i := range 3 * extTestPage / n {
-		ios = append(ios, extWrite(t, e, 0, extValue(i, n)))
-	}
+	ios := extWriteMany(t, e, 0, 3*extTestPage/n, n)
 	const last = 2*extTestPage/n - 1 // of the second page
 	reader := objIo{itemHdrT: ios[last].itemHdrT}
 	p := &e.pages[reader.pageId]
@@ -254,6 +245,15 @@ func extTries(t testing.TB, e *storeEngine) {
 	before := extstoreGetStats(e)[extWriteErrors]
 	extstoreRetry(e)
 	eventually(t, "another try", func() bool { return extstoreGetStats(e)[extWriteErrors] >= before+n })
+}
+
+// extWriteMany writes that many values of n bytes to the bucket.
+func extWriteMany(t testing.TB, e *storeEngine, bucket, count, n int) (ios []objIo) {
+	t.Helper()
+	for i := range count {
+		ios = append(ios, extWrite(t, e, bucket, extValue(i, n)))
+	}
+	return ios
 }
 
 // extFillUntil writes values of n bytes until done.
@@ -484,10 +484,7 @@ func TestExtstoreBucketFails(t *testing.T) {
 func TestExtstoreFileCut(t *testing.T) {
 	e := extEngine(t, 2, 0)
 	const n = 1 << 20
-	var ios []objIo
-	for i := range extTestPage/n + 1 {
-		ios = append(ios, extWrite(t, e, 0, extValue(i, n)))
-	}
+	ios := extWriteMany(t, e, 0, extTestPage/n+1, n)
 	p := &e.pages[ios[0].pageId]
 	eventually(t, "page to be written", func() bool { p.mutex.Lock(); defer p.mutex.Unlock(); return !p.active })
 	unix.Ftruncate(p.file.fd, p.offset+n+n/2)
